@@ -1,0 +1,1 @@
+"""The advantages that ship with upge."""

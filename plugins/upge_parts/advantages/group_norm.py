@@ -1,0 +1,39 @@
+"""GRPO's advantage."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from upge import Advantage, View
+from upge_parts.advantages.group_mean import deviation
+
+
+class GroupNorm(Advantage):
+    """The reward in standard deviations from the mean of its prompt's group.
+
+        Â_t = (R − mean_group(R)) / (std_group(R) + epsilon)
+
+    A group of one, or one whose rewards are all equal, has advantage 0.
+    Shapes: reward (N,) → (T,), dimensionless. Source: GRPO, arXiv 2402.03300, section 4.1.
+    """
+
+    needs = frozenset({"reward"})
+
+    unbiased: bool = True
+    """Divide the squared deviations by n − 1, not by n."""
+    epsilon: float = Field(default=1e-6, ge=0)
+    """Added to the standard deviation, in units of the reward."""
+    over: Literal["rollouts", "all"] = "rollouts"
+    """The group: the prompt's rollouts, or its rollouts and demonstrations."""
+
+    def __call__(self, b: View) -> Tensor:
+        members = b.rollout if self.over == "rollouts" else torch.ones_like(b.rollout)
+        centred = deviation(b, members)
+        freedom = (b.per_prompt(members) - float(self.unbiased)).clamp(min=1)
+        std = (b.per_prompt(centred**2 * members) / freedom).sqrt()
+        scaled = centred / (b.to_trajectories(std) + self.epsilon)
+        return b.to_tokens(torch.where(centred == 0, 0.0, scaled))

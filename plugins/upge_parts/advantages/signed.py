@@ -1,0 +1,26 @@
+"""Right is +1, wrong is −1."""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from upge import Advantage, View
+
+
+class Signed(Advantage):
+    """Right answers are pushed up, wrong ones down, with equal force.
+
+        Â_t = +1 where R > threshold, else −1
+
+    Shapes: reward (N,) → (T,), dimensionless. Source: REINFORCE as arXiv 2509.04419 has it; SRFT, arXiv 2506.19767.
+    """
+
+    needs = frozenset({"reward"})
+
+    threshold: float = Field(default=0.0)
+    """A reward above this counts as right, in units of the reward."""
+
+    def __call__(self, b: View) -> Tensor:
+        return b.to_tokens(torch.where(b.reward > self.threshold, 1.0, -1.0))

@@ -1,0 +1,1 @@
+"""The denominators that ship with upge."""

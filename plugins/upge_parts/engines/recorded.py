@@ -1,0 +1,70 @@
+"""Replays the completions of an earlier run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+from upge import Completion, Context, Engine, InputError, Policy, Request, Sampling
+
+Key = tuple[str, int, str, int]
+
+
+class Recorded(Engine):
+    """Answers every request with what an earlier run's engine answered: for exact comparisons, and for offline RL.
+
+        completion(stream, step, problem, sample) = the line of completions.jsonl with these coordinates
+
+    A request that the recorded run did not make is an error. Log-probs are there if that run's recipe read them.
+    """
+
+    run: str = Field(min_length=1)
+    """The folder of the recorded run, relative to the working directory."""
+
+    @contextmanager
+    def open(self, context: Context) -> Iterator[Replay]:
+        yield Replay(self.run, read(Path(self.run) / "completions.jsonl"))
+
+
+class Replay:
+    """An open recording."""
+
+    def __init__(self, run: str, completions: Mapping[Key, Completion]) -> None:
+        self.run, self.completions = run, completions
+
+    def sample(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
+        """The recorded completions, in the order of the requests. Raises InputError for one that is missing."""
+        return [self._answer(request) for request in requests]
+
+    def sync(self, policy: Policy) -> None:
+        """Nothing: what is recorded doesn't follow the policy."""
+
+    def _answer(self, request: Request) -> Completion:
+        key = (request.stream, request.step, request.problem, request.sample)
+        if key not in self.completions:
+            stream, step, problem, sample = key
+            wanted = f"sample {sample} of '{problem}' in {stream} at step {step}"
+            raise InputError(f"{self.run}: the recorded run did not sample {wanted}; replay it with its own settings")
+        return self.completions[key]
+
+
+def read(path: Path) -> dict[Key, Completion]:
+    """The completions of a file by their coordinates. Raises InputError with the line that can't be read."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise InputError(f"{path}: can't be read: {error.strerror}") from error
+    found = {}
+    for number, line in enumerate(lines, start=1):
+        try:
+            said: dict[str, Any] = json.loads(line)
+            key = (said["stream"], said["step"], said["problem"], said["sample"])
+            logp = said.get("logp")
+            found[key] = Completion(tuple(said["tokens"]), None if logp is None else tuple(logp), said["truncated"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path}:{number}: not a completion: {error}") from error
+    return found

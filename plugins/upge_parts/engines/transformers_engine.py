@@ -1,0 +1,34 @@
+"""Sampling with transformers' own `generate`: no extra to install, any device, the policy's own weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from upge.parts import Engine
+
+if TYPE_CHECKING:
+    from upge.flow import Context, EngineSession
+
+
+class Transformers(Engine):
+    """Samples with transformers' `generate`, from the policy's own weights.
+
+    Token t of a response is drawn by a number u(request, t) from softmax(logits / temperature), so completions don't
+    depend on how requests are batched. Log-probs are of the distribution drawn from, in nats.
+    """
+
+    batch_size: int = Field(default=256, ge=1)
+    """How many responses are drawn at once."""
+
+    @contextmanager
+    def open(self, context: Context) -> Iterator[EngineSession]:
+        """A session that shares `context.policy`. Raises ValueError where there is none."""
+        if context.policy is None:
+            raise ValueError("engine transformers: there is no policy to sample from")
+        from upge_parts.engines.generating import Generating  # transformers takes seconds to import
+
+        yield Generating(context.policy, seed=context.seed, batch_size=self.batch_size)

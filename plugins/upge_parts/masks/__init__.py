@@ -1,0 +1,1 @@
+"""The masks that ship with upge."""

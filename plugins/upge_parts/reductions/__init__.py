@@ -1,0 +1,1 @@
+"""The reductions that ship with upge."""

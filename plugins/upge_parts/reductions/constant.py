@@ -1,0 +1,28 @@
+"""A divisor that no trajectory's length changes."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from upge import Follows, Reduction, View
+
+
+class Constant(Reduction):
+    """Sums over tokens divided by a fixed length, so that length has no influence on a token's weight (Dr.GRPO).
+
+        n_t = 1 / (N · L)      N all counted trajectories of the optimizer step; `per: none` leaves out the N
+
+    Shapes: → (), 1/tokens. Source: Dr.GRPO, arXiv 2503.20783, listing 1; `per: none`: the code of arXiv 2509.04419.
+    """
+
+    length: int = Follows("rollout.max_tokens", gt=0)
+    """L, in tokens; the completion budget unless given."""
+    per: Literal["trajectory", "none"] = "trajectory"
+    """Whether the sum is divided by the number of trajectories as well."""
+
+    def __call__(self, b: View) -> Tensor:
+        trajectories = b.total(self.counted(b)) if self.per == "trajectory" else torch.ones((), dtype=b.dtype)
+        return 1 / (trajectories * self.length)

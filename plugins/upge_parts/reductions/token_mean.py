@@ -1,0 +1,19 @@
+"""Every token counts the same."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from upge import Reduction, View
+
+
+class TokenMean(Reduction):
+    """The mean over all tokens of the optimizer step: long trajectories weigh more (SFT, DAPO's and CISPO's code).
+
+        n_t = 1 / Σ_i |o_i|      the sum over all counted trajectories, micro-batches and ranks
+
+    Shapes: → (), 1/tokens. Source: DAPO, arXiv 2503.14476, eq. 12; verl's token-mean.
+    """
+
+    def __call__(self, b: View) -> Tensor:
+        return 1 / b.total(self.counted(b) * b.length)

@@ -1,0 +1,36 @@
+"""The gate of Hybrid Post-Training."""
+
+from __future__ import annotations
+
+from pydantic import Field
+from torch import Tensor
+
+from upge import Switch, View
+
+
+class SuccessRate(Switch):
+    """HPT's gate: prompts that the policy can solve are explored, the others are imitated.
+
+        P(q) = mean reward of the prompt's rollouts (0 without any)
+        s_above(q) = 1 where P(q) > threshold, else 0        s_otherwise(q) = 1 − s_above(q)
+
+    Shapes: reward (N,) → (G,) per term, dimensionless. Source: HPT, arXiv 2509.04419, eq. 13.
+    """
+
+    needs = frozenset({"reward"})
+
+    threshold: float = Field(default=0.0, ge=0)
+    """γ, in units of the reward: 0 asks for one success."""
+    above: str
+    """The term for prompts above the threshold (reinforcement)."""
+    otherwise: str
+    """The term for the others (imitation)."""
+
+    def terms(self) -> tuple[str, ...]:
+        return (self.above, self.otherwise)
+
+    def __call__(self, b: View) -> dict[str, Tensor]:
+        rollouts = b.per_prompt(b.rollout)
+        success = b.per_prompt(b.reward * b.rollout) / rollouts.clamp(min=1)
+        above = (success > self.threshold).to(b.dtype)
+        return {self.above: above, self.otherwise: 1 - above}

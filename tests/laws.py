@@ -1,0 +1,291 @@
+"""The laws as check functions: the property tests call them on drawn batches, the mutants on a fixed set.
+
+Each takes the thing to check and a batch, and raises AssertionError where the law is broken.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import fields, replace
+from typing import Any, TypeVar
+
+import pytest
+import torch
+from methods import Method, Padded
+from strategies import fresh, permuted
+from torch import Tensor
+from upge import Advantage, Batch, Credit, Denominator, Estimator, Mask, Part, Switch, View
+from upge.batch import FIELDS, Reduce
+
+Result = TypeVar("Result")
+Gradient = tuple[Tensor, Tensor]
+"""With respect to logp and to entropy, (T,) each."""
+
+
+def gradient_of(loss: Tensor, batch: Batch) -> Gradient:
+    """The gradient with respect to the batch's leaves; 0 where the loss doesn't depend on one."""
+    leaves = [batch.logp, batch.entropy]
+    found = torch.autograd.grad(loss, [x for x in leaves if x is not None], allow_unused=True)
+    return tuple(torch.zeros_like(x) if g is None else g for x, g in zip(leaves, found, strict=True))  # type: ignore
+
+
+def gradient(estimator: Estimator, batch: Batch, step: int = 0) -> Gradient:
+    """The gradient of the estimator's loss on a batch."""
+    leaf = fresh(batch)
+    return gradient_of(estimator.loss(leaf, step), leaf)
+
+
+def assert_same(actual: Gradient, wanted: Gradient) -> None:
+    """Equal up to rounding in float64, and finite."""
+    for ours, theirs in zip(actual, wanted, strict=True):
+        assert torch.isfinite(ours).all()
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+
+
+# 1. Published gradient.
+
+
+def reaches_a_kink(method: Method, batch: Batch) -> bool:
+    """Whether a ratio, through exp(log), lies within 1e-9 of a bound other than 1, where rounding decides the side."""
+    if batch.old_logp is None or batch.logp is None:
+        return False
+    ratio = (batch.logp.detach() - batch.old_logp).exp()
+    return any(bool(((ratio - kink).abs() < 1e-9).any()) for kink in method.clipped if kink != 1.0)
+
+
+def check_published_gradient(method: Method, batch: Batch) -> None:
+    """The recipe's gradient is that of the textbook's loss under autograd."""
+    leaf = fresh(batch)
+    textbook = gradient_of(method.loss(Padded.of(leaf)), leaf)
+    assert_same(gradient(Estimator.model_validate(method.estimator), batch), textbook)
+
+
+# 2. Splitting.
+
+
+def lockstep(ranks: int, work: Callable[[int, Reduce], Result]) -> list[Result]:
+    """Runs `work(rank, reduce)` for every rank at once, in threads; `reduce` really sums over the ranks."""
+    barrier = threading.Barrier(ranks, timeout=60)
+    offered: list[Any] = [None] * ranks
+    results: list[Any] = [None] * ranks
+    errors: list[BaseException] = []
+
+    def run(rank: int) -> None:
+        def reduce(x: Tensor) -> Tensor:
+            offered[rank] = x
+            barrier.wait()
+            total = torch.stack(offered).sum(0)
+            barrier.wait()
+            return total
+
+        try:
+            results[rank] = work(rank, reduce)
+        except BaseException as error:
+            errors.append(error)
+            barrier.abort()
+
+    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(ranks)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise next((e for e in errors if not isinstance(e, threading.BrokenBarrierError)), errors[0])
+    return results
+
+
+def check_splitting(estimator: Estimator, batch: Batch, *, ranks: int, pieces: int, seed: int) -> None:
+    """Ranks and micro-batches, however cut and in any order, sum to the gradient of the whole."""
+    random = torch.Generator().manual_seed(seed)
+    whole = fresh(batch)
+    rank_of = torch.randint(0, ranks, (max(batch.prompts, 1),), generator=random)[batch.prompt]
+    shares = [whole.select(rank_of == rank) for rank in range(ranks)]
+
+    def credited(rank: int, reduce: Reduce) -> Credit:
+        return estimator.count(shares[rank], estimator.credit(shares[rank], reduce=reduce), reduce=reduce)
+
+    loss = torch.zeros((), dtype=whole.dtype) + 0 * whole.trajectory.sum()
+    for share, credit in zip(shares, lockstep(ranks, credited), strict=True):
+        piece_of = _pieces(estimator, share, pieces, random)
+        for piece in torch.randperm(pieces, generator=random).tolist():
+            rows = piece_of == piece
+            loss = loss + estimator.weigh(share.select(rows), credit.select(share, rows)).loss
+        _assert_same_state(credit, estimator.credit(batch))
+    assert_same(gradient_of(loss, whole), gradient(estimator, batch))
+
+
+def check_optimizer_steps(estimator: Estimator, batch: Batch, *, seed: int) -> None:
+    """Two optimizer steps over one rollout batch count by themselves: each is the loss of its own prompts."""
+    if any(part.scope == "step" for part in estimator.parts().values()):
+        return
+    random = torch.Generator().manual_seed(seed)
+    first = (torch.rand(max(batch.prompts, 1), generator=random) < 0.5)[batch.prompt]
+    whole = estimator.credit(batch)
+    for rows in (first, ~first):
+        leaf = fresh(batch.select(rows))
+        credit = estimator.count(leaf, whole.select(batch, rows))
+        assert_same(gradient_of(estimator.weigh(leaf, credit).loss, leaf), gradient(estimator, batch.select(rows)))
+
+
+def check_dropping(estimator: Estimator, batch: Batch) -> None:
+    """Trajectories that don't `matter` have gradient 0, and dropping them changes no other's."""
+    whole = fresh(batch)
+    credit = estimator.count(whole, estimator.credit(whole))
+    rows = credit.matter(whole)
+    kept = estimator.weigh(whole.select(rows), credit.select(whole, rows)).loss
+    assert_same(gradient_of(kept, whole), gradient(estimator, batch))
+
+
+def check_permutation(estimator: Estimator, batch: Batch, *, seed: int) -> None:
+    """The order of trajectories within a batch permutes the gradient and nothing else."""
+    order = torch.randperm(batch.size, generator=torch.Generator().manual_seed(seed))
+    moved, tokens = permuted(batch, order)
+    logp, entropy = gradient(estimator, batch)
+    assert_same(gradient(estimator, moved), (logp[tokens], entropy[tokens]))
+
+
+def _pieces(estimator: Estimator, batch: Batch, pieces: int, random: torch.Generator) -> Tensor:
+    """(N,) the micro-batch of each trajectory, as fine as the parts' scopes allow."""
+    scopes = {part.scope for part in estimator.parts().values()}
+    if "step" in scopes:
+        return torch.zeros(batch.size, dtype=torch.int64)
+    if "group" in scopes:
+        return torch.randint(0, pieces, (max(batch.prompts, 1),), generator=random)[batch.prompt]
+    return torch.randint(0, pieces, (batch.size,), generator=random)
+
+
+def _assert_same_state(ours: Credit, theirs: Credit) -> None:
+    assert ours.state.keys() == theirs.state.keys()
+    for place, tensors in theirs.state.items():
+        assert ours.state[place].keys() == tensors.keys()
+        for name, tensor in tensors.items():
+            torch.testing.assert_close(ours.state[place][name], tensor)
+
+
+# 3. Linearity.
+
+
+def combined(parts: list[tuple[float, Gradient]]) -> Gradient:
+    """Σ c·g."""
+    logp = sum((c * g[0] for c, g in parts[1:]), parts[0][0] * parts[0][1][0])
+    return logp, sum((c * g[1] for c, g in parts[1:]), parts[0][0] * parts[0][1][1])
+
+
+def check_sum_of_terms(terms: dict[str, Any], batch: Batch) -> None:
+    """The gradient of a sum of terms is the sum of theirs."""
+    alone = [(1.0, gradient(Estimator.model_validate({"terms": {n: t}}), batch)) for n, t in terms.items()]
+    assert_same(gradient(Estimator.model_validate({"terms": terms}), batch), combined(alone))
+
+
+def check_linear_in_coefficients(terms: dict[str, Any], weights: dict[str, float], batch: Batch) -> None:
+    """With `count: all` the gradient is linear in s, so also in a term's weight."""
+    alone = {n: gradient(Estimator.model_validate({"terms": {n: t}}), batch) for n, t in terms.items()}
+    wanted = combined([(weights[name], alone[name]) for name in terms])
+    switched = {"terms": terms, "switch": {"use": "always", "weights": weights}}
+    assert_same(gradient(Estimator.model_validate(switched), batch), wanted)
+    weighted = {name: {**term, "weight": weights[name]} for name, term in terms.items()}
+    assert_same(gradient(Estimator.model_validate({"terms": weighted}), batch), wanted)
+
+
+def check_pure(estimator: dict[str, Any], pure: str, batch: Batch) -> None:
+    """A switch at (1, 0) or (0, 1) for all prompts gives the pure term."""
+    alone = {"terms": {pure: estimator["terms"][pure]}}
+    assert_same(
+        gradient(Estimator.model_validate(estimator), batch), gradient(Estimator.model_validate(alone), batch)
+    )
+
+
+def check_advantage_scales(estimator: Estimator, batch: Batch, field: str, factor: float) -> None:
+    """Â → cÂ, c > 0, scales the gradient."""
+    scaled = replace(batch, **{field: getattr(batch, field) * factor})
+    assert_same(gradient(estimator, scaled), combined([(factor, gradient(estimator, batch))]))
+
+
+# 4. On-policy.
+
+
+def check_trust_region(mask: Part, batch: Batch, advantage: Tensor) -> None:
+    """g(1) = 1: on-policy data is never masked, whatever its advantage."""
+    assert isinstance(mask, Mask)
+    assert batch.logp is not None
+    ones = torch.ones_like(batch.logp)
+    same = replace(batch, old_logp=None, rollout_logp=batch.logp)
+    view = View(same, mask.reads(), known={"advantage": advantage, "ratio": ones, "mask": ones})
+    assert bool((mask(view) == 1).all())
+
+
+# 5. Detachment.
+
+
+def view_for(part: Part, batch: Batch, reads: frozenset[str] | None = None) -> View:
+    """The batch as this part sees it in the estimator: its declared fields, and what was computed before its slot."""
+    random = torch.Generator().manual_seed(7)
+    numbers = torch.rand((3, *batch.trajectory.shape), generator=random, dtype=batch.dtype)
+    known: dict[str, Tensor] = {}
+    if isinstance(part, Advantage):
+        known = {"reward": batch.reward, "shaping": 0 * numbers[0]}
+    if isinstance(part, Denominator):
+        known = {"advantage": numbers[0] - 0.5}
+    if isinstance(part, Mask):
+        known = {"advantage": numbers[0] - 0.5, "ratio": 0.5 + numbers[1], "mask": numbers[2].round()}
+    state = part.initial() if isinstance(part, Advantage | Switch) else None
+    return View(batch, part.reads() if reads is None else reads, known=known, state=state)
+
+
+def check_detached(part: Part, batch: Batch) -> None:
+    """A factor is numbers: (T,) or (), or (G,) per term of a switch, and carries no gradient."""
+    result = part(view_for(part, fresh(batch)))  # type: ignore[operator]
+    if isinstance(part, Switch):
+        assert set(result) == set(part.terms())
+        assert all(x.shape == (batch.prompts,) and not x.requires_grad for x in result.values())
+    else:
+        assert tuple(result.shape) in ((), tuple(batch.trajectory.shape))
+        assert not result.requires_grad
+        assert not torch.isnan(result).any()
+
+
+def check_gradient_flows_only_to_logp(estimator: Estimator, batch: Batch) -> None:
+    """Only logp, and entropy where a term pushes on it, carries gradient."""
+    wet = fresh(batch)
+    others = [f.name for f in fields(Batch) if f.name not in ("logp", "entropy")]
+    tensors = {name: getattr(batch, name) for name in others}
+    leaves = {n: x.clone().requires_grad_() for n, x in tensors.items() if x is not None and x.is_floating_point()}
+    wet = replace(wet, **leaves)
+    estimator.loss(wet).backward()
+    assert wet.logp is not None
+    assert wet.entropy is not None
+    assert all(leaf.grad is None for leaf in leaves.values())
+    pushed = {term.direction for term in estimator.terms.values()}
+    assert (wet.entropy.grad is not None) == ("entropy" in pushed)
+    assert (wet.logp.grad is not None) == ("likelihood" in pushed)
+
+
+def check_declared_needs(part: Part, batch: Batch) -> None:
+    """A part works on what it declares alone, and reads all of that."""
+    absent = FIELDS - part.reads() - {"reward"}
+    bare = replace(batch, **dict.fromkeys(absent))
+    part(view_for(part, bare))  # type: ignore[operator]
+    for field in part.reads():
+        with pytest.raises(AttributeError, match=field):
+            part(view_for(part, batch, part.reads() - {field}))  # type: ignore[operator]
+
+
+# 6. Empty streams.
+
+
+def check_contributes_nothing(estimator: Estimator, batch: Batch) -> None:
+    """The loss is exactly 0, can be differentiated, and its gradient is exactly 0: not NaN, not tiny."""
+    leaf = fresh(batch)
+    loss = estimator.loss(leaf)
+    assert float(loss) == 0.0
+    for found in gradient_of(loss, leaf):
+        assert bool((found == 0).all())
+
+
+def check_finite(estimator: Estimator, batch: Batch) -> None:
+    """Neither the loss nor its gradient is NaN or infinite."""
+    leaf = fresh(batch)
+    loss = estimator.loss(leaf)
+    assert bool(torch.isfinite(loss))
+    assert all(bool(torch.isfinite(found).all()) for found in gradient_of(loss, leaf))

@@ -1,0 +1,164 @@
+"""Ragged batches for property tests: a small drawn `Case` says what a batch looks like, its seed fills in the numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+from upge import Batch
+
+Rewards = Literal["mixed", "right", "wrong", "wild"]
+Distance = Literal["none", "equal", "near", "far"]
+PER_TOKEN = ("logp", "old_logp", "rollout_logp", "reference_logp", "entropy", "value")
+PER_TRAJECTORY = ("group", "demonstration", "reward", "truncated")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """How many trajectories answer a prompt, and what its rollouts scored: 0/1, all right, all wrong, or eighths."""
+
+    rollouts: int
+    demonstrations: int = 0
+    rewards: Rewards = "mixed"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A reproducible batch: `old` is how far π_old is from π_θ (ratios to e^±0.35 near, e^±3 far)."""
+
+    prompts: tuple[Prompt, ...]
+    old: Distance = "near"
+    longest: int = 4
+    interleaved: bool = False
+    seed: int = 0
+
+    @cached_property
+    def batch(self) -> Batch:
+        """The batch; every call of `fresh` gives its own copy with a leaf `logp`."""
+        random = torch.Generator().manual_seed(self.seed)
+        group, demonstration, reward = self._trajectories(random)
+        size = len(reward)
+        length = torch.randint(1, self.longest + 1, (size,), generator=random)
+        tokens = int(length.sum())
+
+        def uniform(low: float, high: float) -> Tensor:
+            return low + (high - low) * torch.rand(tokens, generator=random, dtype=torch.float64)
+
+        logp = uniform(-5.0, -0.05)
+        spread = {"none": 0.0, "equal": 0.0, "near": 0.35, "far": 3.0}[self.old]
+        old = torch.minimum(logp - uniform(-spread, spread), torch.tensor(-0.01, dtype=torch.float64))
+        return Batch(
+            logp=logp,
+            trajectory=torch.repeat_interleave(torch.arange(size), length),
+            group=group,
+            demonstration=demonstration,
+            reward=reward,
+            old_logp=None if self.old == "none" else (logp.clone() if self.old == "equal" else old),
+            rollout_logp=torch.minimum(old + uniform(-0.05, 0.05), torch.zeros(())),
+            reference_logp=uniform(-5.0, -0.05),
+            entropy=uniform(0.0, 3.0),
+            value=uniform(-1.0, 1.0),
+            truncated=torch.rand(size, generator=random) < 0.2,
+        )
+
+    def _trajectories(self, random: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        names = (torch.randperm(50, generator=random) * 7 - 100).tolist()  # any integers, out of order
+        rows: list[tuple[int, bool, float]] = []
+        for prompt, name in zip(self.prompts, names, strict=False):
+            rows += [(name, False, score) for score in _scores(prompt, random)]
+            rows += [(name, True, 1.0)] * prompt.demonstrations
+        order = torch.randperm(len(rows), generator=random).tolist() if self.interleaved else range(len(rows))
+        rows = [rows[i] for i in order]
+        return (
+            torch.tensor([name for name, _, _ in rows], dtype=torch.int64),
+            torch.tensor([demonstration for _, demonstration, _ in rows], dtype=torch.bool),
+            torch.tensor([score for _, _, score in rows], dtype=torch.float64),
+        )
+
+
+def _scores(prompt: Prompt, random: torch.Generator) -> list[float]:
+    """Multiples of 1/8, so that sums and means are exact whatever the order."""
+    if prompt.rewards == "right":
+        return [1.0] * prompt.rollouts
+    if prompt.rewards == "wrong":
+        return [0.0] * prompt.rollouts
+    if prompt.rewards == "mixed":
+        return torch.randint(0, 2, (prompt.rollouts,), generator=random).double().tolist()
+    return (torch.randint(-16, 17, (prompt.rollouts,), generator=random) / 8).tolist()
+
+
+def prompts() -> st.SearchStrategy[Prompt]:
+    """1 to 6 rollouts and 0 to 2 demonstrations, or demonstrations only."""
+    rewards = st.sampled_from(("mixed", "right", "wrong", "wild"))
+    explored = st.builds(Prompt, st.integers(1, 6), st.integers(0, 2), rewards)
+    shown = st.builds(Prompt, st.just(0), st.integers(1, 2))
+    return st.one_of(explored, explored, shown)
+
+
+def cases() -> st.SearchStrategy[Case]:
+    """1 to 4 prompts; now and then no demonstrations at all, or no rollouts at all."""
+    no_demonstrations = st.builds(lambda p: replace(p, demonstrations=0, rollouts=max(1, p.rollouts)), prompts())
+    no_rollouts = st.builds(lambda p: replace(p, rollouts=0, demonstrations=max(1, p.demonstrations)), prompts())
+    return st.builds(
+        Case,
+        prompts=st.one_of(*(_up_to_four(kind) for kind in (prompts(), prompts(), no_demonstrations, no_rollouts))),
+        old=st.sampled_from(("near", "far", "none", "equal")),
+        longest=st.integers(1, 6),
+        interleaved=st.booleans(),
+        seed=st.integers(0, 2**16),
+    )
+
+
+def _up_to_four(kind: st.SearchStrategy[Prompt]) -> st.SearchStrategy[tuple[Prompt, ...]]:
+    return st.lists(kind, min_size=1, max_size=4).map(tuple)
+
+
+EMPTY = Case(())
+PINNED = (
+    Case((Prompt(1),)),  # a group of one
+    Case((Prompt(2), Prompt(3, 1)), old="none", interleaved=True),  # strictly on-policy
+    Case((Prompt(3, 1, "right"), Prompt(2, 2, "wrong"))),  # groups without signal, above and below the gate
+    Case((Prompt(0, 2), Prompt(4, 0, "wrong"))),  # a demonstration without rollouts, a failure without demonstration
+    Case((Prompt(6, 1, "wild"), Prompt(2, 1, "wild")), old="far", longest=6, interleaved=True, seed=1),
+    Case((Prompt(4, 2), Prompt(4, 1), Prompt(5)), old="far", longest=6, interleaved=True, seed=2),
+)
+
+
+def seeded(count: int) -> list[Case]:
+    """A fixed set of cases for the mutants: the pinned ones, and `count` that look like the drawn ones."""
+    kinds: tuple[Rewards, ...] = ("mixed", "wild", "wrong", "right")
+    olds: tuple[Distance, ...] = ("near", "far", "equal", "none")
+    made = []
+    for seed in range(count):
+        random = torch.Generator().manual_seed(1000 + seed)
+        draw = torch.randint(0, 60, (12,), generator=random).tolist()
+        some = tuple(Prompt(1 + draw[i] % 6, draw[i + 4] % 3, kinds[draw[i + 8] % 4]) for i in range(1 + seed % 4))
+        made.append(Case(some, olds[seed % 4 if seed % 3 else 0], 1 + seed % 6, bool(seed % 2), seed))
+    return [*PINNED, *made]
+
+
+def fresh(batch: Batch) -> Batch:
+    """The same numbers, with leaves for `logp` and `entropy` that collect gradient."""
+    assert batch.logp is not None
+    assert batch.entropy is not None
+    return replace(
+        batch, logp=batch.logp.detach().clone().requires_grad_(), entropy=batch.entropy.detach().clone().requires_grad_()
+    )
+
+
+def permuted(batch: Batch, order: Tensor) -> tuple[Batch, Tensor]:
+    """The batch with its trajectories in `order` (N,), and the tokens of the old batch in the new order (T,)."""
+    pieces = [torch.nonzero(batch.trajectory == i).flatten() for i in order.tolist()]
+    tokens = torch.cat([torch.zeros(0, dtype=torch.int64), *pieces])
+    moved: dict[str, Any] = {name: _at(getattr(batch, name), tokens) for name in PER_TOKEN}
+    moved |= {name: _at(getattr(batch, name), order) for name in PER_TRAJECTORY}
+    length = torch.bincount(batch.trajectory, minlength=batch.size)[order]
+    return Batch(trajectory=torch.repeat_interleave(torch.arange(batch.size), length), **moved), tokens
+
+
+def _at(tensor: Tensor | None, index: Tensor) -> Tensor | None:
+    return None if tensor is None else tensor.detach()[index]

@@ -1,0 +1,94 @@
+"""Law 1: an estimator's gradient is the published one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import assume, example, given
+from laws import check_published_gradient, reaches_a_kink
+from methods import METHODS
+from registry import made
+from strategies import EMPTY, PINNED, Case, Prompt, cases
+from torch import Tensor
+from upge import Batch, View
+
+
+def pinned(test: Callable[..., None]) -> Callable[..., None]:
+    """The test with every pinned case as an explicit example."""
+    for case in (*PINNED, EMPTY):
+        test = example(case)(test)
+    return test
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pinned
+@given(cases())
+def test_the_gradient_is_the_textbooks(name: str, case: Case) -> None:
+    assume(not reaches_a_kink(METHODS[name], case.batch))
+    check_published_gradient(METHODS[name], case.batch)
+
+
+def one_token(ratio: float, advantage: float, mask: dict[str, Any]) -> float:
+    """What a mask makes of one token whose ratio and advantage are given exactly."""
+    batch = Batch(
+        logp=torch.tensor([-1.0], dtype=torch.float64),
+        trajectory=torch.tensor([0]),
+        group=torch.tensor([0]),
+        demonstration=torch.tensor([False]),
+        reward=torch.tensor([1.0], dtype=torch.float64),
+    )
+    known = {name: torch.tensor([x], dtype=torch.float64) for name, x in (("ratio", ratio), ("advantage", advantage))}
+    part = made("mask", mask)
+    return float(part(View(batch, part.reads(), known=known)))  # type: ignore[operator]
+
+
+def surrogate_gradient(ratio: float, advantage: float, low: float, high: float) -> float:
+    """d/dρ min(ρÂ, clip(ρ)Â) at a ratio given exactly, as autograd has it."""
+    leaf = torch.tensor(ratio, dtype=torch.float64, requires_grad=True)
+    torch.min(leaf * advantage, torch.clamp(leaf, 1 - low, 1 + high) * advantage).backward()
+    assert isinstance(leaf.grad, Tensor)
+    return float(leaf.grad)
+
+
+BOUNDS = [(0.2, 0.2), (0.2, 0.28), (0.0, 0.0), (1.0, 0.5), (0.1, 4.0)]
+
+
+def just_above(x: float) -> float:
+    return float(torch.nextafter(torch.tensor(x, dtype=torch.float64), torch.tensor(torch.inf, dtype=torch.float64)))
+
+
+def just_below(x: float) -> float:
+    return float(torch.nextafter(torch.tensor(x, dtype=torch.float64), torch.tensor(-torch.inf, dtype=torch.float64)))
+
+
+@pytest.mark.parametrize(("low", "high"), BOUNDS)
+def test_clip_keeps_the_gradient_at_its_bounds_and_drops_it_just_beyond(low: float, high: float) -> None:
+    clip = {"use": "clip", "low": low, "high": high}
+    assert one_token(1 + high, +1.0, clip) == 1.0
+    assert one_token(just_above(1 + high), +1.0, clip) == 0.0
+    assert one_token(1 - low, -1.0, clip) == 1.0
+    assert one_token(just_below(1 - low), -1.0, clip) == 0.0
+
+
+@pytest.mark.parametrize(("low", "high"), BOUNDS)
+@pytest.mark.parametrize("advantage", [-2.0, -1e-12, 0.0, 1e-12, 2.0])
+def test_clip_is_the_surrogates_derivative_on_and_around_every_bound(low: float, high: float, advantage: float) -> None:
+    for bound in (1 - low, 1.0, 1 + high):
+        for ratio in (just_below(bound), bound, just_above(bound), bound / 2 + 1e-3, bound * 2):
+            kept = one_token(ratio, advantage, {"use": "clip", "low": low, "high": high})
+            assert kept * advantage == surrogate_gradient(ratio, advantage, low, high)
+
+
+def test_clip_only_ends_the_push_on_the_side_it_is_pushed_to() -> None:
+    clip = {"use": "clip", "low": 0.2, "high": 0.2}
+    assert one_token(0.1, +1.0, clip) == 1.0
+    assert one_token(9.0, -1.0, clip) == 1.0
+    assert one_token(9.0, 0.0, clip) == 1.0
+
+
+def test_a_group_of_one_has_no_advantage() -> None:
+    for name in ("grpo", "dr_grpo"):
+        check_published_gradient(METHODS[name], Case((Prompt(1, 2, "wild"), Prompt(1, 0, "right")), old="far").batch)

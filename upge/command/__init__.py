@@ -1,0 +1,45 @@
+"""The command `upge`: one file a verb. Data goes to stdout, everything else to stderr.
+
+Exit codes: 0 done; 1 the run failed; 2 the input is wrong; 130 and 143 interrupted and terminated.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from types import FrameType
+
+import typer
+
+from upge import __version__
+from upge.command.errors import reported
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Invent post-training algorithms for language models by writing YAML.",
+)
+
+
+def main() -> None:
+    """The console script."""
+    signal.signal(signal.SIGTERM, _terminated)
+    with reported():
+        app(standalone_mode=True)
+
+
+@app.callback(invoke_without_command=True)
+def _options(version: bool = typer.Option(False, "--version", help="Print the version.")) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def _terminated(signum: int, frame: FrameType | None) -> None:
+    del frame
+    sys.exit(128 + signum)
+
+
+from upge.command import explain, list_, run, validate  # noqa: E402, F401  (each registers its verb)

@@ -1,0 +1,230 @@
+"""The one door: parts are found by entry points, those that ship with upge no differently from anybody's.
+
+An offer is a line `name = module:Class` in the group `upge.<slot>` of some installed distribution. Listing offers
+imports nothing; a part's module is imported when `find` is first asked for it. This module alone uses the package
+`entrypoints`, and survives what that package does not: a malformed entry_points.txt of an unrelated distribution, say.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import functools
+import importlib
+import importlib.util
+import re
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import entrypoints
+
+if TYPE_CHECKING:
+    from upge.parts import Part
+
+GROUP = "upge."
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A part that an installed package offers.
+
+    Attributes:
+        slot: which slot it fills. name: what recipes call it.
+        module, attribute: where the class is.
+        package, version: the distribution that offers it.
+        fault: what is visibly wrong with the offer without importing it, or None.
+    """
+
+    slot: str
+    name: str
+    module: str
+    attribute: str
+    package: str
+    version: str
+    fault: str | None = None
+
+
+class Unknown(LookupError):
+    """No part can be had under this name; `hint` says what would be right, where something is near."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+_registered: dict[tuple[str, str], type[Part]] = {}
+PartClass = TypeVar("PartClass", bound="type[Part]")
+
+
+def register(name: str) -> Callable[[PartClass], PartClass]:
+    """A class decorator for notebooks: offers the part under `name` in its slot, in this process only."""
+
+    def decorate(kind: PartClass) -> PartClass:
+        _registered[kind.slot, name] = kind
+        return kind
+
+    return decorate
+
+
+def find(slot: str, use: str) -> type[Part]:
+    """The class that `use` (`name` or `package/name`) names in `slot`. Raises `Unknown` with the nearest right name."""
+    if (slot, use) in _registered:
+        return _registered[slot, use]
+    package, _, name = use.rpartition("/")
+    matches = [o for o in offers(slot) if o.name == name and package in ("", o.package)]
+    if not matches:
+        raise Unknown(f"no {slot} is called '{use}'", _nearest(slot, use))
+    if len(matches) > 1:
+        choices = " or ".join(f"'{offer.package}/{name}'" for offer in matches)
+        raise Unknown(f"{len(matches)} packages offer a {slot} called '{name}'", f"say which: {choices}")
+    return load(matches[0])
+
+
+def load(offer: Offer) -> type[Part]:
+    """The class behind an offer. Raises `Unknown` naming the package when it can't be imported or isn't a part."""
+    from upge.parts import SLOTS
+
+    where = f"the {offer.slot} '{offer.name}' of the package {offer.package}"
+    if offer.fault:
+        raise Unknown(f"{where} can't be loaded: {offer.fault}")
+    try:
+        kind = functools.reduce(getattr, offer.attribute.split("."), importlib.import_module(offer.module))
+    except Exception as error:  # a plugin may fail in any way; the recipe's author needs to know which one did
+        raise Unknown(f"{where} can't be imported: {type(error).__name__}: {error}") from error
+    base = SLOTS[offer.slot]
+    if not (isinstance(kind, type) and issubclass(kind, base)):
+        raise Unknown(f"{where} is not a subclass of upge.{base.__name__}")
+    return kind
+
+
+def name_of(kind: type[Part], slot: str) -> str:
+    """The name under which recipes can `use` this class; `package/name` where the bare name is ambiguous.
+
+    A class that nobody offers has the name `file.py:Class` of its source.
+    """
+    for (its_slot, name), registered in _registered.items():
+        if its_slot == slot and registered is kind:
+            return name
+    for offer in offers(slot):
+        if (offer.module, offer.attribute) == (kind.__module__, kind.__qualname__):
+            alone = sum(other.name == offer.name for other in offers(slot)) == 1
+            return offer.name if alone else f"{offer.package}/{offer.name}"
+    source = getattr(sys.modules.get(kind.__module__), "__file__", None) or f"{kind.__module__}.py"
+    return f"{source}:{kind.__qualname__}"
+
+
+def offers(slot: str | None = None) -> list[Offer]:
+    """All offers, or those for one slot, by name. Imports nothing."""
+    return [offer for offer in _scan(tuple(sys.path)) if slot in (None, offer.slot)]
+
+
+def summary(offer: Offer) -> str:
+    """The first line of the part's docstring, read from its source without importing it; "" if there is none."""
+    path = _source(offer.module)
+    if path is None:
+        return ""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ClassDef) and node.name == offer.attribute:
+            return (ast.get_docstring(node) or "").partition("\n")[0]
+    return ""
+
+
+def refresh() -> None:
+    """Forget what was found, for a package installed by this very process."""
+    _scan.cache_clear()
+
+
+def _nearest(slot: str, use: str) -> str:
+    names = sorted({offer.name for offer in offers(slot)} | {name for s, name in _registered if s == slot})
+    close = difflib.get_close_matches(use.rpartition("/")[2].lower(), names, n=1, cutoff=0.5)
+    if close:
+        return f"did you mean '{close[0]}'?"
+    return f"there are: {', '.join(names)}" if names else f"no installed package offers any {slot}"
+
+
+@functools.lru_cache(maxsize=4)
+def _scan(path: tuple[str, ...]) -> tuple[Offer, ...]:
+    found = (offer for parser, distribution in _distributions(path) for offer in _offers_of(parser, distribution))
+    return tuple(sorted(set(found), key=lambda offer: (offer.slot, offer.name, offer.package)))
+
+
+def _distributions(path: Iterable[str]) -> Iterator[tuple[Any, Any]]:
+    """(parsed entry points, distribution) of every readable distribution; the first of a name on the path counts."""
+    seen: set[str] = set()
+    for folder in path:
+        for metadata in _metadata_folders(folder):
+            stem = metadata.stem.partition("-")[0]
+            if stem in seen:
+                continue
+            seen.add(stem)
+            yield from _read(metadata)
+
+
+def _metadata_folders(folder: str) -> list[Path]:
+    root = Path(folder or ".")
+    if not root.is_dir():
+        return []
+    return sorted(p for p in root.iterdir() if p.suffix in (".dist-info", ".egg-info") and p.is_dir())
+
+
+def _read(metadata: Path) -> Iterator[tuple[Any, Any]]:
+    parser = entrypoints.CaseSensitiveConfigParser(delimiters=("=",), strict=False)
+    try:
+        parser.read([metadata / "entry_points.txt"], encoding="utf-8")
+    except Exception:  # someone else's broken package is no reason to stop
+        return
+    yield parser, entrypoints.Distribution.from_name_version(metadata.stem)
+
+
+def _offers_of(parser: Any, distribution: Any) -> Iterator[Offer]:
+    package = re.sub(r"[-_.]+", "-", distribution.name).lower()
+    for section in parser.sections():
+        group = section.strip()
+        if not group.startswith(GROUP) or group.removeprefix(GROUP) not in slots():
+            continue
+        for name, target in parser.items(section, raw=True):
+            module, attribute, fault = _parse(name.strip(), (target or "").strip(), distribution)
+            slot = group.removeprefix(GROUP)
+            yield Offer(slot, name.strip(), module, attribute, package, distribution.version or "?", fault)
+
+
+def _parse(name: str, target: str, distribution: Any) -> tuple[str, str, str | None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            entry = entrypoints.EntryPoint.from_string(re.sub(r"\s*:\s*", ":", target), name, distribution)
+        except entrypoints.BadEntryPoint:
+            return "", "", f"'{target}' is not module:Class"
+    if not entry.object_name:
+        return entry.module_name, "", f"'{target}' names no class"
+    if _source(entry.module_name) is None:
+        return entry.module_name, entry.object_name, f"there is no module {entry.module_name}"
+    return entry.module_name, entry.object_name, None
+
+
+def slots() -> frozenset[str]:
+    """The slots that packages can offer parts for."""
+    return frozenset(("mask", "denominator", "advantage", "switch", "reduction", "shaping", "reward", "data", "engine"))
+
+
+def _source(module: str) -> Path | None:
+    """The source file of a module, found without importing the packages that it is in."""
+    package, *rest = module.split(".")
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):
+        return None
+    if spec is None:
+        return None
+    if not rest:
+        return Path(spec.origin) if spec.origin else None
+    for location in spec.submodule_search_locations or ():
+        base = Path(location, *rest)
+        for candidate in (base.with_suffix(".py"), base / "__init__.py"):
+            if candidate.is_file():
+                return candidate
+    return None

@@ -1,0 +1,418 @@
+"""The gradient estimator: terms made of parts, and the place where their factors are multiplied.
+
+    ∇J = Σ_terms Σ_t  weight · s(prompt) · n_t · mask_t · (π_θ/π_ref)_t · Â_t · ∇log π_θ(t)
+
+It works in three phases, and `loss` on one batch is the whole of it:
+
+    credit   once a rollout batch:     switches (s), shaping, advantages (Â)
+    count    once an optimizer step:   reductions (n), over all its micro-batches and all ranks
+    weigh    every micro-batch:        denominators (π_ref), masks, and the product of all factors
+
+The sum of the pieces' gradients is the gradient of the whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import reduce as fold
+from typing import Literal, cast
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from upge.batch import Batch, Reduce, View, alone, log_ratio
+from upge.parts import (
+    ADenominator,
+    AnAdvantage,
+    AReduction,
+    Factor,
+    Masks,
+    Part,
+    Settings,
+    Shapings,
+    Stateful,
+    Switches,
+)
+from upge.schedule import Number, at
+
+State = dict[str, dict[str, Tensor]]
+"""What stateful parts carry from one rollout batch to the next: place in the estimator → named tensors."""
+
+
+class Term(Settings):
+    """One weighted sum of score vectors: Σ_t s · n_t · mask_t · ratio_t · Â_t · ∇log π_θ(t)."""
+
+    source: Literal["rollouts", "demonstrations", "all", "kept"]
+    """Whose tokens: the policy's rollouts, the demonstrations, both, or the rows that some likelihood term weighs."""
+    denominator: ADenominator
+    """π_ref."""
+    advantage: AnAdvantage
+    """Â."""
+    reduction: AReduction
+    """n."""
+    mask: Masks = ()
+    """The stability mask; several multiply."""
+    weight: Number = 1.0
+    """A factor for the whole term, or a schedule."""
+    direction: Literal["likelihood", "entropy"] = "likelihood"
+    """∇log π_θ of the sampled token, or ∇H of the distribution it was sampled from."""
+    count_with: str | None = None
+    """The term whose counts this one shares; by default its own."""
+
+    @property
+    def live(self) -> bool:
+        """The advantage depends on θ and is computed every micro-batch."""
+        return bool(self.advantage.reads() & {"logp", "entropy"})
+
+    def parts(self) -> dict[str, Part]:
+        """The term's parts by where they stand: `"mask.0"`, `"denominator"`, …"""
+        masks: dict[str, Part] = {f"mask.{i}": mask for i, mask in enumerate(self.mask)}
+        return {"advantage": self.advantage, "denominator": self.denominator, **masks, "reduction": self.reduction}
+
+    def needs(self) -> frozenset[str]:
+        """The batch fields that the term reads."""
+        direction = {"logp"} if self.direction == "likelihood" else {"entropy"}
+        return frozenset[str]().union({"logp"}, direction, *(part.reads() for part in self.parts().values()))
+
+
+@dataclass(frozen=True)
+class TermCredit:
+    """What `credit` and `count` settle for one term, on the rows and tokens of a batch.
+
+    Attributes:
+        coefficient: (N,) weight · s, 0 outside the term's source.
+        rows: (N,) bool: the term's trajectories. active: (N,) bool: those whose s is not 0.
+        advantage: (T,) Â, or None while it is live.
+        share: (T,) n, or None before `count`.
+    """
+
+    coefficient: Tensor
+    rows: Tensor
+    active: Tensor
+    advantage: Tensor | None
+    share: Tensor | None = None
+
+    def select(self, rows: Tensor, tokens: Tensor) -> TermCredit:
+        """The credit of the trajectories that `rows` marks, whose tokens `tokens` marks."""
+        return TermCredit(
+            self.coefficient[rows],
+            self.rows[rows],
+            self.active[rows],
+            None if self.advantage is None else self.advantage[tokens],
+            None if self.share is None else self.share[tokens],
+        )
+
+
+@dataclass(frozen=True)
+class Credit:
+    """The factors that do not wait for a forward pass.
+
+    Attributes:
+        terms: per term. step: the rollout batch's index. state: what stateful parts take along.
+        reward: (N,) the score plus the sum of the shaping. shaping: (T,) what shapings add at each token.
+    """
+
+    terms: Mapping[str, TermCredit]
+    step: int
+    state: State
+    reward: Tensor
+    shaping: Tensor
+
+    def select(self, batch: Batch, rows: Tensor) -> Credit:
+        """The credit of `batch.select(rows)`."""
+        tokens = rows[batch.trajectory]
+        terms = {name: term.select(rows, tokens) for name, term in self.terms.items()}
+        return replace(self, terms=terms, reward=self.reward[rows], shaping=self.shaping[tokens])
+
+    def matter(self, batch: Batch) -> Tensor:
+        """(N,) bool: trajectories with a token whose weight can differ from 0; the others need no forward pass."""
+        rows = torch.zeros(batch.size, dtype=torch.bool, device=batch.reward.device)
+        for term in self.terms.values():
+            weighty = term.coefficient != 0
+            if term.advantage is not None:
+                pushed = torch.zeros_like(rows)
+                pushed[batch.trajectory[term.advantage != 0]] = True
+                weighty = weighty & pushed
+            rows = rows | weighty
+        return rows
+
+
+@dataclass(frozen=True)
+class TermWeights:
+    """One term's factors on a micro-batch, (T,) each and detached, for reports; `active` marks its tokens."""
+
+    active: Tensor
+    weight: Tensor
+    mask: Tensor
+    ratio: Tensor
+    advantage: Tensor
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """The loss of a micro-batch, whose gradient is −∇J's share, and the factors it is made of."""
+
+    loss: Tensor
+    terms: Mapping[str, TermWeights]
+
+
+class Estimator(Settings):
+    """A sum of terms, and the switches that decide per prompt which of them count."""
+
+    terms: dict[str, Term] = Field(min_length=1)
+    """The terms by name."""
+    switch: Switches = ()
+    """Coefficients per prompt and term; several multiply, and a term that none names has coefficient 1."""
+    shaping: Shapings = ()
+    """Added to the reward before the advantage; switches don't see it."""
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> Estimator:
+        for name, term in self.terms.items():
+            if term.count_with is None:
+                continue
+            if term.count_with not in self.terms:
+                self.refuse(("terms", name, "count_with"), f"there is no term '{term.count_with}'")
+            if self.terms[term.count_with].count_with is not None:
+                self.refuse(("terms", name, "count_with"), f"'{term.count_with}' counts with another term itself")
+        if all(term.source == "kept" or term.direction == "entropy" for term in self.terms.values()):
+            for name, term in self.terms.items():
+                if term.source == "kept":
+                    self.refuse(("terms", name, "source"), "no likelihood term with a source of its own keeps any rows")
+        for index, switch in enumerate(self.switch):
+            for named in switch.terms():
+                if named not in self.terms:
+                    there = ", ".join(f"'{name}'" for name in self.terms)
+                    self.refuse(("switch", index), f"there is no term '{named}'; there are {there}")
+        return self
+
+    # What a run must provide.
+
+    def wants(self, step: int) -> frozenset[str]:
+        """The terms that may weigh anything at rollout batch `step`, asked before anything is sampled."""
+        wanted = {name for name, term in self.terms.items() if at(term.weight, step) != 0}
+        for switch in self.switch:
+            wanted -= set(switch.terms()) - switch.wants(step)
+        if all(self.terms[name].source == "kept" for name in wanted):
+            return frozenset()
+        return frozenset(wanted)
+
+    def wants_rollouts(self, step: int) -> bool:
+        """Whether a wanted term weighs rollouts, or a switch must see rewards to decide on a wanted term."""
+        wanted = self.wants(step)
+        return any(self.terms[name].source in ("rollouts", "all") for name in wanted) or any(
+            "reward" in switch.reads() and wanted & set(switch.terms()) for switch in self.switch
+        )
+
+    def wants_demonstrations(self, step: int) -> bool:
+        """Whether a wanted term weighs demonstrations."""
+        return any(self.terms[name].source in ("demonstrations", "all") for name in self.wants(step))
+
+    def needs(self) -> frozenset[str]:
+        """The batch fields that any part reads; a run must provide exactly these."""
+        return frozenset[str]().union(
+            *(term.needs() for term in self.terms.values()), *(part.reads() for part in (*self.switch, *self.shaping))
+        )
+
+    def parts(self) -> dict[str, Part]:
+        """Every part by its place: `"switch.0"`, `"terms.rl.mask.0"`, …"""
+        found: dict[str, Part] = {f"switch.{i}": part for i, part in enumerate(self.switch)}
+        found |= {f"shaping.{i}": part for i, part in enumerate(self.shaping)}
+        for name, term in self.terms.items():
+            found |= {f"terms.{name}.{place}": part for place, part in term.parts().items()}
+        return found
+
+    def initial(self) -> State:
+        """The state before the first rollout batch."""
+        return {place: part.initial() for place, part in self.parts().items() if isinstance(part, Stateful)}
+
+    # The three phases.
+
+    @torch.no_grad()
+    def credit(self, batch: Batch, step: int = 0, *, state: State | None = None, reduce: Reduce = alone) -> Credit:
+        """Switches, shaping and advantages of a rollout batch.
+
+        Args:
+            batch: all trajectories of the prompts (`logp` may be None). step: the rollout batch's index.
+            state: what the previous `credit` returned; `initial()` by default. reduce: sums over ranks.
+        """
+        state = self.initial() if state is None else state
+        after: State = {}
+        coefficients = self._coefficients(batch, step, state, after, reduce)
+        shaped = self._shaped(batch, step, reduce)
+        terms = {}
+        for name, term in self.terms.items():
+            rows = self._rows(name, batch, coefficients)
+            view = _Viewer(batch, step, rows=rows, known=shaped, reduce=reduce)
+            advantage = None if term.live else view.factor(term.advantage, f"terms.{name}.advantage", state, after)
+            coefficient = torch.where(rows, coefficients[name], 0)
+            terms[name] = TermCredit(coefficient, rows, coefficient != 0, advantage)
+        return Credit(terms, step, after, **shaped)
+
+    @torch.no_grad()
+    def count(self, batch: Batch, credit: Credit, *, reduce: Reduce = alone) -> Credit:
+        """Adds n. `batch` and `credit` hold this rank's share of one optimizer step; counts are over all ranks."""
+        counted = {}
+        for name, term in self.terms.items():
+            rows, active = self._count_group(name, credit)
+            view = _Viewer(batch, credit.step, rows=rows, active=active, reduce=reduce)
+            share = view.factor(term.reduction, f"terms.{name}.reduction")
+            counted[name] = replace(credit.terms[name], share=share)
+        return replace(credit, terms=counted)
+
+    def weigh(self, batch: Batch, credit: Credit, *, stale: bool = False) -> Weighed:
+        """The loss of a micro-batch: its gradient is that of −∇J's share, its value is not the published objective.
+
+        Args:
+            batch: a micro-batch with `logp`, and `entropy` where a term needs it.
+            credit: its credit, counted.
+            stale: π_θ has moved since the rollouts, so that `old_logp` must be given to those who read it.
+        """
+        if batch.logp is None:
+            raise ValueError("weigh needs a batch with logp")
+        if stale and batch.old_logp is None and "old_logp" in self.needs():
+            raise ValueError("after the first optimizer step of a rollout batch π_old is not π_θ: give Batch.old_logp")
+        loss = batch.logp.sum() * 0 if batch.logp.numel() == 0 else batch.logp.new_zeros(())
+        terms = {}
+        for name, term in self.terms.items():
+            direction = batch.logp if term.direction == "likelihood" else batch.entropy
+            if direction is None:
+                raise ValueError(f"the term '{name}' pushes on the entropy, which this batch does not have")
+            terms[name] = weights = self._weights(name, batch, credit)
+            loss = loss - torch.where(weights.weight != 0, weights.weight * direction, 0).sum()
+        return Weighed(loss, terms)
+
+    def loss(self, batch: Batch, step: int = 0) -> Tensor:
+        """A scalar whose gradient is −∇J for this batch as one whole optimizer step."""
+        credit = self.count(batch, self.credit(batch, step))
+        return self.weigh(batch, credit).loss
+
+    # The pieces of the phases.
+
+    @torch.no_grad()
+    def _weights(self, name: str, batch: Batch, credit: Credit) -> TermWeights:
+        """The product of the factors, term by term: the equation itself."""
+        term, own, place = self.terms[name], credit.terms[name], f"terms.{name}"
+        share = _settled(own.share, "count")
+        shaped = {"reward": credit.reward, "shaping": credit.shaping}
+        view = _Viewer(batch, credit.step, rows=own.rows, active=own.active, known=shaped)
+        advantage = own.advantage if own.advantage is not None else view.factor(term.advantage, f"{place}.advantage")
+        view.known["advantage"] = advantage.to(batch.dtype)
+        denominator = view.factor(term.denominator, f"{place}.denominator")
+        view.known["ratio"] = ratio = log_ratio(cast(Tensor, batch.logp).detach(), denominator).exp()
+        view.known["mask"] = mask = torch.ones_like(ratio)
+        for index, part in enumerate(term.mask):
+            view.known["mask"] = mask = mask * view.factor(part, f"{place}.mask.{index}")
+
+        coefficient = own.coefficient.to(batch.dtype)[batch.trajectory]
+        weight = coefficient * share.to(batch.dtype) * mask * ratio * advantage.to(batch.dtype)
+        idle = (coefficient == 0) | (mask == 0) | (advantage == 0)
+        return TermWeights(coefficient != 0, torch.where(idle, 0, weight), mask, ratio, view.known["advantage"])
+
+    def _coefficients(self, batch: Batch, step: int, state: State, after: State, reduce: Reduce) -> dict[str, Tensor]:
+        """(N,) weight · s for each term, as if every trajectory were of its source."""
+        ones = torch.ones(batch.size, dtype=batch.dtype, device=batch.reward.device)
+        coefficients = {name: ones * at(term.weight, step) for name, term in self.terms.items()}
+        for index, switch in enumerate(self.switch):
+            place = f"switch.{index}"
+            view = View(batch, switch.reads(), _label(switch, place), step=step, state=state.get(place), reduce=reduce)
+            for name, coefficient in switch(view).items():
+                _check(coefficient, (batch.prompts,), "a coefficient per prompt, (G,)", _label(switch, place))
+                coefficients[name] = coefficients[name] * view.to_trajectories(coefficient.to(batch.dtype))
+            after[place] = switch.advance(view)
+        return coefficients
+
+    def _shaped(self, batch: Batch, step: int, reduce: Reduce) -> dict[str, Tensor]:
+        """The shaping of each token, and the reward with its sum."""
+        viewer = _Viewer(batch, step, reduce=reduce)
+        zeros = torch.zeros(batch.trajectory.shape, dtype=batch.dtype, device=batch.reward.device)
+        extra = [viewer.factor(part, f"shaping.{index}") for index, part in enumerate(self.shaping)]
+        shaping = fold(torch.add, extra, zeros)
+        summed = zeros.new_zeros(batch.size).index_add_(0, batch.trajectory, shaping)
+        return {"shaping": shaping, "reward": batch.reward + summed}
+
+    def _rows(self, name: str, batch: Batch, coefficients: Mapping[str, Tensor]) -> Tensor:
+        """(N,) bool: the trajectories of a term's source."""
+        source = self.terms[name].source
+        if source == "all":
+            return torch.ones_like(batch.demonstration)
+        if source == "demonstrations":
+            return batch.demonstration
+        if source == "rollouts":
+            return ~batch.demonstration
+        others = (n for n, term in self.terms.items() if term.source != "kept" and term.direction == "likelihood")
+        kept = (self._rows(other, batch, coefficients) & (coefficients[other] != 0) for other in others)
+        return fold(torch.logical_or, kept, torch.zeros_like(batch.demonstration))
+
+    def _count_group(self, name: str, credit: Credit) -> tuple[Tensor, Tensor]:
+        """(rows, active) of all terms that share this one's counts."""
+        root = self._counts_of(name)
+        sharing = [credit.terms[other] for other in self.terms if self._counts_of(other) == root]
+        rows = fold(torch.logical_or, (term.rows for term in sharing))
+        return rows, fold(torch.logical_or, (term.active for term in sharing))
+
+    def _counts_of(self, name: str) -> str:
+        return self.terms[name].count_with or name
+
+
+class _Viewer:
+    """Makes the views of one phase, and calls factors on them."""
+
+    def __init__(
+        self,
+        batch: Batch,
+        step: int,
+        *,
+        rows: Tensor | None = None,
+        active: Tensor | None = None,
+        known: Mapping[str, Tensor] | None = None,
+        reduce: Reduce = alone,
+    ) -> None:
+        self.batch, self.step, self.rows, self.active, self.reduce = batch, step, rows, active, reduce
+        self.known = dict(known or {})
+
+    def factor(self, part: Factor, place: str, state: State | None = None, after: State | None = None) -> Tensor:
+        """(T,) the part's numbers; its new state goes into `after`."""
+        label = _label(part, place)
+        view = View(
+            self.batch,
+            part.reads(),
+            label,
+            step=self.step,
+            known=self.known,
+            rows=self.rows,
+            active=self.active,
+            state=(state or {}).get(place),
+            reduce=self.reduce,
+        )
+        result = part(view)
+        tokens = self.batch.trajectory.shape
+        _check(result, tokens, "a number per token, (T,), or one for all, ()", label, scalar=True)
+        if after is not None and isinstance(part, Stateful):
+            after[place] = part.advance(view)
+        return result.detach().to(self.batch.reward).expand(tokens)
+
+
+class PartError(RuntimeError):
+    """A part did not keep its contract at run time; the message names it and its place in the estimator."""
+
+
+def _check(result: object, shape: tuple[int, ...], wanted: str, label: str, *, scalar: bool = False) -> None:
+    if not isinstance(result, Tensor):
+        raise PartError(f"{label} returned {type(result).__name__}; it should return a tensor: {wanted}")
+    if tuple(result.shape) != tuple(shape) and not (scalar and result.ndim == 0):
+        raise PartError(f"{label} returned the shape {tuple(result.shape)}; it should be {wanted}: {tuple(shape)}")
+    if bool(torch.isnan(result).any()):
+        raise PartError(f"{label} returned NaN")
+
+
+def _label(part: Part, place: str) -> str:
+    return f"{type(part).__name__} (estimator.{place})"
+
+
+def _settled(tensor: Tensor | None, phase: str) -> Tensor:
+    if tensor is None:
+        raise ValueError(f"weigh needs the credit after `{phase}`")
+    return tensor

@@ -1,0 +1,145 @@
+"""The nouns of a run: problem, request, completion, trajectory, and what a session owes the trainer.
+
+A `Problem` comes from the data, a `Request` asks an engine for one response, a `Completion` is what came back, and a
+`Trajectory` is a scored response, ready to become rows of a `Batch`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from upge.policy import Policy
+
+Message = dict[str, str]
+"""One turn of a conversation: `{"role": ..., "content": ...}`."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A task with a checkable answer and, perhaps, a worked demonstration of it.
+
+    Attributes:
+        id: names the problem within its data; sampling noise is keyed by it.
+        prompt: what is asked: plain text, or the messages of a conversation.
+        answer: the reference answer that the reward compares with.
+        demonstration: a demonstrator's response (without the end-of-sequence token), or None.
+        band: how hard the problem was measured to be; evaluation reports by band.
+    """
+
+    id: str
+    prompt: str | Sequence[Message]
+    answer: str
+    demonstration: str | None = None
+    band: str | None = None
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How responses are drawn: softmax(logits / temperature), cut to the `top_k` likeliest and the `top_p` nucleus.
+
+    `temperature` 0 means greedy; `top_p` 1 and `top_k` 0 mean no cut; `max_tokens` bounds the response, its stop token
+    included. Nothing else (a model's own generation defaults, say) may touch the distribution.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    max_tokens: int = 256
+
+
+@dataclass(frozen=True)
+class Request:
+    """One response wanted: the prompt's token ids, and the coordinates that key its sampling noise.
+
+    `stream` keeps training and evaluation apart ("train", "eval/test"); `step` is the index of the rollout batch.
+    """
+
+    stream: str
+    step: int
+    problem: str
+    sample: int
+    prompt: tuple[int, ...]
+
+    def key(self, seed: int) -> int:
+        """A 64-bit key of (seed, stream, step, problem, sample): equal coordinates draw equal noise, in any batch."""
+        text = "\x1f".join(map(str, (seed, self.stream, self.step, self.problem, self.sample)))
+        return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+@dataclass(frozen=True)
+class Completion:
+    """An engine's answer to one request.
+
+    Attributes:
+        tokens: response token ids, the stop token included when one was drawn.
+        logp: the engine's log-probability of each token under the distribution it sampled from, nats; None if unknown.
+        truncated: the response was cut at `max_tokens` before a stop token.
+    """
+
+    tokens: tuple[int, ...]
+    logp: tuple[float, ...] | None
+    truncated: bool
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """A response to a problem with its score: a rollout of the policy, or a demonstration (`sample` −1)."""
+
+    problem: Problem
+    prompt: tuple[int, ...]
+    response: tuple[int, ...]
+    text: str
+    reward: float
+    demonstration: bool
+    truncated: bool = False
+    sample: int = -1
+    rollout_logp: tuple[float, ...] | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a run hands to a part when it opens a session.
+
+    Attributes:
+        seed: the run's seed; every draw is keyed by it.
+        folder: the run folder, or None outside a run.
+        policy: the policy in training; None where none is loaded.
+        rank, world: this process among the data-parallel ones.
+    """
+
+    seed: int = 0
+    folder: Path | None = None
+    policy: Policy | None = None
+    rank: int = 0
+    world: int = 1
+
+
+class EngineSession(Protocol):
+    """An open engine. `sample` answers in the order of the requests; `sync` takes over the policy's weights."""
+
+    def sample(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]: ...
+    def sync(self, policy: Policy) -> None: ...
+
+
+class DataSession(Protocol):
+    """Open data: an endless, seeded stream of training problems, and named splits to evaluate on.
+
+    `take(step, count)` gives the problems of one rollout batch and depends on nothing but its arguments and the seed.
+    """
+
+    def take(self, step: int, count: int) -> list[Problem]: ...
+    def splits(self) -> Sequence[str]: ...
+    def split(self, name: str) -> Sequence[Problem]: ...
+    def state(self) -> dict[str, Any]: ...
+    def restore(self, state: dict[str, Any]) -> None: ...
+
+
+class RewardSession(Protocol):
+    """An open reward: scores of (problem, response text) pairs, in order."""
+
+    def score(self, pairs: Sequence[tuple[Problem, str]]) -> list[float]: ...

@@ -1,0 +1,295 @@
+"""What a part is: one frozen Pydantic model a factor, and the nine slots that parts fill.
+
+A part's fields are its YAML schema, its docstring is its documentation, and `__call__` is its formula. Nothing here
+knows which parts exist: `upge.discovery` finds them, and those that ship come in through the same door as anybody's.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, SerializationInfo, ValidationInfo
+from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError
+
+from upge import discovery
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from upge.batch import View
+    from upge.flow import Context, DataSession, EngineSession, RewardSession
+
+
+class Settings(BaseModel):
+    """A frozen, strict model: unknown keys and silent conversions ("0.2" for 0.2) are refused."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+    def __hash__(self) -> int:
+        return hash((type(self), self.model_dump_json()))
+
+    def refuse(self, at: tuple[str | int, ...], message: str) -> None:
+        """Raise a validation error that points at the path `at` below this block."""
+        fault = PydanticCustomError("refused", "{message}", {"message": message})
+        raise ValidationError.from_exception_data(
+            type(self).__name__, [InitErrorDetails(type=fault, loc=at, input=None)]
+        )
+
+
+class Part(Settings):
+    """The base of every part. Subclass a slot's base (`Mask`, `Advantage`, …), not this.
+
+    Class variables:
+        needs: the batch fields that `__call__` reads (`"logp"`, `"old_logp"`, `"reward"`, …). Reading another raises.
+        trust_region: for masks: on-policy data is never masked, g(1) = 1.
+        scope: how much must be seen at once: a token, its trajectory, its prompt's group, or the optimizer step.
+    """
+
+    slot: ClassVar[str]
+    needs: ClassVar[frozenset[str]] = frozenset()
+    trust_region: ClassVar[bool] = False
+    scope: ClassVar[Literal["token", "trajectory", "group", "step"]] = "token"
+
+    def reads(self) -> frozenset[str]:
+        """The batch fields that this part reads with the parameters it has; `needs` unless a parameter adds to it."""
+        return self.needs
+
+    def dump(self) -> dict[str, Any]:
+        """The YAML value that makes this part: `{"use": name, **parameters}`."""
+        return {"use": discovery.name_of(type(self), self.slot), **self.model_dump()}
+
+    @classmethod
+    def fields(cls) -> Mapping[str, Any]:
+        """Field names and their Pydantic descriptions: the part's YAML keys beside `use`."""
+        return cls.model_fields
+
+
+class Factor(Part):
+    """A part that is one factor of the equation: a number per token of the view, shape (T,), or one for all of them."""
+
+    @abstractmethod
+    def __call__(self, b: View) -> Tensor:
+        """The factor for every token of the view, shape (T,) or (); always detached."""
+
+
+class Mask(Factor):
+    """The stability mask or weight of each token; reads `b.ratio` and `b.advantage`. Several multiply."""
+
+    slot: ClassVar[str] = "mask"
+
+
+class Denominator(Factor):
+    """log π_ref of each token, nats: the policy that the importance ratio π_θ/π_ref divides by."""
+
+    slot: ClassVar[str] = "denominator"
+
+
+class Shaping(Factor):
+    """What is added to the reward at each token before the advantage; switches don't see it. Several add up."""
+
+    slot: ClassVar[str] = "shaping"
+
+
+class Reduction(Factor):
+    """n_t: how the tokens of an optimizer step are averaged, over all its micro-batches and ranks."""
+
+    slot: ClassVar[str] = "reduction"
+
+    count: Literal["all", "active"] = "all"
+    """Which trajectories count: all of the term's, or only the active ones, whose coefficient is not 0."""
+
+    def counted(self, b: View) -> Tensor:
+        """(N,) 1.0 for each trajectory that counts, else 0.0."""
+        return (b.rows if self.count == "all" else b.active).to(b.dtype)
+
+
+class Stateful(Part):
+    """A part that may carry state from one rollout batch to the next: a dict of tensors, saved with the run."""
+
+    def initial(self) -> dict[str, Tensor]:
+        """The state before the first rollout batch."""
+        return {}
+
+    def advance(self, b: View) -> dict[str, Tensor]:
+        """The state after this rollout batch, made of `b.state` and of sums over all ranks (`b.total`) only."""
+        return dict(b.state)
+
+
+class Advantage(Stateful, Factor):
+    """Â_t. Computed once a rollout batch; every micro-batch (live) if it reads `logp` or `entropy`."""
+
+    slot: ClassVar[str] = "advantage"
+
+
+class Switch(Stateful):
+    """Decides how much each prompt goes to each term: per prompt and term a coefficient, once a rollout batch.
+
+    It reads the unshaped reward. A term that no switch names has coefficient 1; several switches multiply.
+    """
+
+    slot: ClassVar[str] = "switch"
+
+    @abstractmethod
+    def terms(self) -> tuple[str, ...]:
+        """The terms that this switch names, and hence weighs."""
+
+    def wants(self, step: int) -> frozenset[str]:
+        """The terms that may get a coefficient other than 0 at this step, asked before anything is sampled."""
+        del step
+        return frozenset(self.terms())
+
+    @abstractmethod
+    def __call__(self, b: View) -> dict[str, Tensor]:
+        """For each named term the coefficients (G,), one per prompt in the order of `b.to_trajectories`."""
+
+
+class Reward(Part):
+    """Scores responses: `open` gives a session whose `score` maps (problem, response text) to a number."""
+
+    slot: ClassVar[str] = "reward"
+
+    @abstractmethod
+    def open(self, context: Context) -> AbstractContextManager[RewardSession]: ...
+
+
+class Data(Part):
+    """Where problems come from, and how they are put to the model."""
+
+    slot: ClassVar[str] = "data"
+
+    template: str | None = None
+    """How a prompt is put to the model, with `{prompt}` and `{system}`; by default the tokenizer's chat template."""
+    system: str | None = None
+    """The system prompt, for chat templates and for `{system}`."""
+
+    @abstractmethod
+    def open(self, context: Context) -> AbstractContextManager[DataSession]: ...
+
+
+class Engine(Part):
+    """Samples responses.
+
+    Class variables:
+        reports_logp: whether completions carry the log-probs they were drawn with (the batch field `rollout_logp`).
+    """
+
+    slot: ClassVar[str] = "engine"
+    reports_logp: ClassVar[bool] = True
+
+    @abstractmethod
+    def open(self, context: Context) -> AbstractContextManager[EngineSession]: ...
+
+
+SLOTS: dict[str, type[Part]] = {
+    base.slot: base for base in (Mask, Denominator, Advantage, Switch, Reduction, Shaping, Reward, Data, Engine)
+}
+"""Slot name → base class; the entry-point group of a slot is `upge.<slot>`."""
+
+
+def Follows(path: str, **constraints: Any) -> Any:
+    """A parameter whose value is, unless given, another of the recipe's: `L: int = Follows("rollout.max_tokens")`.
+
+    It is filled when the recipe resolves and required where there is no recipe. `constraints` are Pydantic's.
+    """
+    return Field(json_schema_extra={"follows": path}, **constraints)
+
+
+class Workshop:
+    """What building parts from YAML values depends on: where a name leads, and what a `Follows` parameter follows."""
+
+    def find(self, slot: str, use: str) -> type[Part]:
+        """The class that `use` names in `slot`; raises `discovery.Unknown` where there is none."""
+        return discovery.find(slot, use)
+
+    def followed(self, path: str) -> Any:
+        """The value at a dotted recipe path; raises LookupError where there is no recipe."""
+        raise LookupError(path)
+
+
+def build(base: type[Part], value: Any, workshop: Workshop) -> Any:
+    """A part from its YAML value: a name, or a map of `use` and parameters. Parts pass through."""
+    if isinstance(value, base):
+        return value
+    if isinstance(value, str):
+        value = {"use": value}
+    if not isinstance(value, Mapping):
+        raise PydanticCustomError(
+            "part_type", "expected a {slot}: its name, or a map with 'use' and parameters", {"slot": base.slot}
+        )
+    if not isinstance(value.get("use"), str):
+        raise PydanticCustomError("part_use", "a {slot} needs 'use: <name>'", {"slot": base.slot})
+    return _construct(base, value["use"], {k: v for k, v in value.items() if k != "use"}, workshop)
+
+
+def _construct(base: type[Part], use: str, parameters: dict[str, Any], workshop: Workshop) -> Part:
+    try:
+        kind = workshop.find(base.slot, use)
+    except discovery.Unknown as unknown:
+        fault = PydanticCustomError("part_unknown", "{message}", {"message": str(unknown), "hint": unknown.hint})
+        detail = InitErrorDetails(type=fault, loc=("use",), input=use)
+        raise ValidationError.from_exception_data(use, [detail]) from unknown
+    for name, field in kind.fields().items():
+        extra = field.json_schema_extra
+        if name not in parameters and isinstance(extra, dict) and "follows" in extra:
+            try:
+                parameters[name] = workshop.followed(str(extra["follows"]))
+            except LookupError:
+                continue
+    return kind.model_validate(parameters, context=workshop)
+
+
+def _validate(base: type[Part]) -> Any:
+    def validate(value: Any, info: ValidationInfo) -> Any:
+        return build(base, value, info.context if isinstance(info.context, Workshop) else Workshop())
+
+    return BeforeValidator(validate)
+
+
+def _as_tuple(value: Any) -> Any:
+    if value is None:
+        return ()
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+
+def _dump(part: Part, info: SerializationInfo) -> dict[str, Any]:
+    del info
+    return part.dump()
+
+
+_serialize = PlainSerializer(_dump)
+
+AMask = Annotated[Mask, _validate(Mask), _serialize]
+ADenominator = Annotated[Denominator, _validate(Denominator), _serialize]
+AnAdvantage = Annotated[Advantage, _validate(Advantage), _serialize]
+AReduction = Annotated[Reduction, _validate(Reduction), _serialize]
+AShaping = Annotated[Shaping, _validate(Shaping), _serialize]
+ASwitch = Annotated[Switch, _validate(Switch), _serialize]
+AReward = Annotated[Reward, _validate(Reward), _serialize]
+SomeData = Annotated[Data, _validate(Data), _serialize]
+AnEngine = Annotated[Engine, _validate(Engine), _serialize]
+Masks = Annotated[tuple[AMask, ...], BeforeValidator(_as_tuple)]
+Switches = Annotated[tuple[ASwitch, ...], BeforeValidator(_as_tuple)]
+Shapings = Annotated[tuple[AShaping, ...], BeforeValidator(_as_tuple)]
+
+__all__ = [
+    "SLOTS",
+    "Advantage",
+    "Data",
+    "Denominator",
+    "Engine",
+    "Follows",
+    "Mask",
+    "Part",
+    "Reduction",
+    "Reward",
+    "Self",
+    "Shaping",
+    "Switch",
+    "Workshop",
+    "build",
+]

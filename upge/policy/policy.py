@@ -1,0 +1,126 @@
+"""The policy in training: a causal language model, its tokenizer, and the special tokens that follow from both."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+from transformers import GenerationConfig
+
+from upge.policy.errors import ModelError
+from upge.policy.logprobs import Tokens, log_probs
+from upge.policy.templating import Templater
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+class Policy:
+    """A transformers causal LM and its tokenizer.
+
+    Dropout stays off: the model is in evaluation mode, in which gradients flow all the same, so that a token's
+    log-probability is one number, and the policy that was sampled is the policy that is trained.
+
+    Args:
+        model: any transformers causal LM, unwrapped.
+        tokenizer: its tokenizer; without a pad token it gets its end-of-sequence token for one, if it has that.
+
+    Attributes:
+        stop_ids: the tokens a response ends at: the tokenizer's, the config's and the generation config's, once each.
+        pad_id: what padding is made of. It enters no loss, so any id would do.
+
+    Raises:
+        ModelError: the tokenizer has tokens that the model has no embedding for.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.model: PreTrainedModel = model.eval()
+        self.tokenizer = tokenizer
+        self.stop_ids = _stop_ids(model, tokenizer)
+        if tokenizer.pad_token is None and tokenizer.eos_token is not None:
+            tokenizer.pad_token = tokenizer.eos_token
+        self.pad_id = 0 if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
+        self._check_vocabulary()
+
+    @property
+    def context_length(self) -> int | None:
+        """The most tokens, prompt and response together, that the model has positions for; None if it says no limit."""
+        length = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return int(length) if length else None
+
+    def templater(self, template: str | None = None, system: str | None = None) -> Templater:
+        """How problems are put to this policy; see `Templater`."""
+        return Templater(self.tokenizer, template, system, stop_ids=self.stop_ids)
+
+    def log_probs(
+        self,
+        sequences: Sequence[tuple[Tokens, Tokens]],
+        temperature: Tensor,
+        *,
+        entropy: bool = False,
+        forward: Callable[..., Any] | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """(T,) log π of each response token and, if asked, (T,) entropies, nats; see `upge.policy.log_probs`."""
+        return log_probs(self.model, sequences, temperature, entropy=entropy, pad_id=self.pad_id, forward=forward)
+
+    def vocabulary_fingerprint(self) -> str:
+        """A hash of which token has which id: equal fingerprints mean that token ids may be exchanged."""
+        vocabulary = json.dumps(sorted(self.tokenizer.get_vocab().items(), key=lambda item: (item[1], item[0])))
+        return hashlib.sha256(vocabulary.encode()).hexdigest()[:16]
+
+    def save(self, folder: str | Path) -> None:
+        """Write model and tokenizer in the Hub's format; `AutoModelForCausalLM.from_pretrained(folder)` opens them."""
+        with _saveable(self.model):
+            self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+    def _check_vocabulary(self) -> None:
+        embeddings = self.model.get_input_embeddings()
+        rows = getattr(embeddings, "num_embeddings", None)
+        highest = max(self.tokenizer.get_vocab().values(), default=-1)
+        if highest < 0:
+            raise ModelError("the tokenizer has no tokens; set model.tokenizer to a folder or Hub id that has one")
+        if rows is not None and highest >= rows:
+            wanted = "model and tokenizer don't belong together"
+            raise ModelError(f"the tokenizer's ids go up to {highest}, the model's embeddings to {rows - 1}: {wanted}")
+
+
+def _stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """The end-of-sequence ids that tokenizer, config and generation config name, in that order, once each."""
+    named = [tokenizer, model.config, model.config.get_text_config(), model.generation_config]
+    found: dict[int, None] = {}
+    for ids in (getattr(place, "eos_token_id", None) for place in named):
+        found.update(dict.fromkeys([] if ids is None else [ids] if isinstance(ids, int) else ids))
+    return tuple(found)
+
+
+@contextmanager
+def _saveable(model: PreTrainedModel) -> Iterator[None]:
+    """While open, the model has no settings that would keep it from being saved, or from being opened again."""
+    kept = model.generation_config
+    # A model opened from GGUF is dequantized, yet its config still says how the file was quantized.
+    quantization = model.config.__dict__.pop("quantization_config", None)
+    try:
+        # Transformers opens models whose generation defaults contradict each other, but refuses to save them.
+        if kept is not None and _contradictory(kept):
+            model.generation_config = GenerationConfig(
+                bos_token_id=kept.bos_token_id, eos_token_id=kept.eos_token_id, pad_token_id=kept.pad_token_id
+            )
+        yield
+    finally:
+        model.generation_config = kept
+        if quantization is not None:
+            model.config.quantization_config = quantization
+
+
+def _contradictory(settings: GenerationConfig) -> bool:
+    try:
+        settings.validate(strict=True)
+    except ValueError:
+        return True
+    return False

@@ -1,0 +1,151 @@
+"""How problems and demonstrations become tokens: one templating, for rollouts and demonstrations alike.
+
+The prompt's ids always come from the same call; a response's ids, drawn or demonstrated, are appended to them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from upge.flow import Message, Problem
+from upge.policy.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_FIELD = re.compile(r"\{(prompt|system)\}")
+_SENTINEL = "upge0sentinel"
+
+
+class Templater:
+    """Puts problems to a model and reads its responses.
+
+    With a chat template and no `template`, prompts go through the chat template, generation prompt included; a plain
+    text is the user's turn, and `system` comes first unless the problem brings a system turn of its own. Otherwise the
+    prompt is `template` with `{prompt}` and `{system}` filled in (no other brace has a meaning), and the tokenizer adds
+    its beginning-of-sequence token if it has one, once. Of a conversation, a plain template takes one user turn, with
+    or without a system turn before it.
+
+    Args:
+        tokenizer: the policy's.
+        template: with `{prompt}`, and `{system}` if there is a system prompt. None: the tokenizer's chat template, else
+            the prompt alone, after the system prompt and an empty line if there is one.
+        system: the system prompt.
+        stop_ids: the tokens that the model stops at; by default the tokenizer's end of sequence.
+
+    Raises:
+        ModelError: `template` has no `{prompt}`, or no `{system}` for the system prompt; or nothing ends a response.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        template: str | None = None,
+        system: str | None = None,
+        *,
+        stop_ids: Sequence[int] | None = None,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.system = system
+        self.chat = template is None and bool(tokenizer.chat_template)
+        self.plain = template is not None
+        self.template = template or ("{system}\n\n{prompt}" if system else "{prompt}")
+        self.stop_ids = tuple(_ids(tokenizer.eos_token_id) if stop_ids is None else stop_ids)
+        _check(self.template, None if self.chat else system)
+        self.end_id = self._end()
+
+    def prompt(self, problem: Problem) -> tuple[int, ...]:
+        """The ids that a response to `problem` follows. Raises ModelError where the template can't take it."""
+        if self.chat:
+            return self._ids(self._render(self._turns(problem)), special=False)
+        fields = self._fields(problem)
+        return self._ids(_FIELD.sub(lambda match: fields[match[1]], self.template), special=True)
+
+    def response(self, text: str) -> tuple[int, ...]:
+        """The ids of a demonstrator's response, ending with the token that the model ends a response with."""
+        ids = self._ids(text, special=False)
+        return ids if ids and ids[-1] in self.stop_ids else (*ids, self.end_id)
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """The text of response tokens, without special tokens."""
+        text = self.tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return str(text)
+
+    def _turns(self, problem: Problem) -> list[Message]:
+        """The conversation that `problem` opens, with the system prompt where it has none of its own."""
+        if isinstance(problem.prompt, str):
+            turns: list[Message] = [{"role": "user", "content": problem.prompt}]
+        else:
+            turns = [dict(turn) for turn in problem.prompt]
+        if self.system and not any(turn.get("role") == "system" for turn in turns):
+            turns = [{"role": "system", "content": self.system}, *turns]
+        return turns
+
+    def _fields(self, problem: Problem) -> dict[str, str]:
+        """What a plain template's `{prompt}` and `{system}` stand for."""
+        if isinstance(problem.prompt, str):
+            return {"prompt": problem.prompt, "system": self.system or ""}
+        turns = self._turns(problem)
+        roles = [turn.get("role") for turn in turns]
+        if not self.plain:
+            wanted = "the tokenizer has no chat template for it: set data.template, for example '{prompt}'"
+            raise ModelError(f"problem {problem.id}: its prompt is a conversation, and {wanted}")
+        if roles not in (["user"], ["system", "user"]):
+            wanted = "data.template takes one user turn, with or without a system turn before it"
+            raise ModelError(f"problem {problem.id}: a conversation of {', '.join(map(str, roles))}; {wanted}")
+        return {"prompt": turns[-1]["content"], "system": turns[0]["content"] if len(turns) == 2 else ""}
+
+    def _render(self, turns: list[Message], *, generation: bool = True) -> str:
+        try:
+            arguments: dict[str, Any] = {"tokenize": False, "add_generation_prompt": generation}
+            return str(self.tokenizer.apply_chat_template(turns, **arguments))
+        except Exception as error:  # a chat template is a program: what it raises is up to it
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            roles = ", ".join(turn.get("role", "no role") for turn in turns)
+            raise ModelError(f"the tokenizer's chat template refuses turns by {roles}: {reason}") from error
+
+    def _ids(self, text: str, *, special: bool) -> tuple[int, ...]:
+        """Token ids; `special` adds what the tokenizer puts before a text, once, and nothing that it puts after it."""
+        bare = list(self.tokenizer.encode(text, add_special_tokens=False))
+        if not special:
+            return tuple(bare)
+        full = list(self.tokenizer.encode(text, add_special_tokens=True))
+        if full[-1:] == [self.tokenizer.eos_token_id] and bare[-1:] != full[-1:]:
+            full.pop()
+        if full[:1] == [self.tokenizer.bos_token_id] and full[1:2] == full[:1] and bare[1:2] != full[:1]:
+            del full[0]
+        return tuple(full)
+
+    def _end(self) -> int:
+        """The stop token that ends a response: what the chat template writes after a turn, else the end of sequence."""
+        if not self.stop_ids:
+            wanted = "the tokenizer has no end-of-sequence token, nor has the model's config"
+            raise ModelError(f"nothing ends a response: {wanted}; set eos_token in the tokenizer's files")
+        after = self._after_a_turn() if self.chat else ()
+        own = tuple(_ids(self.tokenizer.eos_token_id))
+        return next(token for token in (*after, *own, *self.stop_ids) if token in self.stop_ids)
+
+    def _after_a_turn(self) -> tuple[int, ...]:
+        """The ids that the chat template puts right after an assistant's turn; none if it can't render one."""
+        turns = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": _SENTINEL}]
+        try:
+            _, found, after = self._render(turns, generation=False).rpartition(_SENTINEL)
+        except ModelError:
+            return ()
+        return self._ids(after, special=False)[:1] if found else ()
+
+
+def _check(template: str, system: str | None) -> None:
+    fields = set(_FIELD.findall(template))
+    if "prompt" not in fields:
+        raise ModelError(f"data.template: {template!r} has no {{prompt}}; it would put the same text for every problem")
+    if system and "system" not in fields:
+        raise ModelError(f"data.template: {template!r} has no {{system}}, so data.system would go unused")
+
+
+def _ids(value: int | Sequence[int] | None) -> tuple[int, ...]:
+    if value is None:
+        return ()
+    return (value,) if isinstance(value, int) else tuple(value)

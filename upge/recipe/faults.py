@@ -1,0 +1,140 @@
+"""What is wrong with a recipe, and where: places, faults that draw a caret, and the error that carries them all."""
+
+from __future__ import annotations
+
+import difflib
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+_SHOWN = 100
+"""Characters of a source line that a fault shows; a longer line is cut around the caret."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where something stands in a file or on the command line; `str()` is `file:line:column`.
+
+    Attributes:
+        file: the file's name as the reader knows it, or "command line".
+        line: from 1; on the command line, which override.
+        column: from 1, in characters.
+        text: the whole source line, without its line break.
+        width: how many characters the caret underlines.
+    """
+
+    file: str
+    line: int
+    column: int
+    text: str
+    width: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One problem: what is wrong, where, and what would be right. `str()` draws the source line with a caret.
+
+    Attributes:
+        message: what is wrong, in one line.
+        place: where; None if it is no place in a text.
+        hint: what to write instead.
+    """
+
+    message: str
+    place: Place | None
+    hint: str | None = None
+
+    def __str__(self) -> str:
+        lines = [self.message] if self.place is None else [f"{self.place}: {self.message}", *_excerpt(self.place)]
+        if self.hint is not None:
+            lines.append(f"   {self.hint}")
+        return "\n".join(map(_printable, lines))
+
+
+class RecipeError(ValueError):
+    """A recipe cannot be used; `str()` shows every fault.
+
+    Attributes:
+        faults: each once, in reading order: those without a place first, then file by file (in the order in which the
+            files were first given), each by line and column.
+    """
+
+    def __init__(self, faults: Iterable[Fault]) -> None:
+        self.faults: tuple[Fault, ...] = _in_reading_order(faults)
+        super().__init__(self.faults)
+
+    def __str__(self) -> str:
+        shown = [str(fault) for fault in self.faults]
+        if len(shown) > 1:
+            shown.append(f"{len(shown)} problems")
+        return "\n".join(shown)
+
+
+def nearest(word: str, options: Iterable[str]) -> str | None:
+    """The option that `word` was most likely meant to be, whatever its case; None if none is near."""
+    by_folded = {option.casefold(): option for option in options}
+    folded = word.casefold()
+    close = difflib.get_close_matches(folded, by_folded, n=1, cutoff=0.6)
+    # A word cut short ("temp" for "temperature") is far by edit distance, and still clear when only one option fits.
+    begun = [option for option in by_folded if len(folded) >= 3 and option.startswith(folded)]
+    if close:
+        return by_folded[close[0]]
+    return by_folded[begun[0]] if len(begun) == 1 else None
+
+
+def quoted(text: str) -> str:
+    """`text` in quotes for a message, cut to a readable length."""
+    return repr(text if len(text) <= 60 else text[:57] + "...")
+
+
+def _in_reading_order(faults: Iterable[Fault]) -> tuple[Fault, ...]:
+    once = tuple(dict.fromkeys(faults))
+    files: dict[str, int] = {}
+    for fault in once:
+        if fault.place is not None:
+            files.setdefault(fault.place.file, len(files))
+
+    def position(fault: Fault) -> tuple[int, int, int]:
+        place = fault.place
+        return (-1, 0, 0) if place is None else (files[place.file], place.line, place.column)
+
+    return tuple(sorted(once, key=position))
+
+
+def _excerpt(place: Place) -> list[str]:
+    """The source line and the line with the caret; nothing for a blank line, where there is nothing to see."""
+    if not place.text.strip():
+        return []
+    text, start = _window(place.text, place.column - 1)
+    margin = f"   {place.line} | "
+    carets = "^" * max(1, sum(map(_columns, text[start : start + place.width])))
+    return [margin + text, " " * len(margin) + _blank(text[:start]) + carets]
+
+
+def _window(text: str, start: int) -> tuple[str, int]:
+    """At most `_SHOWN` characters of `text` around `start`, and where `start` stands in them."""
+    if len(text) <= _SHOWN:
+        return text, start
+    first = max(0, min(start - _SHOWN // 2, len(text) - _SHOWN))
+    before = "..." if first > 0 else ""
+    after = "..." if first + _SHOWN < len(text) else ""
+    return before + text[first : first + _SHOWN] + after, len(before) + start - first
+
+
+def _blank(text: str) -> str:
+    """Space as wide as `text` is on a terminal: a tab stays a tab, a CJK character takes two columns."""
+    return "".join("\t" if c == "\t" else " " * _columns(c) for c in text)
+
+
+def _columns(character: str) -> int:
+    if unicodedata.combining(character):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+
+
+def _printable(line: str) -> str:
+    """`line` with what would move or recolour a terminal's cursor replaced."""
+    return "".join(c if c.isprintable() or c == "\t" else "\N{REPLACEMENT CHARACTER}" for c in line)

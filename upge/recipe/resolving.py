@@ -1,0 +1,214 @@
+"""From a YAML file to a `Recipe`: compose, build, check; every fault at once, each with its place."""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from upge import discovery
+from upge.parts import Settings
+from upge.recipe.faults import Fault, RecipeError, nearest
+from upge.recipe.merging import Composed, compose, locate
+from upge.recipe.nodes import Node, plain
+from upge.recipe.rules import broken_rules
+from upge.recipe.schema import Recipe, RecipeWorkshop
+
+PathInRecipe = tuple[str | int, ...]
+
+
+def load(path: str | Path, overrides: Sequence[str] = (), *, allow_code: bool = False) -> Recipe:
+    """The recipe in a YAML file, with `dotted.path=value` overrides; no model is loaded.
+
+    Raises RecipeError, which holds every fault with its file, line and column.
+    """
+    checked = check(path, overrides, allow_code=allow_code)
+    if checked.recipe is None:
+        place = locate(checked.composed.root, ("abstract",), prefer="value")
+        raise RecipeError([Fault("this is a fragment to extend, not a recipe to load", place)])
+    return checked.recipe
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A file without faults: its `recipe`, or None if it is an abstract fragment that is right as far as it goes."""
+
+    recipe: Recipe | None
+    composed: Composed
+
+
+def check(path: str | Path, overrides: Sequence[str] = (), *, allow_code: bool = False) -> Checked:
+    """As `load`, but an abstract fragment is no fault."""
+    file = find_recipe(path)
+    composed = compose(file, overrides, shipped=shipped_recipes(), shorthand=shorthand)
+    values = plain(composed.root)
+    abstract = values.get("abstract") is True
+    workshop = RecipeWorkshop(file.parent, allow_code=allow_code)
+    if abstract:
+        values = values | {"abstract": False, "name": values.get("name", "fragment")}
+    try:
+        recipe = Recipe.model_validate(values, context=workshop)
+    except ValidationError as error:
+        excused = {"unsettled", "missing"} if abstract else {"unsettled"}
+        details = [detail for detail in error.errors(include_url=False) if detail["type"] not in excused]
+        if details:
+            raise RecipeError(_fault(detail, composed, workshop) for detail in details) from error
+        return Checked(None, composed)
+    recipe._composed = composed
+    root = composed.root
+    faults = [
+        Fault(message, locate(root, _path_in_tree(at, root), prefer="value"), hint)
+        for at, message, hint in broken_rules(recipe)
+    ]
+    if faults:
+        raise RecipeError(faults)
+    return Checked(None if abstract else recipe, composed)
+
+
+def shipped_recipes() -> Path:
+    """The folder of the recipes that ship: in the wheel `upge/recipes`, in a checkout `recipes` beside `upge`."""
+    package = Path(__file__).resolve().parent.parent
+    inside = package / "recipes"
+    return inside if inside.is_dir() else package.parent / "recipes"
+
+
+def find_recipe(path: str | Path) -> Path:
+    """The file, or where there is none the shipped recipe of that name (`grpo`, `recipes/grpo.yaml`)."""
+    file = Path(path)
+    if file.exists() or file.is_absolute():
+        return file
+    name = file.relative_to("recipes") if file.parts[:1] == ("recipes",) else file
+    shipped = shipped_recipes() / (name if name.suffix else name.with_suffix(".yaml"))
+    return shipped if shipped.is_file() else file
+
+
+def shorthand(path: tuple[str, ...]) -> str | None:
+    """The key that a bare string at this path stands for: `use` for parts, `path` for the model."""
+    if path == ("model",):
+        return "path"
+    return "use" if slot_at(path) else None
+
+
+def slot_at(path: Sequence[str | int]) -> str | None:
+    """The slot that the value at this path fills, or None."""
+    keys = [str(key) for key in path]
+    if keys and keys[-1].isdigit():
+        keys.pop()
+    if keys in (["data"], ["reward"]):
+        return keys[0]
+    if keys == ["rollout", "engine"]:
+        return "engine"
+    if len(keys) == 2 and keys[0] == "estimator" and keys[1] in ("switch", "shaping"):
+        return keys[1]
+    if len(keys) == 4 and keys[:2] == ["estimator", "terms"]:
+        return keys[3] if keys[3] in ("mask", "denominator", "advantage", "reduction") else None
+    return None
+
+
+def _fault(detail: ErrorDetails, composed: Composed, workshop: RecipeWorkshop) -> Fault:
+    """One Pydantic error as a fault at its place: an unknown key at the key, a missing one at the enclosing block's."""
+    path = _path_in_tree(detail["loc"], composed.root)
+    context = detail.get("ctx", {})
+    match detail["type"]:
+        case "extra_forbidden":
+            key = str(path[-1])
+            options = _keys_at(path[:-1], composed, workshop)
+            close = nearest(key, options)
+            hint = f"did you mean '{close}'?" if close else f"possible here: {', '.join(options)}"
+            return Fault(f"unknown key '{key}'{_within(path)}", locate(composed.root, path, prefer="key"), hint)
+        case "missing":
+            return Fault(f"'{path[-1]}' is missing{_within(path)}", locate(composed.root, path[:-1], prefer="key"))
+        case "literal_error":
+            close = nearest(str(detail["input"]), _choices(str(context.get("expected", ""))))
+            meant = f"did you mean '{close}'?" if close else None
+            return Fault(_message(detail, path), locate(composed.root, path, prefer="value"), meant)
+    return Fault(_message(detail, path), locate(composed.root, path, prefer="value"), context.get("hint") or None)
+
+
+def _path_in_tree(loc: PathInRecipe, node: Node | None) -> PathInRecipe:
+    """Pydantic's location as a path in the YAML: without union tags, and without the index of a list of one."""
+    path: list[str | int] = []
+    for key in loc:
+        value = node.value if node is not None else None
+        if str(key).startswith("[") or (isinstance(key, int) and not isinstance(value, tuple)):
+            continue
+        path.append(key)
+        if isinstance(value, dict):
+            node = value.get(str(key))
+        else:
+            node = value[key] if isinstance(value, tuple) and isinstance(key, int) and key < len(value) else None
+    return tuple(path)
+
+
+def _message(detail: ErrorDetails, path: PathInRecipe) -> str:
+    message = detail["msg"]
+    if detail["type"] in ("refused", "part_unknown", "part_type", "part_use"):
+        return message
+    message = message.replace("Input should", "should", 1)
+    return f"'{path[-1]}' {message}, not {_shown(detail['input'])}" if path else message
+
+
+def _shown(value: Any) -> str:
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return str(value).lower()
+        case str():
+            return f"'{value}'"
+        case dict():
+            return "a map"
+        case tuple() | list():
+            return "a list"
+    return str(value)
+
+
+def _choices(expected: str) -> list[str]:
+    return [word.strip("' ") for word in expected.replace(" or ", ", ").split(", ")]
+
+
+def _within(path: PathInRecipe) -> str:
+    return f" in {'.'.join(map(str, path[:-1]))}" if path[:-1] else ""
+
+
+def _keys_at(path: PathInRecipe, composed: Composed, workshop: RecipeWorkshop) -> list[str]:
+    """The keys that are possible in the block at this path."""
+    slot = slot_at(path)
+    if slot is None:
+        block = _block(path)
+        return list(block.model_fields) if block else []
+    use = plain(composed.root)
+    for key in path:
+        use = use[key]
+    try:
+        return ["use", *workshop.find(slot, use["use"]).fields()]
+    except discovery.Unknown:
+        return ["use"]
+
+
+def _block(path: PathInRecipe) -> type[Settings] | None:
+    """The schema of the block at this path, following the annotations down from `Recipe`."""
+    annotation: Any = Recipe
+    for key in path:
+        if isinstance(annotation, type) and issubclass(annotation, Settings):
+            annotation = annotation.model_fields[str(key)].annotation
+        else:
+            annotation = typing.get_args(annotation)[-1]
+        annotation = _bare(annotation)
+    return annotation if isinstance(annotation, type) and issubclass(annotation, Settings) else None
+
+
+def _bare(annotation: Any) -> Any:
+    """The block type inside an optional or a union with a number."""
+    if typing.get_origin(annotation) is typing.Annotated:
+        return _bare(typing.get_args(annotation)[0])
+    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
+        kinds = [_bare(choice) for choice in typing.get_args(annotation)]
+        return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Settings)), kinds[0])
+    return annotation

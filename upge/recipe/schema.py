@@ -1,0 +1,210 @@
+"""The blocks of a recipe: what may stand in the YAML, with types, bounds and defaults.
+
+Fields that hold parts say so by their type; everything else a part needs to know about a recipe it gets by `Follows`.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PrivateAttr, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from upge.estimator import Estimator
+from upge.parts import AnEngine, AReward, Settings, SomeData, Workshop
+from upge.recipe.merging import Composed
+from upge.schedule import Number, Within
+
+Positive = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0)]
+
+
+class Model(Settings):
+    """Which model is trained: an existing one by `path`, or random weights of an architecture by `config`."""
+
+    path: str | None = None
+    """A folder, a run's folder, a Hub id, or `package:folder` for one that an installed package ships."""
+    tokenizer: str | None = None
+    """Where the tokenizer is, if not with the model; as `path`."""
+    config: dict[str, Any] | None = None
+    """For random weights: `model_type` and that architecture's arguments, as transformers names them."""
+    dtype: Literal["float32", "bfloat16", "float64"] = "float32"
+    """The parameters' type. float32 unless memory forbids: bfloat16 loses updates at small learning rates."""
+    attention: Literal["eager", "sdpa", "flash_attention_2"] | None = None
+    """The attention implementation; transformers' choice by default."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Model:
+        if (self.path is None) == (self.config is None):
+            self.refuse((), "give either 'path' (an existing model) or 'config' (random weights), and not both")
+        if self.config is not None and self.tokenizer is None:
+            self.refuse(("config",), "random weights need 'tokenizer' beside them")
+        if self.path is not None and _local(self.path) and not Path(self.path).expanduser().exists():
+            self.refuse(("path",), f"there is no folder '{self.path}'")
+        return self
+
+
+class Rollout(Settings):
+    """How the policy's own responses are sampled."""
+
+    engine: AnEngine
+    """What samples them."""
+    n: Positive = 8
+    """Responses per prompt."""
+    temperature: Annotated[Number, Within(0, open_below=True)] = 1.0
+    """Of the sampling distribution softmax(logits/temperature); rollouts' log-probs are of the same distribution."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Nucleus; 1 is none."""
+    top_k: Natural = 0
+    """Likeliest tokens only; 0 is all."""
+    max_tokens: Positive = 256
+    """The completion budget, stop token included."""
+    truncated: Literal["keep", "mask", "zero_reward"] = "keep"
+    """Responses cut at the budget: kept as they are; left out of the gradient and its counts (but not of their
+    group's statistics); or scored 0."""
+
+
+class Optimizer(Settings):
+    """AdamW, and the guards around its step."""
+
+    lr: Annotated[Number, Within(0)]
+    """Learning rate, or a schedule over the rollout batches."""
+    warmup: Natural = 0
+    """Rollout batches over which the learning rate rises linearly from 0."""
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
+    """Decay of the first and second moments."""
+    epsilon: float = Field(default=1e-8, gt=0)
+    """Added to the root of the second moment."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Decoupled weight decay."""
+    clip_norm: float | None = Field(default=1.0, gt=0)
+    """The gradient's norm is scaled down to this; null leaves it."""
+    skip_above: float | None = Field(default=None, gt=0)
+    """A step whose gradient norm is above this is skipped and counted, as non-finite ones always are."""
+
+
+class Train(Settings):
+    """How long, in which portions, and with which seed."""
+
+    steps: Natural
+    """Rollout batches."""
+    prompts: Positive = 32
+    """Prompts per rollout batch, over all ranks."""
+    minibatches: Positive = 1
+    """Optimizer steps that a rollout batch is divided into; each holds whole prompts."""
+    epochs: Positive = 1
+    """Passes over each rollout batch."""
+    micro_batch_tokens: Positive = 16384
+    """Tokens (padding included) of one forward and backward pass; a larger prompt group still fits in one alone."""
+    demonstration_tokens: Positive | None = None
+    """Longer demonstrations are left out and counted, never cut; by default the completion budget."""
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the forward pass, by autocast; parameters and optimizer state keep the model's type."""
+    seed: Natural = 0
+    """Every random draw of the run is keyed by it."""
+    save_every: Natural = 0
+    """A checkpoint every so many rollout batches; 0 is only the trained model at the end."""
+
+
+class Eval(Settings):
+    """When, on what and how the policy is measured."""
+
+    splits: tuple[str, ...] = ()
+    """The data's splits to measure; none by default."""
+    every: Natural = 0
+    """Rollout batches between measurements; 0 measures only before the first step and after the last."""
+    n: Positive = 4
+    """Samples per problem: avg@n is the mean of all."""
+    pass_at: tuple[Positive, ...] = ()
+    """The k of each pass@k to report, by the unbiased estimator; k ≤ n."""
+    limit: Positive | None = None
+    """At most so many problems of each split."""
+    temperature: float = Field(default=1.0, ge=0)
+    """Sampling temperature; 0 is greedy."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Nucleus; 1 is none."""
+    top_k: Natural = 0
+    """Likeliest tokens only; 0 is all."""
+
+    @model_validator(mode="after")
+    def _enough_samples(self) -> Eval:
+        for index, k in enumerate(self.pass_at):
+            if k > self.n:
+                self.refuse(("pass_at", index), f"pass@{k} needs at least {k} samples; n is {self.n}")
+        return self
+
+
+class Log(Settings):
+    """What a run leaves behind, and where."""
+
+    folder: str = "runs/{name}"
+    """The run folder; `{name}` is the recipe's name. An existing one is never written over: a number is added."""
+    completions: bool = True
+    """Keep every sampled response, for reading and for replay."""
+
+
+class Recipe(Settings):
+    """A whole recipe. `upge.load` makes one from YAML; `recipe.estimator` is its gradient."""
+
+    name: str = Field(min_length=1, pattern=r"^[\w][\w.+-]*$")
+    """Names the run."""
+    about: str = ""
+    """One line on what it is."""
+    abstract: Literal[False] = False
+    """A fragment to extend, which `run` refuses."""
+    model: Model
+    data: SomeData
+    """Where problems come from."""
+    reward: AReward
+    """The verifier."""
+    rollout: Rollout
+    optimizer: Optimizer
+    train: Train
+    eval: Eval = Eval()
+    log: Log = Log()
+    estimator: Estimator
+    """The gradient."""
+
+    _composed: Composed | None = PrivateAttr(default=None)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _settle(cls, value: Any, info: ValidationInfo) -> Any:
+        """Show the blocks settled so far to the parts of this one."""
+        if isinstance(info.context, RecipeWorkshop):
+            info.context.settled = info.data
+        return value
+
+
+class RecipeWorkshop(Workshop):
+    """Builds the parts of one recipe: follows its values, and names classes in files where code is allowed."""
+
+    def __init__(self, folder: Path, *, allow_code: bool = False) -> None:
+        self.folder, self.allow_code = folder, allow_code
+        self.settled: dict[str, Any] = {}
+
+    def find(self, slot: str, use: str) -> type[Any]:
+        """See `Workshop.find`; `file.py:Class` is a class in a file beside the recipe."""
+        from upge.recipe.code import class_in_file, names_file
+
+        if names_file(use):
+            return class_in_file(slot, use, self.folder, allowed=self.allow_code)
+        return super().find(slot, use)
+
+    def followed(self, path: str) -> Any:
+        """See `Workshop.followed`."""
+        block, *rest = path.split(".")
+        if block not in self.settled:  # it has a fault of its own, which will be reported there
+            raise PydanticCustomError("unsettled", "{path} is not settled", {"path": path})
+        return functools.reduce(getattr, rest, self.settled[block])
+
+
+def _local(path: str) -> bool:
+    """Whether a model's path can only be a folder on this machine, not a Hub id or a package's folder."""
+    first = Path(path).parts[:1]
+    if ":" in path:
+        return False
+    looks_local = path.startswith((".", "/", "~")) or path.count("/") != 1
+    return looks_local or bool(first and Path(first[0]).is_dir())

@@ -1,0 +1,54 @@
+"""Text that remembers where each of its characters stands."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from dataclasses import dataclass
+from functools import cached_property
+
+from upge.recipe.faults import Place
+
+# YAML 1.2 counts these as line breaks and, unlike str.splitlines, no others.
+_LINE_BREAK = re.compile(r"\r\n|\n|\r")
+
+COMMAND_LINE = "command line"
+"""The file name of places in an override."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A YAML text with the means to tell a character's place from its index.
+
+    Attributes:
+        name: the file name of its places.
+        text: the YAML.
+        override: None for a file; otherwise which override this is (from 1), and then every place is on that "line".
+        before: the part of the override that precedes the YAML: `train.steps=` of `train.steps=10`.
+    """
+
+    name: str
+    text: str
+    override: int | None = None
+    before: str = ""
+
+    def place(self, start: int, end: int | None = None) -> Place:
+        """The place of `text[start:end]`, or of one character; a start behind the last text moves back to its end."""
+        start = min(start, len(self.text.rstrip()))
+        end = start + 1 if end is None else end
+        if self.override is not None:
+            column = len(self.before) + start + 1
+            return Place(self.name, self.override, column, self.before + self.text, max(1, end - start))
+        line = bisect_right(self._starts, start) - 1
+        text = self._line(line)
+        column = start - self._starts[line]
+        return Place(self.name, line + 1, column + 1, text, max(1, min(end - start, len(text) - column)))
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        """The index at which each line starts."""
+        return [0, *(match.end() for match in _LINE_BREAK.finditer(self.text))]
+
+    def _line(self, line: int) -> str:
+        after = self._starts[line + 1] if line + 1 < len(self._starts) else len(self.text)
+        return self.text[self._starts[line] : after].rstrip("\r\n")

@@ -1,0 +1,1 @@
+"""A run: problems → trajectories → credit → count → weigh → step, and the folder that it leaves."""

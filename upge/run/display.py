@@ -1,0 +1,116 @@
+"""What a run shows: a live line or plain lines while it goes on (stderr), a summary at the end (stdout)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from upge.recipe import Recipe
+
+Metrics = Mapping[str, Any]
+
+
+class Display:
+    """Shows a run's progress. Attributes: shown: only the main process shows anything."""
+
+    def __init__(self, progress: Console | None = None, data: Console | None = None) -> None:
+        self.console = progress or Console(stderr=True, highlight=False)
+        self.data = data or Console(highlight=False)
+        self.shown = True
+        self._bar: Progress | None = None
+        self._task = TaskID(0)
+        self._began = time.perf_counter()
+        self._steps = 0
+        self._terms: tuple[str, ...] = ()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop()
+
+    def begin(self, recipe: Recipe, folder: Path, start: int) -> None:
+        """Say what runs, and where it is kept."""
+        self._steps, self._terms = recipe.train.steps, tuple(recipe.estimator.terms)
+        if not self.shown:
+            return
+        self.console.print(f"[bold]{recipe.name}[/] {recipe.about}\nrun folder: {folder}", markup=True)
+        if self.console.is_terminal:
+            columns = (TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.fields[line]}"))
+            self._bar = Progress(*columns, TimeRemainingColumn(compact=True), console=self.console)
+            self._bar.start()
+            self._task = self._bar.add_task("step", total=self._steps, completed=start, line="")
+
+    def step(self, metrics: Metrics, seconds: Mapping[str, float]) -> None:
+        """Show a step."""
+        if not self.shown:
+            return
+        line = self._line(metrics, seconds)
+        done = metrics["step"] + 1
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, description=f"step {done}/{self._steps}", line=line)
+        elif done in (1, self._steps) or done % max(1, self._steps // 20) == 0:
+            self.console.print(f"step {done}/{self._steps}  {line}  {self._left(done)}", markup=False)
+
+    def evaluation(self, metrics: Metrics) -> None:
+        """Show a measurement."""
+        if self.shown:
+            scores = [f"{name} {value:.3f}" for name, value in metrics.items() if "/avg@" in name]
+            self.console.print(f"measured after {metrics['step']}: " + "  ".join(scores), markup=False)
+
+    def end(self, evaluations: Sequence[Metrics], folder: Path) -> None:
+        """Print the summary: the first and the last measurement side by side."""
+        self._stop()
+        if not self.shown:
+            return
+        if evaluations:
+            self.data.print(_before_and_after(evaluations))
+        seconds = time.perf_counter() - self._began
+        self.console.print(f"took {seconds:.0f} s; trained model: {folder / 'model'}", markup=False)
+
+    def _line(self, metrics: Metrics, seconds: Mapping[str, float]) -> str:
+        parts = []
+        if "reward" in metrics:
+            parts.append(f"reward {metrics['reward']:.3f}")
+        shares = [f"{term} {metrics[f'share/{term}']:.2f}" for term in self._terms if f"share/{term}" in metrics]
+        parts.append("prompts in " + " ".join(shares))
+        masked = [metrics[f"{term}/masked"] for term in self._terms if metrics.get(f"{term}/masked")]
+        if masked:
+            parts.append(f"clipped {max(masked):.3f}")
+        tokens = sum(metrics.get(f"{term}/tokens", 0.0) for term in self._terms)
+        parts.append(f"{tokens / max(sum(seconds.values()), 1e-9):.0f} tokens/s")
+        return "  ".join(parts)
+
+    def _left(self, done: int) -> str:
+        left = (time.perf_counter() - self._began) / done * (self._steps - done)
+        return f"{left:.0f} s left"
+
+    def _stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def _before_and_after(evaluations: Sequence[Metrics]) -> Table:
+    """avg@n and pass@k of every split and band, at the first and the last measurement."""
+    first, last = evaluations[0], evaluations[-1]
+    table = Table(box=box.SIMPLE_HEAD, title_justify="left")
+    table.add_column("measured on")
+    table.add_column("score")
+    table.add_column(f"after {first['step']}", justify="right")
+    table.add_column(f"after {last['step']}", justify="right")
+    for name, value in last.items():
+        place, _, score = name.rpartition("/")
+        if place and "@" in score:
+            table.add_row(place, score, f"{first[name]:.3f}", f"{value:.3f}")
+    return table

@@ -1,0 +1,143 @@
+"""The run folder: what a run leaves behind.
+
+recipe.yaml        the recipe, resolved          manifest.json      versions, packages, hashes, the seed
+metrics.jsonl      a line a step, no clocks      timings.jsonl      the clocks
+completions.jsonl  every sampled response        model/             the trained model in the Hub's format
+summary.json       before and after              checkpoints/       to resume from
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import io
+import json
+import platform
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from upge.flow import Trajectory
+from upge.recipe import Recipe
+
+PACKAGES = ("upge", "torch", "transformers", "accelerate", "tokenizers", "pydantic", "safetensors")
+
+
+class RunFolder:
+    """A folder that one run owns. Only the main process writes (`writes`)."""
+
+    def __init__(self, path: Path, *, writes: bool = True) -> None:
+        self.path, self.writes = path, writes
+        if writes:
+            path.mkdir(parents=True, exist_ok=True)
+
+    @classmethod
+    def claim(cls, recipe: Recipe) -> Path:
+        """The folder that the recipe names, or with the first free number added if it is there already."""
+        wanted = Path(recipe.log.folder.replace("{name}", recipe.name)).expanduser()
+        candidate, number = wanted, 2
+        while candidate.exists() and (not candidate.is_dir() or any(candidate.iterdir())):
+            candidate, number = wanted.with_name(f"{wanted.name}-{number}"), number + 1
+        return candidate
+
+    def describe(self, recipe: Recipe) -> None:
+        """Write recipe.yaml and manifest.json."""
+        text = to_yaml(recipe.model_dump(mode="json"))
+        self._write("recipe.yaml", text)
+        manifest = {
+            "recipe": {"name": recipe.name, "sha256": hashlib.sha256(text.encode()).hexdigest()},
+            "seed": recipe.train.seed,
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "packages": {name: _version(name) for name in PACKAGES},
+            "parts": _parts(recipe),
+            "command": sys.argv[1:],
+        }
+        self._write("manifest.json", json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+
+    def metrics(self, line: Mapping[str, Any]) -> None:
+        """Append a line to metrics.jsonl."""
+        self._append("metrics.jsonl", line)
+
+    def timings(self, line: Mapping[str, Any]) -> None:
+        """Append a line to timings.jsonl."""
+        self._append("timings.jsonl", line)
+
+    def completions(self, stream: str, step: int, trajectories: list[Trajectory], *, logp: bool) -> None:
+        """Append sampled responses to completions.jsonl, from where the engine `recorded` replays them."""
+        for each in trajectories:
+            line = {
+                "stream": stream,
+                "step": step,
+                "problem": each.problem.id,
+                "sample": each.sample,
+                "reward": each.reward,
+                "truncated": each.truncated,
+                "text": each.text,
+                "tokens": each.response,
+            }
+            self._append("completions.jsonl", line | ({"logp": each.rollout_logp} if logp else {}))
+
+    def evaluations(self) -> list[dict[str, Any]]:
+        """The measurements in metrics.jsonl."""
+        lines = (self.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        return [line for line in map(json.loads, lines) if line["phase"] == "eval"]
+
+    def summary(self, summary: Mapping[str, Any]) -> None:
+        """Write summary.json."""
+        self._write("summary.json", json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
+
+    def rewind(self, step: int) -> None:
+        """Forget what was logged at `step` and later, before resuming there."""
+        for name in ("metrics.jsonl", "timings.jsonl", "completions.jsonl"):
+            file = self.path / name
+            if self.writes and file.exists():
+                lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+                kept = [line for line in lines if line.endswith("\n") and _before(line, step)]
+                file.write_text("".join(kept), encoding="utf-8")
+
+    def _write(self, name: str, text: str) -> None:
+        if self.writes:
+            (self.path / name).write_text(text, encoding="utf-8")
+
+    def _append(self, name: str, line: Mapping[str, Any]) -> None:
+        if self.writes:
+            with (self.path / name).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def to_yaml(data: Any) -> str:
+    """Plain data as YAML that reads back as the same data."""
+    yaml, text = YAML(typ="safe", pure=True), io.StringIO()
+    yaml.default_flow_style, yaml.width, yaml.sort_base_mapping_type_on_output = False, 120, False  # type: ignore[assignment]
+    yaml.dump(data, text)
+    return text.getvalue()
+
+
+def _before(line: str, step: int) -> bool:
+    """Whether a line belongs before `step`: training lines of earlier steps, evaluations up to `step`."""
+    logged = json.loads(line)
+    measured = str(logged.get("stream", "")).startswith("eval") or logged.get("phase") == "eval"
+    return bool(logged["step"] < step or (measured and logged["step"] <= step))
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _parts(recipe: Recipe) -> dict[str, str]:
+    """Every part of the recipe: its place → class, and the hash of the file that defines it."""
+    everything = {"data": recipe.data, "reward": recipe.reward, "rollout.engine": recipe.rollout.engine}
+    everything |= {f"estimator.{place}": part for place, part in recipe.estimator.parts().items()}
+    found = {}
+    for place, part in everything.items():
+        source = getattr(sys.modules[type(part).__module__], "__file__", None)
+        digest = hashlib.sha256(Path(source).read_bytes()).hexdigest()[:16] if source else "?"
+        found[place] = f"{type(part).__module__}:{type(part).__qualname__} {digest}"
+    return found

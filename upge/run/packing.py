@@ -1,0 +1,94 @@
+"""From trajectories to batches: the flat tensors of a rollout batch, its optimizer steps, their micro-batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+from upge.batch import Batch
+from upge.flow import Trajectory
+
+Grouped = Sequence[tuple[int, Trajectory]]
+"""(group, trajectory) pairs; those of one group lie together."""
+
+
+def rollout_batch(grouped: Grouped, device: torch.device, *, rollout_logp: bool = False) -> Batch:
+    """The batch of these trajectories before any forward pass, on `device`."""
+    trajectories = [trajectory for _, trajectory in grouped]
+    lengths = torch.tensor([len(each.response) for each in trajectories], dtype=torch.long)
+
+    def per_row(values: Iterable[object], kind: torch.dtype) -> Tensor:
+        return torch.tensor(list(values), dtype=kind, device=device)
+
+    return Batch(
+        logp=None,
+        trajectory=torch.repeat_interleave(torch.arange(len(trajectories)), lengths).to(device),
+        group=per_row((group for group, _ in grouped), torch.long),
+        demonstration=per_row((each.demonstration for each in trajectories), torch.bool),
+        reward=per_row((each.reward for each in trajectories), torch.float32),
+        truncated=per_row((each.truncated for each in trajectories), torch.bool),
+        rollout_logp=per_row(_rollout_logps(trajectories), torch.float32) if rollout_logp else None,
+    )
+
+
+def portions(groups: Tensor, count: int) -> list[Tensor]:
+    """The rows (N,) bool of `count` optimizer steps: whole prompts in order, spread evenly; some may be empty."""
+    distinct = torch.unique_consecutive(groups)
+    step_of = torch.div(
+        torch.arange(len(distinct), device=groups.device) * count, max(len(distinct), 1), rounding_mode="floor"
+    )
+    lookup = dict(zip(distinct.tolist(), step_of.tolist(), strict=True))
+    steps = torch.tensor([lookup[group] for group in groups.tolist()], dtype=torch.long, device=groups.device)
+    return [steps == index for index in range(count)]
+
+
+def micro_batches(grouped: Grouped, budget: int, *, scope: str = "token") -> list[list[int]]:
+    """Row indices of each micro-batch: at most `budget` tokens with padding, a prompt's rows together where they fit.
+
+    Long prompts come first, so that padding is small and memory peaks at once. A scope of "group" never splits a
+    prompt, one of "step" nothing at all, whatever the budget says.
+    """
+    rows = list(range(len(grouped)))
+    if scope == "step":
+        return [rows] if rows else []
+    prompts = [list(members) for _, members in groupby(rows, key=lambda row: grouped[row][0])]
+    size = [len(trajectory.prompt) + len(trajectory.response) for _, trajectory in grouped]
+    prompts.sort(key=lambda members: -max(size[row] for row in members))
+    packed: list[list[int]] = []
+    for members in prompts:
+        pieces = [members] if scope == "group" else _pieces(members, size, budget)
+        for piece in pieces:
+            if packed and _cost([*packed[-1], *piece], size) <= budget:
+                packed[-1].extend(piece)
+            else:
+                packed.append(list(piece))
+    return packed
+
+
+def _pieces(members: list[int], size: Sequence[int], budget: int) -> list[list[int]]:
+    """One prompt's rows, cut where they don't fit the budget together."""
+    pieces: list[list[int]] = []
+    for row in members:
+        if pieces and _cost([*pieces[-1], row], size) <= budget:
+            pieces[-1].append(row)
+        else:
+            pieces.append([row])
+    return pieces
+
+
+def _cost(rows: Sequence[int], size: Sequence[int]) -> int:
+    return len(rows) * max(size[row] for row in rows)
+
+
+def _rollout_logps(trajectories: Sequence[Trajectory]) -> Iterable[float]:
+    """The engine's log-probs; 0 for demonstrations, which no engine drew."""
+    for each in trajectories:
+        if each.demonstration:
+            yield from [0.0] * len(each.response)
+        elif each.rollout_logp is None:
+            raise ValueError(f"the engine reported no log-probs for '{each.problem.id}', which the recipe reads")
+        else:
+            yield from each.rollout_logp

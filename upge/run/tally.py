@@ -1,0 +1,92 @@
+"""What a step reports: sums over its micro-batches and ranks, and the documented names under which they are logged.
+
+reward, length, truncated          mean over rollouts: score; response tokens; share cut at the budget
+prompts, prompts/solved            prompts; share with a rollout of reward above 0
+share/<term>                       share of prompts whose trajectories the term weighs
+<term>/tokens, /nll                weighed tokens; mean −log π_θ over them, nats
+<term>/masked, /ratio, /advantage  mean over its tokens: share with mask 0; π_θ/π_ref; |Â|
+entropy                            mean over all response tokens in the gradient, nats, where a part reads it
+demonstrations/missing, /too_long  imitation that could not be had
+rows, rows/alive                   trajectories; those that went through the forward pass
+updates/made, /without_signal, /not_finite, /skipped     optimizer steps, and those not taken
+grad_norm, lr                      mean before clipping; at this step
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+
+from upge.batch import Batch
+from upge.estimator import Credit, Weighed
+
+
+class Tally:
+    """Collects sums and means under metric names; `metrics` adds them up over ranks."""
+
+    def __init__(self, terms: Iterable[str], reduce: Callable[[Tensor], Tensor], *, entropy: bool = False) -> None:
+        self._reduce = reduce
+        self._sums: dict[str, float] = defaultdict(float)
+        self._means: dict[str, tuple[float, float]] = defaultdict(lambda: (0.0, 0.0))
+        for name in ("updates/made", "updates/without_signal", "updates/not_finite", "updates/skipped", "rows/alive"):
+            self._sums[name] = 0.0
+        # Every rank must know the same names, also one that sees no row of a term.
+        means = ["grad_norm", *(["entropy"] if entropy else [])]
+        for term in terms:
+            self._sums[f"{term}/tokens"] = 0.0
+            means += [f"{term}/{name}" for name in ("nll", "masked", "ratio", "advantage")]
+        for name in means:
+            self.mean(name, 0.0, 0.0)
+
+    def add(self, name: str, amount: float) -> None:
+        """Add to a sum."""
+        self._sums[name] += amount
+
+    def mean(self, name: str, total: float, count: float) -> None:
+        """Add `count` observations that sum to `total` to a mean."""
+        before, seen = self._means[name]
+        self._means[name] = (before + total, seen + count)
+
+    def credit(self, batch: Batch, credit: Credit) -> None:
+        """What a rollout batch says before any forward pass."""
+        rollouts = ~batch.demonstration
+        count = float(rollouts.sum())
+        solved = torch.zeros(batch.prompts, dtype=torch.bool, device=batch.reward.device)
+        solved[batch.prompt[rollouts & (batch.reward > 0)]] = True
+        self.add("rows", batch.size)
+        self.add("prompts", batch.prompts)
+        self.mean("prompts/solved", float(solved.sum()), batch.prompts if count else 0)
+        self.mean("reward", float(batch.reward[rollouts].sum()), count)
+        self.mean("length", float(batch.length[rollouts].sum()), count)
+        if batch.truncated is not None:
+            self.mean("truncated", float(batch.truncated[rollouts].sum()), count)
+        for name, term in credit.terms.items():
+            weighed = torch.zeros_like(solved)
+            weighed[batch.prompt[term.active]] = True
+            self.mean(f"share/{name}", float(weighed.sum()), batch.prompts)
+
+    def weighed(self, batch: Batch, weighed: Weighed) -> None:
+        """What a micro-batch says."""
+        assert batch.logp is not None
+        for name, term in weighed.terms.items():
+            in_play = term.active
+            count = float(in_play.sum())
+            self.add(f"{name}/tokens", count)
+            self.mean(f"{name}/nll", float(-batch.logp.detach()[in_play].sum()), count)
+            self.mean(f"{name}/masked", float((term.mask[in_play] == 0).sum()), count)
+            self.mean(f"{name}/ratio", float(term.ratio[in_play].sum()), count)
+            self.mean(f"{name}/advantage", float(term.advantage[in_play].abs().sum()), count)
+        if batch.entropy is not None:
+            self.mean("entropy", float(batch.entropy.detach().sum()), batch.entropy.numel())
+
+    def metrics(self) -> dict[str, float]:
+        """Every sum and mean over all ranks; a mean of nothing is left out."""
+        sums, means = sorted(self._sums), sorted(self._means)
+        flat = [self._sums[name] for name in sums] + [part for name in means for part in self._means[name]]
+        total = self._reduce(torch.tensor(flat, dtype=torch.float64)).tolist()
+        result = dict(zip(sums, total, strict=False))
+        pairs = zip(means, total[len(sums) :: 2], total[len(sums) + 1 :: 2], strict=True)
+        return result | {name: value / count for name, value, count in pairs if count}

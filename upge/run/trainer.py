@@ -1,0 +1,224 @@
+"""The training loop, to be read from the top down.
+
+problems → engine → trajectories → reward → credit → count → weigh → optimizer → engine …
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, gather_object
+from transformers.utils.logging import disable_progress_bar
+
+from upge import policy as policies
+from upge.flow import Context, DataSession, EngineSession, Sampling, Trajectory
+from upge.policy import Policy
+from upge.recipe import Recipe
+from upge.run import checkpoint
+from upge.run.collect import Collector
+from upge.run.display import Display
+from upge.run.evaluating import evaluate
+from upge.run.folder import RunFolder
+from upge.run.learning import Learner
+from upge.schedule import at
+
+
+def train(recipe: Recipe, *, resume: Path | None = None, display: Display | None = None) -> Path:
+    """Run a recipe; returns the run folder. `resume` continues a run in its folder from its newest checkpoint."""
+    with opened(recipe, resume, display or Display()) as trainer:
+        trainer.run()
+        return trainer.folder.path
+
+
+@dataclass
+class Trainer:
+    """A run in progress: everything is open, `run` does it."""
+
+    recipe: Recipe
+    accelerator: Accelerator
+    policy: Policy
+    data: DataSession
+    engine: EngineSession
+    collector: Collector
+    learner: Learner
+    folder: RunFolder
+    display: Display
+    start: int = 0
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
+
+    def run(self) -> None:
+        """Every rollout batch, with measurements and checkpoints between them; the trained model at the end."""
+        steps = self.recipe.train.steps
+        self.display.begin(self.recipe, self.folder.path, self.start)
+        if self.start == 0:
+            self.measure(0)
+        for step in range(self.start, steps):
+            self.step(step)
+            self.between(step + 1)
+        self.finish()
+
+    def step(self, step: int) -> None:
+        """One rollout batch: collect trajectories, learn from them, log."""
+        began = time.perf_counter()
+        grouped, counts = self.collect(step)
+        collected = time.perf_counter()
+        metrics = self.learner.learn(step, grouped) | counts
+        self.engine.sync(self.policy)
+        ended = time.perf_counter()
+        line = {"phase": "train", "step": step} | dict(sorted(metrics.items()))
+        seconds = {"collect": collected - began, "learn": ended - collected}
+        self.folder.metrics(line)
+        self.folder.timings({"phase": "train", "step": step, **seconds})
+        self.display.step(line, seconds)
+
+    def collect(self, step: int) -> tuple[list[tuple[int, Trajectory]], dict[str, float]]:
+        """This rank's share of the rollout batch: what the wanted terms weigh, or a switch must see, and no more."""
+        recipe, estimator = self.recipe, self.recipe.estimator
+        problems = self.data.take(step, recipe.train.prompts)
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        asked = self.collector.ask(problems[rank::world], range(rank, len(problems), world))
+        grouped: list[tuple[int, Trajectory]] = []
+        counts: dict[str, float] = {}
+        if estimator.wants_rollouts(step):
+            settings = recipe.rollout
+            sampling = Sampling(at(settings.temperature, step), settings.top_p, settings.top_k, settings.max_tokens)
+            sampled = self.collector.rollouts(asked, settings.n, sampling, stream="train", step=step)
+            self.keep("train", step, self.gather([trajectory for _, trajectory in sampled]))
+            grouped += sampled
+        if estimator.wants_demonstrations(step):
+            shown, without = self.collector.demonstrations(asked)
+            grouped += shown
+            tensor = torch.tensor([without["missing"], without["too_long"]], device=self.accelerator.device)
+            missing, too_long = self.learner.sum(tensor).tolist()
+            counts = {"demonstrations/missing": missing, "demonstrations/too_long": too_long}
+        return sorted(grouped, key=lambda pair: pair[0]), counts
+
+    def between(self, done: int) -> None:
+        """After `done` rollout batches: measure and save where the recipe says so."""
+        settings = self.recipe
+        if done == settings.train.steps or (settings.eval.every and done % settings.eval.every == 0):
+            self.measure(done)
+        if settings.train.save_every and done % settings.train.save_every == 0:
+            self.save(done)
+
+    def measure(self, done: int) -> None:
+        """Evaluate the policy after `done` rollout batches."""
+        if not self.recipe.eval.splits:
+            return
+        began = time.perf_counter()
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        metrics, responses = evaluate(
+            self.recipe, self.data, self.collector, done, rank=rank, world=world, gather=self.gather
+        )
+        for split, sampled in responses.items():
+            self.keep(f"eval/{split}", done, sampled)
+        line = {"phase": "eval", "step": done} | metrics
+        self.evaluations.append(line)
+        self.folder.metrics(line)
+        self.folder.timings({"phase": "eval", "step": done, "seconds": time.perf_counter() - began})
+        self.display.evaluation(line)
+
+    def save(self, done: int) -> None:
+        """Write a checkpoint."""
+        if self.folder.writes:
+            place = self.folder.path / "checkpoints" / f"step-{done:06d}"
+            checkpoint.save(place, self.learner, done, self.data.state())
+        self.accelerator.wait_for_everyone()
+
+    def finish(self) -> None:
+        """Save the trained model and the summary."""
+        if self.folder.writes:
+            self.policy.save(self.folder.path / "model")
+        summary = {"name": self.recipe.name, "steps": self.recipe.train.steps, "evaluations": self.evaluations}
+        self.folder.summary(summary)
+        self.display.end(self.evaluations, self.folder.path)
+        self.accelerator.wait_for_everyone()
+
+    def keep(self, stream: str, step: int, trajectories: list[Trajectory]) -> None:
+        """Log completions."""
+        if self.recipe.log.completions:
+            self.folder.completions(stream, step, trajectories, logp="rollout_logp" in self.learner.needs)
+
+    def gather(self, mine: list[Trajectory]) -> list[Trajectory]:
+        """All ranks' trajectories."""
+        return mine if self.accelerator.num_processes == 1 else list(gather_object(mine))
+
+
+@contextmanager
+def opened(recipe: Recipe, resume: Path | None, display: Display) -> Iterator[Trainer]:
+    """Everything that a run needs, opened in order and closed in reverse."""
+    # accelerate's own accumulation stays at 1: the estimator's counts are over the whole optimizer step already.
+    accelerator = Accelerator(
+        cpu=not torch.accelerator.is_available(),  # else several processes without a GPU would not find each other
+        mixed_precision={"float32": "no", "bfloat16": "bf16", "float16": "fp16"}[recipe.train.precision],
+        gradient_accumulation_steps=1,
+    )
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    disable_progress_bar()
+    policy = open_policy(recipe)
+    folder = RunFolder(_agreed_folder(recipe, resume, accelerator), writes=accelerator.is_main_process)
+    display.shown = accelerator.is_main_process
+    with ExitStack() as stack:
+        learner = Learner(recipe, policy, accelerator)
+        context = Context(
+            seed=recipe.train.seed,
+            folder=folder.path,
+            policy=policy,
+            rank=accelerator.process_index,
+            world=accelerator.num_processes,
+        )
+        data = stack.enter_context(recipe.data.open(context))
+        engine = stack.enter_context(recipe.rollout.engine.open(context))
+        reward = stack.enter_context(recipe.reward.open(context))
+        templater = policy.templater(recipe.data.template, recipe.data.system)
+        limit = recipe.train.demonstration_tokens or recipe.rollout.max_tokens
+        collector = Collector(
+            templater, engine, reward, limit, zero_truncated=recipe.rollout.truncated == "zero_reward"
+        )
+        stack.enter_context(display)
+        trainer = Trainer(recipe, accelerator, policy, data, engine, collector, learner, folder, display)
+        if resume is None:
+            folder.describe(recipe)
+        else:
+            _resume(trainer)
+        yield trainer
+
+
+def open_policy(recipe: Recipe) -> Policy:
+    """The recipe's model, on no device yet. Raises ModelError."""
+    model = recipe.model
+    return policies.load(
+        model.path,
+        tokenizer=model.tokenizer,
+        config=model.config,
+        dtype=model.dtype,
+        attention=model.attention,
+        seed=recipe.train.seed,
+    )
+
+
+def _agreed_folder(recipe: Recipe, resume: Path | None, accelerator: Accelerator) -> Path:
+    """The run folder, chosen by the main process for all."""
+    chosen = [str(resume or RunFolder.claim(recipe))]
+    if accelerator.num_processes > 1:
+        broadcast_object_list(chosen)
+    return Path(chosen[0])
+
+
+def _resume(trainer: Trainer) -> None:
+    newest = checkpoint.latest(trainer.folder.path)
+    if newest is None:
+        trainer.folder.rewind(-1)
+        return
+    trainer.start, data = checkpoint.restore(newest, trainer.learner)
+    trainer.data.restore(data)
+    trainer.engine.sync(trainer.policy)
+    trainer.folder.rewind(trainer.start)
+    trainer.evaluations = trainer.folder.evaluations()
