@@ -1,4 +1,4 @@
-"""What every test shares: Hypothesis profiles (UPGE_PROFILE=dev|ci|nightly), one thread, and a folder of fake packages."""
+"""What tests share: Hypothesis profiles (UPGE_PROFILE=dev|ci|nightly), one thread, and a folder of fake packages."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+
 from upge import discovery
 
 torch.set_num_threads(1)

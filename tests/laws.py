@@ -15,6 +15,7 @@ import torch
 from methods import Method, Padded
 from strategies import fresh, permuted
 from torch import Tensor
+
 from upge import Advantage, Batch, Credit, Denominator, Estimator, Mask, Part, Switch, View
 from upge.batch import FIELDS, Reduce
 
@@ -191,9 +192,7 @@ def check_linear_in_coefficients(terms: dict[str, Any], weights: dict[str, float
 def check_pure(estimator: dict[str, Any], pure: str, batch: Batch) -> None:
     """A switch at (1, 0) or (0, 1) for all prompts gives the pure term."""
     alone = {"terms": {pure: estimator["terms"][pure]}}
-    assert_same(
-        gradient(Estimator.model_validate(estimator), batch), gradient(Estimator.model_validate(alone), batch)
-    )
+    assert_same(gradient(Estimator.model_validate(estimator), batch), gradient(Estimator.model_validate(alone), batch))
 
 
 def check_advantage_scales(estimator: Estimator, batch: Batch, field: str, factor: float) -> None:
@@ -278,7 +277,7 @@ def check_contributes_nothing(estimator: Estimator, batch: Batch) -> None:
     """The loss is exactly 0, can be differentiated, and its gradient is exactly 0: not NaN, not tiny."""
     leaf = fresh(batch)
     loss = estimator.loss(leaf)
-    assert float(loss) == 0.0
+    assert loss.item() == 0.0
     for found in gradient_of(loss, leaf):
         assert bool((found == 0).all())
 

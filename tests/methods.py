@@ -12,6 +12,7 @@ from typing import Any
 import textbook
 import torch
 from torch import Tensor
+
 from upge import Advantage, Batch, View
 
 
@@ -168,10 +169,12 @@ METHODS: dict[str, Method] = {
     # Both streams counted together, as LUFFY counts them: means over all rows of either source.
     "half imitation, half reinforcement": method(
         lambda p: (
-            0.5 * textbook.reinforce(p.rollouts.logp, p.rollouts.mask, p.rollouts.reward) * len(p.rollouts.reward)
-            - 0.25 * p.demonstrations.logp[p.demonstrations.mask].sum()
-        )
-        / max(len(p.reward), 1),
+            (
+                0.5 * textbook.reinforce(p.rollouts.logp, p.rollouts.mask, p.rollouts.reward) * len(p.rollouts.reward)
+                - 0.25 * p.demonstrations.logp[p.demonstrations.mask].sum()
+            )
+            / max(len(p.reward), 1)
+        ),
         switch={"use": "always", "weights": {"rl": 0.5, "sft": 0.25}},
         terms={
             "rl": {"source": "rollouts", "denominator": "current", "advantage": "signed", "reduction": "sequence_sum"},

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from methods import CLIP, RL, SFT, Given
+
 from upge import Estimator, Part, discovery
 from upge.parts import SLOTS, Workshop, build
 

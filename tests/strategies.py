@@ -1,4 +1,4 @@
-"""Ragged batches for property tests: a small drawn `Case` says what a batch looks like, its seed fills in the numbers."""
+"""Ragged batches for property tests: a small drawn `Case` says what a batch looks like, its seed gives the numbers."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
+
 from upge import Batch
 
 Rewards = Literal["mixed", "right", "wrong", "wild"]
@@ -146,7 +147,9 @@ def fresh(batch: Batch) -> Batch:
     assert batch.logp is not None
     assert batch.entropy is not None
     return replace(
-        batch, logp=batch.logp.detach().clone().requires_grad_(), entropy=batch.entropy.detach().clone().requires_grad_()
+        batch,
+        logp=batch.logp.detach().clone().requires_grad_(),
+        entropy=batch.entropy.detach().clone().requires_grad_(),
     )
 
 

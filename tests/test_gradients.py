@@ -13,6 +13,7 @@ from methods import METHODS
 from registry import made
 from strategies import EMPTY, PINNED, Case, Prompt, cases
 from torch import Tensor
+
 from upge import Batch, View
 
 
@@ -78,6 +79,8 @@ def test_clip_keeps_the_gradient_at_its_bounds_and_drops_it_just_beyond(low: flo
 def test_clip_is_the_surrogates_derivative_on_and_around_every_bound(low: float, high: float, advantage: float) -> None:
     for bound in (1 - low, 1.0, 1 + high):
         for ratio in (just_below(bound), bound, just_above(bound), bound / 2 + 1e-3, bound * 2):
+            if ratio < 1e-300:
+                continue  # ratios are positive
             kept = one_token(ratio, advantage, {"use": "clip", "low": low, "high": high})
             assert kept * advantage == surrogate_gradient(ratio, advantage, low, high)
 

@@ -185,7 +185,8 @@ class Estimator(Settings):
             for named in switch.terms():
                 if named not in self.terms:
                     there = ", ".join(f"'{name}'" for name in self.terms)
-                    self.refuse(("switch", index), f"there is no term '{named}'; there are {there}")
+                    field = [key for key, value in switch if value == named]
+                    self.refuse(("switch", index, *field[:1]), f"there is no term '{named}'; there are {there}")
         return self
 
     # What a run must provide.

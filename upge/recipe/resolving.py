@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import re
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,6 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from upge import discovery
 from upge.parts import Settings
 from upge.recipe.faults import Fault, RecipeError, nearest
 from upge.recipe.merging import Composed, compose, locate
@@ -52,13 +53,17 @@ def check(path: str | Path, overrides: Sequence[str] = (), *, allow_code: bool =
     workshop = RecipeWorkshop(file.parent, allow_code=allow_code)
     if abstract:
         values = values | {"abstract": False, "name": values.get("name", "fragment")}
+    faults = list(_removed_unknown(composed, workshop))
+    recipe = None
     try:
         recipe = Recipe.model_validate(values, context=workshop)
     except ValidationError as error:
         excused = {"unsettled", "missing"} if abstract else {"unsettled"}
         details = [detail for detail in error.errors(include_url=False) if detail["type"] not in excused]
-        if details:
-            raise RecipeError(_fault(detail, composed, workshop) for detail in details) from error
+        faults += [_fault(detail, composed, workshop) for detail in details]
+    if faults:
+        raise RecipeError(faults)
+    if recipe is None:
         return Checked(None, composed)
     recipe._composed = composed
     root = composed.root
@@ -69,6 +74,16 @@ def check(path: str | Path, overrides: Sequence[str] = (), *, allow_code: bool =
     if faults:
         raise RecipeError(faults)
     return Checked(None if abstract else recipe, composed)
+
+
+def _removed_unknown(composed: Composed, workshop: RecipeWorkshop) -> Iterator[Fault]:
+    """A key that a null removes and that could not stand there anyway is misspelt."""
+    for path, place in composed.removed:
+        options = _keys_at(path[:-1], composed, workshop)
+        if options and path[-1] not in options:
+            close = nearest(path[-1], options)
+            hint = f"did you mean '{close}'?" if close else None
+            yield Fault(f"unknown key '{path[-1]}'{_within(path)}", place, hint)
 
 
 def shipped_recipes() -> Path:
@@ -131,7 +146,7 @@ def _fault(detail: ErrorDetails, composed: Composed, workshop: RecipeWorkshop) -
     return Fault(_message(detail, path), locate(composed.root, path, prefer="value"), context.get("hint") or None)
 
 
-def _path_in_tree(loc: PathInRecipe, node: Node | None) -> PathInRecipe:
+def _path_in_tree(loc: Sequence[str | int], node: Node | None) -> PathInRecipe:
     """Pydantic's location as a path in the YAML: without union tags, and without the index of a list of one."""
     path: list[str | int] = []
     for key in loc:
@@ -150,7 +165,8 @@ def _message(detail: ErrorDetails, path: PathInRecipe) -> str:
     message = detail["msg"]
     if detail["type"] in ("refused", "part_unknown", "part_type", "part_use"):
         return message
-    message = message.replace("Input should", "should", 1)
+    message = re.sub(r"a valid dictionary( or instance of \w+)?", "a map", message.replace("Input should", "should", 1))
+    message = message.replace("a valid tuple", "a list")
     return f"'{path[-1]}' {message}, not {_shown(detail['input'])}" if path else message
 
 
@@ -173,33 +189,33 @@ def _choices(expected: str) -> list[str]:
     return [word.strip("' ") for word in expected.replace(" or ", ", ").split(", ")]
 
 
-def _within(path: PathInRecipe) -> str:
+def _within(path: Sequence[str | int]) -> str:
     return f" in {'.'.join(map(str, path[:-1]))}" if path[:-1] else ""
 
 
-def _keys_at(path: PathInRecipe, composed: Composed, workshop: RecipeWorkshop) -> list[str]:
+def _keys_at(path: Sequence[str | int], composed: Composed, workshop: RecipeWorkshop) -> list[str]:
     """The keys that are possible in the block at this path."""
     slot = slot_at(path)
     if slot is None:
         block = _block(path)
         return list(block.model_fields) if block else []
-    use = plain(composed.root)
-    for key in path:
-        use = use[key]
     try:
-        return ["use", *workshop.find(slot, use["use"]).fields()]
-    except discovery.Unknown:
+        part = functools.reduce(lambda block, key: block[key], path, plain(composed.root))
+        return ["use", *workshop.find(slot, part["use"]).fields()]
+    except (LookupError, TypeError):
         return ["use"]
 
 
-def _block(path: PathInRecipe) -> type[Settings] | None:
+def _block(path: Sequence[str | int]) -> type[Settings] | None:
     """The schema of the block at this path, following the annotations down from `Recipe`."""
     annotation: Any = Recipe
     for key in path:
         if isinstance(annotation, type) and issubclass(annotation, Settings):
+            if key not in annotation.model_fields:
+                return None
             annotation = annotation.model_fields[str(key)].annotation
-        else:
-            annotation = typing.get_args(annotation)[-1]
+        elif arguments := typing.get_args(annotation):
+            annotation = arguments[-1]
         annotation = _bare(annotation)
     return annotation if isinstance(annotation, type) and issubclass(annotation, Settings) else None
 

@@ -79,8 +79,8 @@ class Optimizer(Settings):
     """Added to the root of the second moment."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Decoupled weight decay."""
-    clip_norm: float | None = Field(default=1.0, gt=0)
-    """The gradient's norm is scaled down to this; null leaves it."""
+    clip_norm: float | None = Field(default=None, gt=0)
+    """The gradient's norm is scaled down to this; by default it is left."""
     skip_above: float | None = Field(default=None, gt=0)
     """A step whose gradient norm is above this is skipped and counted, as non-finite ones always are."""
 

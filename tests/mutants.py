@@ -1,0 +1,162 @@
+"""Wrong versions of parts and of the machine, made by textual replacement, to show that the tests can fail.
+
+A mutant swaps the code of the functions that the replacement changes, in place, so that whatever the checks build runs
+the wrong version. The replacement adds and removes no line.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import CodeType, FunctionType
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """`old` → `new` in the source of `module`: what would be wrong, in a word, is its name."""
+
+    name: str
+    module: str
+    old: str
+    new: str
+
+    @contextmanager
+    def alive(self) -> Iterator[None]:
+        """Within this context the mutation is real."""
+        module = importlib.import_module(self.module)
+        source = inspect.getsource(module)
+        assert source.count(self.old) == 1, f"{self.module} holds {source.count(self.old)} times: {self.old}"
+        wrong = _functions(compile(source.replace(self.old, self.new), str(module.__file__), "exec"))
+        right = _functions(compile(source, str(module.__file__), "exec"))
+        changed = [_function(module, name) for name, code in right.items() if wrong[name] != code]
+        assert changed, f"{self.name} changes no function"
+        kept = [function.__code__ for function in changed]
+        for function in changed:
+            function.__code__ = wrong[function.__qualname__]
+        try:
+            yield
+        finally:
+            for function, code in zip(changed, kept, strict=True):
+                function.__code__ = code
+
+
+def _functions(code: CodeType) -> dict[str, CodeType]:
+    """Functions and methods by qualified name, but for those that functions define inside."""
+    found = {}
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            is_class = not constant.co_flags & inspect.CO_OPTIMIZED
+            found |= _functions(constant) if is_class else {constant.co_qualname: constant}
+    return found
+
+
+def _function(module: Any, name: str) -> FunctionType:
+    """The function behind a property, a cached property, or a decorator."""
+    found: Any = module
+    for part in name.split("."):
+        found = inspect.getattr_static(found, part)
+    found = getattr(found, "fget", None) or getattr(found, "func", None) or getattr(found, "__func__", None) or found
+    return inspect.unwrap(found)
+
+
+def _parts(*rows: tuple[str, str, str, str]) -> list[Mutant]:
+    return [Mutant(name, f"upge_parts.{module}", old, new) for name, module, old, new in rows]
+
+
+def _machine(*rows: tuple[str, str, str, str]) -> list[Mutant]:
+    return [Mutant(name, f"upge.{module}", old, new) for name, module, old, new in rows]
+
+
+MUTANTS = [
+    *_parts(
+        ("clip drops its upper boundary", "masks.clip", "(ratio > 1 + self.high)", "(ratio >= 1 + self.high)"),
+        ("clip drops its lower boundary", "masks.clip", "(ratio < 1 - self.low)", "(ratio <= 1 - self.low)"),
+        ("clip looks the wrong way above", "masks.clip", "(b.advantage > 0)", "(b.advantage < 0)"),
+        ("clip looks the wrong way below", "masks.clip", "(b.advantage < 0)", "(b.advantage > 0)"),
+        ("clip without the sign above", "masks.clip", "(b.advantage > 0) & ", ""),
+        ("clip without the sign below", "masks.clip", "(b.advantage < 0) & ", ""),
+        ("clip with low for high", "masks.clip", "1 + self.high)", "1 + self.low)"),
+        ("clip bounds ratios, not offsets", "masks.clip", "1 - self.low", "self.low"),
+        ("clip ignores against", "masks.clip", "b.ratio_to(self.against)", "b.ratio"),
+        ("clip masks everything beyond", "masks.clip", "0.0, 1.0)", "0.0, 0.9)"),
+        ("biased standard deviation", "advantages.group_norm", "- float(self.unbiased)", "- 0.0"),
+        ("unbiased is ignored", "advantages.group_norm", "float(self.unbiased)", "1.0"),
+        ("no epsilon", "advantages.group_norm", " + self.epsilon", ""),
+        ("epsilon inside the root", "advantages.group_norm", "freedom).sqrt()", "freedom + self.epsilon).sqrt()"),
+        ("variance for deviation", "advantages.group_norm", "freedom).sqrt()", "freedom)"),
+        ("group_norm counts demonstrations", "advantages.group_norm", "b.rollout if", "(b.rollout | True) if"),
+        ("the spread counts demonstrations", "advantages.group_norm", "centred**2 * members", "centred**2"),
+        ("group_mean counts demonstrations", "advantages.group_mean", "b.rollout if", "(b.rollout | True) if"),
+        ("the mean is a sum", "advantages.group_mean", " / count.clamp(min=1)", ""),
+        ("the mean of the batch", "advantages.group_mean", "b.to_trajectories(mean)", "b.reward.mean()"),
+        ("the wrong group's mean", "advantages.group_mean", "b.to_trajectories(mean)", "b.to_trajectories(mean.flip(0))"),
+        ("a group of one keeps its score", "advantages.group_mean", "centred = b.reward - ", "centred = b.reward - 0 * "),
+        ("a lone rollout has an advantage", "advantages.group_mean", "count < 2", "count < 0"),
+        ("wrong counts as right", "advantages.signed", "b.reward > self", "b.reward >= self"),
+        ("signed leaves wrong alone", "advantages.signed", "1.0, -1.0", "1.0, 0.0"),
+        ("one is a half", "advantages.one", "torch.ones(()", "0.5 * torch.ones(()"),
+        ("old is current", "denominators.old", "b.old_logp", "b.old_logp * 0 + b._batch.logp.detach()"),
+        ("one is current", "denominators.one", "torch.zeros(()", "-torch.ones(()"),
+        ("constant without N", "reductions.constant", "trajectories * self.length", "self.length + 0 * trajectories"),
+        ("constant without L", "reductions.constant", "trajectories * self.length", "trajectories"),
+        ("sequence_mean without lengths", "reductions.sequence_mean", " * b.to_tokens(b.length)", ""),
+        ("sequence_mean counts the active", "reductions.sequence_mean", "self.counted(b)", "b.active"),
+        ("sequence_mean counts prompts", "reductions.sequence_mean", "self.counted(b)", "b.per_prompt(b.rows) > 0"),
+        ("sequence_sum counts every row", "reductions.sequence_sum", "self.counted(b)", "b.rows | True"),
+        ("sequence_sum counts tokens", "reductions.sequence_sum", "self.counted(b)", "self.counted(b) * b.length"),
+        ("token_mean over all rows", "reductions.token_mean", "self.counted(b) * ", ""),
+        ("token_mean counts trajectories", "reductions.token_mean", " * b.length", ""),
+        ("the gate opens at its threshold", "switches.success_rate", "success > self", "success >= self"),
+        ("the gate sees demonstrations", "switches.success_rate", "b.reward * b.rollout", "b.reward"),
+        ("the gate takes the sum for the mean", "switches.success_rate", " / rollouts.clamp(min=1)", ""),
+        ("the gate never closes", "switches.success_rate", "self.otherwise: 1 - above", "self.otherwise: above * 0 + 1"),
+        ("always forgets the weights", "switches.always", "ones * weight", "ones"),
+    ),
+    *_machine(
+        ("the mean of this rank", "batch", "self._reduce(x.to(self.dtype).sum())", "x.to(self.dtype).sum()"),
+        ("fields carry gradient", "batch", "return tensor.detach()", "return tensor"),
+        ("needs are not enforced", "batch", "if declared not in self._reads:", "if False:"),
+        ("the ratio upside down", "batch", "(logp - denominator)", "(denominator - logp)"),
+        ("the ratio is not clamped", "batch", "clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND)", "clamp(None, 1e9)"),
+        ("groups are neighbours", "batch", "torch.unique(self.group,", "torch.unique_consecutive(self.group,"),
+        ("on-policy is not the old policy", "batch", 'else "logp", declared', 'else "rollout_logp", declared'),
+        ("select does not renumber", "batch", "torch.cumsum(rows, 0) - 1", "torch.arange(rows.numel())"),
+        ("active is all", "batch", "self.rows if active is None else active", "self.rows"),
+        ("count active is count all", "parts", 'if self.count == "all" else b.active', "if self.count else b.active"),
+        ("the ratio carries gradient", "estimator", "cast(Tensor, batch.logp).detach(), den", "cast(Tensor, batch.logp), den"),
+        ("the coefficient is dropped", "estimator", "weight = coefficient * share", "weight = share"),
+        ("the advantage is dropped", "estimator", "mask * ratio * advantage.to(batch.dtype)", "mask * ratio"),
+        ("the mask is dropped", "estimator", ".to(batch.dtype) * mask * ratio", ".to(batch.dtype) * ratio"),
+        ("the ratio is dropped", "estimator", "* mask * ratio * adv", "* mask * adv"),
+        ("idle tokens keep their NaN", "estimator", "torch.where(idle, 0, weight)", "weight"),
+        ("0 times infinity", "estimator", "torch.where(weights.weight != 0, weights.weight * direction, 0)", "(weights.weight * direction)"),
+        ("ascent, not descent", "estimator", "loss = loss - torch.where", "loss = loss + torch.where"),
+        ("the last term wins", "estimator", "loss = loss - torch.where", "loss = -torch.where"),
+        ("entropy pushes on likelihood", "estimator", 'batch.logp if term.direction == "likelihood" else batch.entropy', "batch.logp"),
+        ("a term takes every row", "estimator", "torch.where(rows, coefficients[name], 0)", "coefficients[name]"),
+        ("demonstrations for rollouts", "estimator", "return ~batch.demonstration", "return batch.demonstration"),
+        ("the term's weight is dropped", "estimator", "ones * at(term.weight, step)", "ones"),
+        ("a mask replaces the one before", "estimator", 'mask = mask * view.factor(part', 'mask = view.factor(part'),
+        ("the last switch wins", "estimator", "coefficients[name] * view.to_trajectories", "view.to_trajectories"),
+        ("count_with is ignored", "estimator", "return self.terms[name].count_with or name", "return name"),
+        ("counts are of this rank", "estimator", "rows=rows, active=active, reduce=reduce)", "rows=rows, active=active)"),
+        ("what matters is dropped", "estimator", "rows = rows | weighty", "rows = weighty"),
+        ("advantages of 0 matter not", "estimator", "weighty = weighty & pushed", "weighty = pushed"),
+        ("switches see the shaped reward", "estimator", "state=state.get(place), reduce=reduce)", "state=state.get(place), known={'reward': batch.reward * 0 + 1})"),
+    ),
+]
+
+
+def counted() -> int:
+    """How many mutants there are."""
+    return len(MUTANTS)
+
+
+def rank_local(text: str) -> bool:
+    """Whether a mutant can only show itself across ranks."""
+    return bool(re.search(r"this rank", text))
