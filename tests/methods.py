@@ -151,6 +151,34 @@ METHODS: dict[str, Method] = {
     ),
     "hpt": method(lambda p: _hybrid(p, 0.0), clipped=(0.8, 1.2), switch=_hpt_switch(0.0), terms=_HPT),
     "hpt, gate 2/8": method(lambda p: _hybrid(p, 0.25), clipped=(0.8, 1.2), switch=_hpt_switch(0.25), terms=_HPT),
+    "hpt as its code runs it": method(
+        lambda p: textbook.hybrid_as_its_code_runs_it(
+            p.logp, p.old_logp, p.entropy, p.mask, p.reward, p.group, p.demonstration, length=8192
+        ),
+        switch=_hpt_switch(0.0),
+        terms={
+            "rl": {
+                "source": "rollouts",
+                "denominator": "old",
+                "advantage": "group_mean",
+                "reduction": {"use": "constant", "length": 8192, "per": "none", "count": "active"},
+            },
+            "sft": {**SFT, "reduction": {"use": "token_mean", "count": "active"}},
+            "entropy": {
+                "source": "kept",
+                "denominator": "current",
+                "advantage": "one",
+                "reduction": "token_mean",
+                "direction": "entropy",
+                "weight": 0.001,
+            },
+        },
+    ),
+    "grpo, masked twice": method(
+        lambda p: _grpo(p.rollouts),
+        clipped=(0.8, 1.2),
+        terms={"rl": {**RL, "mask": [CLIP, "none"], "advantage": "group_norm", "reduction": "sequence_mean"}},
+    ),
     "grpo with an entropy bonus": method(
         lambda p: _grpo(p.rollouts) + textbook.entropy_bonus(p.rollouts.entropy, p.rollouts.mask, 0.01),
         clipped=(0.8, 1.2),
@@ -175,7 +203,10 @@ METHODS: dict[str, Method] = {
             )
             / max(len(p.reward), 1)
         ),
-        switch={"use": "always", "weights": {"rl": 0.5, "sft": 0.25}},
+        switch=[
+            {"use": "always", "weights": {"rl": 0.25, "sft": 0.25}},
+            {"use": "always", "weights": {"rl": 2.0}},
+        ],
         terms={
             "rl": {"source": "rollouts", "denominator": "current", "advantage": "signed", "reduction": "sequence_sum"},
             "sft": {**SFT, "reduction": "sequence_sum", "count_with": "rl"},

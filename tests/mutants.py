@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -64,16 +63,16 @@ def _function(module: Any, name: str) -> FunctionType:
     return inspect.unwrap(found)
 
 
-def _parts(*rows: tuple[str, str, str, str]) -> list[Mutant]:
+def parts(*rows: tuple[str, str, str, str]) -> list[Mutant]:
     return [Mutant(name, f"upge_parts.{module}", old, new) for name, module, old, new in rows]
 
 
-def _machine(*rows: tuple[str, str, str, str]) -> list[Mutant]:
+def machine(*rows: tuple[str, str, str, str]) -> list[Mutant]:
     return [Mutant(name, f"upge.{module}", old, new) for name, module, old, new in rows]
 
 
 MUTANTS = [
-    *_parts(
+    *parts(
         ("clip drops its upper boundary", "masks.clip", "(ratio > 1 + self.high)", "(ratio >= 1 + self.high)"),
         ("clip drops its lower boundary", "masks.clip", "(ratio < 1 - self.low)", "(ratio <= 1 - self.low)"),
         ("clip looks the wrong way above", "masks.clip", "(b.advantage > 0)", "(b.advantage < 0)"),
@@ -94,9 +93,14 @@ MUTANTS = [
         ("group_mean counts demonstrations", "advantages.group_mean", "b.rollout if", "(b.rollout | True) if"),
         ("the mean is a sum", "advantages.group_mean", " / count.clamp(min=1)", ""),
         ("the mean of the batch", "advantages.group_mean", "b.to_trajectories(mean)", "b.reward.mean()"),
-        ("the wrong group's mean", "advantages.group_mean", "b.to_trajectories(mean)", "b.to_trajectories(mean.flip(0))"),
-        ("a group of one keeps its score", "advantages.group_mean", "centred = b.reward - ", "centred = b.reward - 0 * "),
-        ("a lone rollout has an advantage", "advantages.group_mean", "count < 2", "count < 0"),
+        (
+            "the wrong group's mean",
+            "advantages.group_mean",
+            "b.to_trajectories(mean)",
+            "b.to_trajectories(mean.flip(0))",
+        ),
+        ("no baseline", "advantages.group_mean", "centred = b.reward - ", "centred = b.reward - 0 * "),
+        ("rounding makes an advantage", "advantages.group_mean", "(count < 2) | alike", "(count < 2)"),
         ("wrong counts as right", "advantages.signed", "b.reward > self", "b.reward >= self"),
         ("signed leaves wrong alone", "advantages.signed", "1.0, -1.0", "1.0, 0.0"),
         ("one is a half", "advantages.one", "torch.ones(()", "0.5 * torch.ones(()"),
@@ -114,10 +118,15 @@ MUTANTS = [
         ("the gate opens at its threshold", "switches.success_rate", "success > self", "success >= self"),
         ("the gate sees demonstrations", "switches.success_rate", "b.reward * b.rollout", "b.reward"),
         ("the gate takes the sum for the mean", "switches.success_rate", " / rollouts.clamp(min=1)", ""),
-        ("the gate never closes", "switches.success_rate", "self.otherwise: 1 - above", "self.otherwise: above * 0 + 1"),
+        (
+            "the gate never closes",
+            "switches.success_rate",
+            "self.otherwise: 1 - above",
+            "self.otherwise: above * 0 + 1",
+        ),
         ("always forgets the weights", "switches.always", "ones * weight", "ones"),
     ),
-    *_machine(
+    *machine(
         ("the mean of this rank", "batch", "self._reduce(x.to(self.dtype).sum())", "x.to(self.dtype).sum()"),
         ("fields carry gradient", "batch", "return tensor.detach()", "return tensor"),
         ("needs are not enforced", "batch", "if declared not in self._reads:", "if False:"),
@@ -128,35 +137,38 @@ MUTANTS = [
         ("select does not renumber", "batch", "torch.cumsum(rows, 0) - 1", "torch.arange(rows.numel())"),
         ("active is all", "batch", "self.rows if active is None else active", "self.rows"),
         ("count active is count all", "parts", 'if self.count == "all" else b.active', "if self.count else b.active"),
-        ("the ratio carries gradient", "estimator", "cast(Tensor, batch.logp).detach(), den", "cast(Tensor, batch.logp), den"),
         ("the coefficient is dropped", "estimator", "weight = coefficient * share", "weight = share"),
         ("the advantage is dropped", "estimator", "mask * ratio * advantage.to(batch.dtype)", "mask * ratio"),
         ("the mask is dropped", "estimator", ".to(batch.dtype) * mask * ratio", ".to(batch.dtype) * ratio"),
         ("the ratio is dropped", "estimator", "* mask * ratio * adv", "* mask * adv"),
         ("idle tokens keep their NaN", "estimator", "torch.where(idle, 0, weight)", "weight"),
-        ("0 times infinity", "estimator", "torch.where(weights.weight != 0, weights.weight * direction, 0)", "(weights.weight * direction)"),
+        (
+            "0 times infinity",
+            "estimator",
+            "torch.where(weights.weight != 0, weights.weight * direction, 0)",
+            "(weights.weight * direction)",
+        ),
         ("ascent, not descent", "estimator", "loss = loss - torch.where", "loss = loss + torch.where"),
         ("the last term wins", "estimator", "loss = loss - torch.where", "loss = -torch.where"),
-        ("entropy pushes on likelihood", "estimator", 'batch.logp if term.direction == "likelihood" else batch.entropy', "batch.logp"),
+        (
+            "entropy pushes on likelihood",
+            "estimator",
+            'batch.logp if term.direction == "likelihood" else batch.entropy',
+            "batch.logp",
+        ),
         ("a term takes every row", "estimator", "torch.where(rows, coefficients[name], 0)", "coefficients[name]"),
         ("demonstrations for rollouts", "estimator", "return ~batch.demonstration", "return batch.demonstration"),
         ("the term's weight is dropped", "estimator", "ones * at(term.weight, step)", "ones"),
-        ("a mask replaces the one before", "estimator", 'mask = mask * view.factor(part', 'mask = view.factor(part'),
+        ("a mask replaces the one before", "estimator", "mask = mask * view.factor(part", "mask = view.factor(part"),
         ("the last switch wins", "estimator", "coefficients[name] * view.to_trajectories", "view.to_trajectories"),
         ("count_with is ignored", "estimator", "return self.terms[name].count_with or name", "return name"),
-        ("counts are of this rank", "estimator", "rows=rows, active=active, reduce=reduce)", "rows=rows, active=active)"),
+        (
+            "counts are of this rank",
+            "estimator",
+            "rows=rows, active=active, reduce=reduce)",
+            "rows=rows, active=active)",
+        ),
+        ("what matters has no advantage", "estimator", "weighty = weighty & pushed", "weighty = weighty & ~pushed"),
         ("what matters is dropped", "estimator", "rows = rows | weighty", "rows = weighty"),
-        ("advantages of 0 matter not", "estimator", "weighty = weighty & pushed", "weighty = pushed"),
-        ("switches see the shaped reward", "estimator", "state=state.get(place), reduce=reduce)", "state=state.get(place), known={'reward': batch.reward * 0 + 1})"),
     ),
 ]
-
-
-def counted() -> int:
-    """How many mutants there are."""
-    return len(MUTANTS)
-
-
-def rank_local(text: str) -> bool:
-    """Whether a mutant can only show itself across ranks."""
-    return bool(re.search(r"this rank", text))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -37,9 +36,9 @@ class Case:
     interleaved: bool = False
     seed: int = 0
 
-    @cached_property
+    @property
     def batch(self) -> Batch:
-        """The batch; every call of `fresh` gives its own copy with a leaf `logp`."""
+        """The batch, made anew at every call, always the same."""
         random = torch.Generator().manual_seed(self.seed)
         group, demonstration, reward = self._trajectories(random)
         size = len(reward)
@@ -146,11 +145,8 @@ def fresh(batch: Batch) -> Batch:
     """The same numbers, with leaves for `logp` and `entropy` that collect gradient."""
     assert batch.logp is not None
     assert batch.entropy is not None
-    return replace(
-        batch,
-        logp=batch.logp.detach().clone().requires_grad_(),
-        entropy=batch.entropy.detach().clone().requires_grad_(),
-    )
+    leaves = {"logp": batch.logp, "entropy": batch.entropy}
+    return replace(batch, **{name: x.detach().clone().requires_grad_() for name, x in leaves.items()})
 
 
 def permuted(batch: Batch, order: Tensor) -> tuple[Batch, Tensor]:

@@ -139,6 +139,15 @@ def test_scaling_rewards_scales_the_gradient(advantage: Any, case: Case, factor:
     laws.check_advantage_scales(estimator({"terms": terms}), case.batch, "reward", factor)
 
 
+@pytest.mark.parametrize("advantage", ["group_norm", "group_mean", {"use": "group_norm", "over": "all"}])
+def test_a_group_whose_rewards_are_all_alike_has_exactly_no_advantage(advantage: Any) -> None:
+    """Whatever its mean rounds to: (0.1 + 0.1 + 0.1)/3 is not 0.1, and epsilon would blow up the difference."""
+    batch = Case((Prompt(3), Prompt(6))).batch
+    alike = replace(batch, reward=torch.full_like(batch.reward, 0.1))
+    terms = {"rl": {**RL, "advantage": advantage, "reduction": "sequence_mean"}}
+    laws.check_contributes_nothing(estimator({"terms": terms}), alike)
+
+
 # 4. On-policy.
 
 

@@ -89,6 +89,33 @@ def hybrid(
     return loss
 
 
+def hybrid_as_its_code_runs_it(
+    logp: Tensor,
+    old_logp: Tensor,
+    entropy: Tensor,
+    mask: Tensor,
+    reward: Tensor,
+    group: Tensor,
+    demonstration: Tensor,
+    length: float,
+) -> Tensor:
+    """HPT by its official code: rows that the gate turns off are deleted; Σ ρÂ/L, token-mean SFT, .001 entropy."""
+    kept = []
+    for i in range(len(reward)):
+        scores = reward[(group == group[i]) & ~demonstration]
+        solved = len(scores) > 0 and float(scores.mean()) > 0
+        kept.append(solved != bool(demonstration[i]))
+    rows = torch.tensor(kept, dtype=torch.bool)
+    loss = logp.sum() * 0
+    for i in range(len(reward)):
+        if rows[i] and not demonstration[i]:
+            scores = reward[(group == group[i]) & ~demonstration]
+            ratio = torch.exp(logp[i] - old_logp[i])[mask[i]]
+            loss = loss - (ratio * (reward[i] - scores.mean())).sum() / length
+    shown = rows & demonstration
+    return loss + supervised(logp[shown], mask[shown]) + entropy_bonus(entropy[rows], mask[rows], 0.001)
+
+
 def entropy_bonus(entropy: Tensor, mask: Tensor, coefficient: float) -> Tensor:
     """−coefficient times the mean over all tokens of H(π(·|prefix))."""
     return -coefficient * token_mean(entropy, mask)

@@ -58,7 +58,8 @@ def load(
     arguments: dict[str, Any] = {"dtype": _DTYPES[dtype]}
     if attention is not None:
         arguments["attn_implementation"] = attention
-    opened = _open_tokenizer(tokenizer or str(path))
+    # The tokenizer first: it is small, and random weights depend on it.
+    opened = _open_tokenizer(tokenizer) if tokenizer else _open_tokenizer(str(path), of="model")
     model = _open_model(path, arguments) if path is not None else _random(config or {}, opened, arguments, seed)
     return Policy(model, opened)
 
@@ -75,8 +76,8 @@ def _open_model(path: str, arguments: dict[str, Any]) -> PreTrainedModel:
     return converted
 
 
-def _open_tokenizer(path: str) -> PreTrainedTokenizerBase:
-    place, file = _find(path, of="tokenizer")
+def _open_tokenizer(path: str, of: str = "tokenizer") -> PreTrainedTokenizerBase:
+    place, file = _find(path, of)
     # Without files, transformers may answer with a tokenizer of the right class and an empty vocabulary.
     if Path(place).is_dir() and not file and not any((Path(place) / name).exists() for name in _TOKENIZER_FILES):
         raise ModelError(f"{path}: no tokenizer in this folder; set model.tokenizer to a folder or Hub id that has one")

@@ -1,0 +1,45 @@
+"""The lab's problems, as measured and shipped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.resources import files
+from typing import Literal
+
+from upge import Context, Data, Problem
+
+from upge_parts.data.lab.task import Task
+from upge_parts.data.session import InMemory
+
+Band = Literal["always", "sometimes", "never"]
+
+
+class Lab(Data):
+    """The embedded task: chains of operations on a row of letters, with a verifier and a teacher's demonstrations.
+
+        prompt  "cafbde RSE?"      answer  "cebfad"
+
+    Bands were measured with 64 samples of the lab's base model at temperature 1: `always`, `sometimes`, `never`
+    (not one right). Splits: `test`, and `ood`, whose letters no training problem uses. See docs/lab.md.
+    """
+
+    bands: tuple[Band, ...] = ("always", "sometimes", "never")
+    """The bands to train on; evaluation always has all."""
+
+    @contextmanager
+    def open(self, context: Context) -> Iterator[InMemory]:
+        training = [problem for problem in shipped("train") if problem.band in self.bands]
+        yield InMemory(training, {name: shipped(name) for name in ("test", "ood")}, context.seed)
+
+
+def shipped(split: str) -> list[Problem]:
+    """The problems of a shipped split: `train`, `test` or `ood`."""
+    text = files("upge_parts.data.lab").joinpath(f"{split}.jsonl").read_text(encoding="utf-8")
+    return [problem(Task.from_id(line["id"]), line["band"]) for line in map(json.loads, text.splitlines())]
+
+
+def problem(task: Task, band: str | None = None) -> Problem:
+    """A task as a problem with the teacher's demonstration."""
+    return Problem(task.id, task.prompt(), task.answer(), task.demonstration(), band)

@@ -1,0 +1,417 @@
+"""The policy: log-probs against a naive formula, templating, opening and saving."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+import models
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
+
+from upge.flow import Problem
+from upge.policy import ModelError, Policy, Templater, load, log_probs
+
+Pair = tuple[list[int], list[int]]
+
+PAIRS: list[Pair] = [([5, 9, 11], [20, 21, 22, 1]), ([8], [30]), ([7, 7, 7, 7, 7, 9], [40, 41]), ([5, 6], [])]
+TEMPERATURES = torch.tensor([1.0, 0.5, 1.7, 1.0])
+
+token = st.integers(0, models.SIZE - 1)
+pair = st.tuples(st.lists(token, min_size=1, max_size=9), st.lists(token, max_size=9))
+
+
+def naive(model: PreTrainedModel, pairs: list[Pair], temperature: Tensor) -> tuple[Tensor, Tensor]:
+    """One sequence at a time, no padding, no hook: log softmax and −Σ p ln p, straight from the definition."""
+    log_prob, entropy = [], []
+    for (prompt, response), heat in zip(pairs, temperature.tolist(), strict=True):
+        if not response:
+            continue
+        logits = model(torch.tensor([prompt + response])).logits[0]
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        distribution = torch.log_softmax(logits[len(prompt) - 1 : -1] / heat, -1)
+        log_prob.append(distribution[torch.arange(len(response)), response])
+        entropy.append(-(distribution.exp() * distribution).sum(-1))
+    return torch.cat(log_prob), torch.cat(entropy)
+
+
+def gradients(model: PreTrainedModel, loss: Tensor) -> list[Tensor]:
+    return list(torch.autograd.grad(loss, [p for p in model.parameters() if p.requires_grad], retain_graph=True))
+
+
+def compare(model: PreTrainedModel, pairs: list[Pair], temperature: Tensor, tolerance: float) -> None:
+    expected, actual = naive(model, pairs, temperature), log_probs(model, pairs, temperature, entropy=True)
+    torch.testing.assert_close(actual, expected, atol=tolerance, rtol=0)
+    weights = torch.linspace(-1, 2, len(expected[0])).to(expected[0])
+    for ours, theirs in zip(actual, expected, strict=True):
+        assert ours is not None
+        there = gradients(model, (theirs * weights).sum())
+        here = gradients(model, (ours * weights).sum())
+        scale = max(1.0, *(float(gradient.abs().max()) for gradient in there))
+        torch.testing.assert_close(here, there, atol=tolerance * scale, rtol=0)
+
+
+def test_log_probs_are_exact_on_a_layernorm_model_in_float64() -> None:
+    compare(models.gpt2().double(), PAIRS, TEMPERATURES.double(), 1e-10)
+
+
+@pytest.mark.parametrize("make", [models.llama, models.gemma2])
+def test_log_probs_are_the_naive_ones_on_rmsnorm_models(make: object) -> None:
+    compare(make().double(), PAIRS, TEMPERATURES.double(), 1e-6)
+
+
+@pytest.mark.parametrize("make", [models.llama, models.gpt2, models.gemma2])
+def test_log_probs_in_float32(make: object) -> None:
+    compare(make(), PAIRS, TEMPERATURES, 1e-5)
+
+
+def test_log_probs_of_a_tied_model() -> None:
+    compare(models.llama(tie_word_embeddings=True).double(), PAIRS, TEMPERATURES.double(), 1e-6)
+
+
+GPT2 = models.gpt2().double()
+
+
+@given(st.lists(pair, min_size=1, max_size=5).filter(lambda pairs: any(response for _, response in pairs)))
+def test_ragged_batches_give_what_single_sequences_give(pairs: list[Pair]) -> None:
+    temperature = torch.linspace(0.5, 2, len(pairs), dtype=torch.float64)
+    expected, entropy = naive(GPT2, pairs, temperature)
+    actual = log_probs(GPT2, pairs, temperature, entropy=True, pad_id=3)
+    torch.testing.assert_close(actual, (expected, entropy), atol=1e-10, rtol=0)
+    assert actual[0].max() <= 0
+
+
+def test_only_response_positions_reach_the_vocabulary_projection() -> None:
+    model, seen = models.gemma2(), []
+    model.get_output_embeddings().register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
+    log_prob, _ = log_probs(model, PAIRS, TEMPERATURES)
+    assert seen == [(1, 7, models.SIZE)]
+    assert log_prob.shape == (7,)
+    assert model(torch.tensor([[5, 6]])).logits.shape == (1, 2, models.SIZE), "the hook is gone"
+
+
+def test_the_hook_is_gone_after_an_error() -> None:
+    model = models.llama()
+
+    def fail(**_: object) -> None:
+        raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        log_probs(model, PAIRS, TEMPERATURES, forward=fail)
+    assert not model.get_output_embeddings()._forward_pre_hooks
+
+
+def test_a_model_whose_projection_can_not_be_hooked_is_projected_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = models.llama()
+    expected, _ = log_probs(model, PAIRS, TEMPERATURES)
+    monkeypatch.setattr(model, "get_output_embeddings", lambda: None)
+    for pairs, heat in ((PAIRS, TEMPERATURES), (PAIRS[1:2], TEMPERATURES[1:2])):
+        actual, _ = log_probs(model, pairs, heat)
+        torch.testing.assert_close(actual, naive(model, pairs, heat)[0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(log_probs(model, PAIRS, TEMPERATURES)[0], expected, atol=1e-6, rtol=0)
+
+
+def test_a_wrapped_model_is_called_through_its_wrapper() -> None:
+    class Wrapper(nn.Module):
+        def __init__(self, module: nn.Module) -> None:
+            super().__init__()
+            self.module, self.calls = module, 0
+
+        def forward(self, **arguments: object) -> object:
+            self.calls += 1
+            return self.module(**arguments)
+
+    model = models.llama()
+    wrapper = Wrapper(model)
+    torch.testing.assert_close(
+        log_probs(model, PAIRS, TEMPERATURES, forward=wrapper)[0], log_probs(model, PAIRS, TEMPERATURES)[0]
+    )
+    assert wrapper.calls == 1
+
+
+def test_a_bfloat16_model_gives_float32_log_probs() -> None:
+    model = models.llama().to(torch.bfloat16)
+    log_prob, entropy = log_probs(model, PAIRS, TEMPERATURES, entropy=True)
+    assert log_prob.dtype == torch.float32
+    assert entropy is not None and entropy.dtype == torch.float32
+    torch.testing.assert_close(log_prob, naive(model, PAIRS, TEMPERATURES)[0], atol=0.05, rtol=0.05)
+
+
+def test_nothing_gives_nothing() -> None:
+    for pairs in ([], [([5, 6], [])]):
+        log_prob, entropy = log_probs(models.llama(), pairs, torch.ones(len(pairs)), entropy=True)
+        assert log_prob.shape == (0,)
+        assert entropy is not None and entropy.shape == (0,)
+
+
+def test_certain_tokens_have_log_prob_zero_and_keep_their_gradient() -> None:
+    model = models.llama(hidden_size=32)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(10000)
+    hidden = model(torch.tensor([[5, 6]])).logits[0, -1]
+    log_prob, entropy = log_probs(model, [([5, 6], [int(hidden.argmax())])], torch.ones(1), entropy=True)
+    assert entropy is not None
+    assert -1e-6 < log_prob.item() <= 0
+    assert abs(entropy.item()) < 1e-5
+    assert all(gradient.isfinite().all() for gradient in gradients(model, log_prob.sum() + entropy.sum()))
+
+
+@pytest.mark.parametrize(
+    ("pairs", "temperature", "reason"),
+    [
+        ([([5], [6])], torch.zeros(1), "above 0"),
+        ([([5], [6])], torch.tensor([torch.nan]), "above 0"),
+        ([([], [6])], torch.ones(1), "empty prompt"),
+        ([([5], [6])], torch.ones(2), "shape"),
+    ],
+)
+def test_log_probs_refuse(pairs: list[Pair], temperature: Tensor, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        log_probs(models.llama(), pairs, temperature)
+
+
+# Templating
+
+
+def problem(prompt: object = "1+1", **given: object) -> Problem:
+    return Problem(id="p", prompt=prompt, answer="2", **given)
+
+
+def shown(policy: Policy, tokens: tuple[int, ...]) -> str:
+    return str(policy.tokenizer.decode(list(tokens)))
+
+
+def test_a_plain_template_fills_in_its_two_fields_and_nothing_else() -> None:
+    policy = models.policy()
+    templater = policy.templater("{system}|f{x}={prompt}?", "{prompt} {0}")
+    assert (
+        shown(policy, templater.prompt(problem(r"\frac{1}{2} {system}"))) == r"{prompt} {0}|f{x}=\frac{1}{2} {system}?"
+    )
+
+
+def test_without_any_template_the_prompt_stands_alone_or_after_the_system_prompt() -> None:
+    policy = models.policy()
+    assert shown(policy, policy.templater().prompt(problem())) == "1+1"
+    assert shown(policy, policy.templater(None, "Add.").prompt(problem())) == "Add.\n\n1+1"
+
+
+def test_the_beginning_of_sequence_comes_once() -> None:
+    policy = models.policy(bos=True)
+    for template in ("{prompt}", "<s>{prompt}"):
+        assert shown(policy, policy.templater(template).prompt(problem())) == "<s>1+1"
+    assert shown(policy, policy.templater().response("2")) == "2</s>", "and never before a response"
+
+
+def test_an_end_of_sequence_that_the_tokenizer_adds_is_no_part_of_a_prompt() -> None:
+    from tokenizers import processors
+
+    policy = models.policy()
+    policy.tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)]
+    )
+    assert shown(policy, policy.templater().prompt(problem())) == "<s>1+1"
+
+
+def test_a_chat_template_opens_the_turn_and_ends_it_with_its_own_token() -> None:
+    model = models.llama()
+    model.generation_config.eos_token_id = [1, 3]
+    policy = models.policy(model, models.CHAT, bos=True)
+    templater = policy.templater(system="Add.")
+    assert shown(policy, templater.prompt(problem())) == "<s><|system|>Add.\n<|user|>1+1\n<|assistant|>"
+    assert shown(policy, templater.response("2")) == "2<|end|>"
+    assert templater.response("2<|end|>") == templater.response("2"), "not ended twice"
+    assert templater.text(templater.response("2")) == "2"
+
+
+def test_a_turn_ends_with_the_end_of_sequence_where_the_model_does_not_stop_at_the_turns_end() -> None:
+    policy = models.policy(None, models.CHAT)
+    assert shown(policy, policy.templater().response("2")) == "2</s>"
+
+
+def test_a_conversation_keeps_its_own_system_turn() -> None:
+    policy = models.policy(None, models.CHAT)
+    turns = [{"role": "system", "content": "Mine."}, {"role": "user", "content": "1+1"}]
+    assert shown(policy, policy.templater(None, "Yours.").prompt(problem(turns))).startswith(
+        "<s><|system|>Mine.\n<|user|>"
+    )
+
+
+def test_a_plain_template_takes_a_conversation_of_one_user_turn() -> None:
+    policy = models.policy(None, models.CHAT)
+    templater = policy.templater("{system}Q: {prompt}\nA:", "Add. ")
+    assert shown(policy, templater.prompt(problem([{"role": "user", "content": "1+1"}]))) == "Add. Q: 1+1\nA:"
+    longer = [{"role": role, "content": "x"} for role in ("user", "assistant", "user")]
+    with pytest.raises(ModelError, match="one user turn"):
+        templater.prompt(problem(longer))
+
+
+def test_a_conversation_without_any_template_is_refused() -> None:
+    with pytest.raises(ModelError, match=r"data\.template"):
+        models.policy().templater().prompt(problem([{"role": "user", "content": "1+1"}]))
+
+
+def test_what_a_chat_template_refuses_is_said_in_a_line() -> None:
+    policy = models.policy(None, "{{ raise_exception('System role not supported') }}")
+    with pytest.raises(ModelError, match="System role not supported") as caught:
+        policy.templater().prompt(problem())
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("template", "system", "reason"), [("Q:", None, "no {prompt}"), ("{prompt}", "Add.", "no {system}")]
+)
+def test_templates_that_would_leave_something_out(template: str, system: str | None, reason: str) -> None:
+    with pytest.raises(ModelError, match=reason):
+        models.policy().templater(template, system)
+
+
+def test_a_response_needs_an_end() -> None:
+    tokenizer = models.tokenizer()
+    tokenizer.eos_token = None
+    with pytest.raises(ModelError, match="nothing ends a response"):
+        Templater(tokenizer)
+
+
+# Opening and saving
+
+
+def test_stop_tokens_come_from_everywhere_once() -> None:
+    model = models.llama(eos_token_id=[4, 1])
+    model.generation_config.eos_token_id = [3, 4]
+    assert models.policy(model).stop_ids == (1, 4, 3)
+
+
+def test_a_tokenizer_without_pad_token_keeps_its_size() -> None:
+    policy = models.policy()
+    assert policy.pad_id == policy.tokenizer.eos_token_id == 1
+    assert len(policy.tokenizer) == models.SIZE
+
+
+def test_dropout_is_off_and_parameters_train() -> None:
+    policy = models.policy(models.gpt2(attn_pdrop=0.5, resid_pdrop=0.5).train())
+    once, again = (policy.log_probs(PAIRS, TEMPERATURES)[0] for _ in range(2))
+    assert torch.equal(once, again)
+    assert once.requires_grad
+
+
+def test_saved_and_opened_again(tmp_path: Path) -> None:
+    policy = models.policy(None, models.CHAT)
+    policy.model.generation_config = GenerationConfig(do_sample=False, top_p=0.5, eos_token_id=[1, 3])
+    policy.model.config.quantization_config = {"quant_method": "gguf"}
+    policy.save(tmp_path / "run" / "model")
+    names = {file.name for file in (tmp_path / "run" / "model").iterdir()}
+    assert {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json"} <= names
+    assert "quantization_config" not in (tmp_path / "run" / "model" / "config.json").read_text()
+    again = load(str(tmp_path / "run"))  # a run folder
+    assert again.vocabulary_fingerprint() == policy.vocabulary_fingerprint()
+    assert again.stop_ids == (1, 3)
+    assert torch.equal(again.log_probs(PAIRS, TEMPERATURES)[0], policy.log_probs(PAIRS, TEMPERATURES)[0])
+    assert again.templater().prompt(problem()) == policy.templater().prompt(problem())
+    assert policy.model.generation_config.top_p == 0.5, "saving changes nothing"
+    there = str(tmp_path / "run" / "model")
+    theirs = AutoModelForCausalLM.from_pretrained(there)
+    assert torch.equal(theirs(torch.tensor([[5, 6]])).logits, policy.model(torch.tensor([[5, 6]])).logits)
+    assert len(AutoTokenizer.from_pretrained(there)) == models.SIZE
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("base")
+    models.policy().save(folder)
+    return folder
+
+
+TINY = {
+    "model_type": "llama", "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+}  # fmt: skip
+
+
+def test_random_weights_follow_from_the_seed_alone(saved: Path) -> None:
+    def weights(seed: int, dtype: str = "float32") -> list[Tensor]:
+        torch.rand(3)
+        return list(load(config=dict(TINY), tokenizer=str(saved), seed=seed, dtype=dtype).model.parameters())
+
+    state = torch.get_rng_state()
+    once = weights(3)
+    torch.set_rng_state(state)
+    torch.rand(3)
+    expected = torch.rand(1)
+    torch.set_rng_state(state)
+    assert all(map(torch.equal, once, weights(3)))
+    assert torch.equal(torch.rand(1), expected), "the global generator went on as if nothing had been drawn"
+    assert not all(map(torch.equal, once, weights(4)))
+    assert all(torch.equal(a.double(), b) for a, b in zip(once, weights(3, "float64"), strict=True))
+
+
+def test_random_weights_fit_the_tokenizer(saved: Path) -> None:
+    policy = load(config=dict(TINY), tokenizer=str(saved))
+    config = policy.model.config
+    assert (config.vocab_size, config.eos_token_id, config.bos_token_id) == (models.SIZE, 1, 0)
+    assert policy.context_length == config.max_position_embeddings
+    assert {p.dtype for p in policy.model.parameters()} == {torch.float32}
+
+
+def test_the_dtype_is_the_one_asked_for(saved: Path) -> None:
+    for dtype in ("float32", "bfloat16", "float64"):
+        assert {str(p.dtype) for p in load(str(saved), dtype=dtype).model.parameters()} == {f"torch.{dtype}"}
+
+
+def test_a_folder_inside_a_package(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "somelab"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "base").symlink_to(saved)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    importlib.invalidate_caches()
+    assert load("somelab:base").stop_ids == (1,)
+    with pytest.raises(ModelError, match="did you mean .*base"):
+        load("somelab:bse")
+    with pytest.raises(ModelError, match="no package 'nolab'"):
+        load("nolab:base")
+
+
+def refusal(path: object = None, **given: object) -> str:
+    with pytest.raises(ModelError) as caught:
+        load(None if path is None else str(path), **given)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_refusals_are_one_line_that_says_what_would_be_right(saved: Path, tmp_path: Path) -> None:
+    assert "either a path" in refusal()
+    assert "either a path" in refusal(saved, config={})
+    assert "give a folder or Hub id" in refusal(config=dict(TINY))
+    assert "none of float32" in refusal(saved, dtype="float16")
+    assert "model_type" in refusal(config={}, tokenizer=str(saved))
+    assert "did you mean hidden_size" in refusal(config=TINY | {"hidden_sise": 3}, tokenizer=str(saved))
+    assert "llamma" in refusal(config={"model_type": "llamma"}, tokenizer=str(saved))
+    assert "hidden_size" in refusal(config=TINY | {"hidden_size": "x"}, tokenizer=str(saved))
+    assert "ids go up to" in refusal(config=TINY | {"vocab_size": 5}, tokenizer=str(saved))
+    assert "no such folder" in refusal(tmp_path / "none")
+    assert f"did you mean {saved}?" in refusal(f"{saved}s")
+    assert "no config.json" in refusal(tmp_path)
+    assert "give the folder" in refusal(saved / "config.json")
+    assert "no_such_attention" in refusal(saved, attention="no_such_attention")
+
+
+def test_folders_that_hold_something_else(saved: Path, tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").touch()
+    assert "merge" in refusal(tmp_path, tokenizer=str(saved))
+    (tmp_path / "model.gguf").write_text("GGUF")
+    assert "name the file itself" in refusal(tmp_path, tokenizer=str(saved))
+    assert "model.gguf" in refusal(tmp_path / "model.gguf", tokenizer=str(saved))
+
+
+def test_a_folder_without_tokenizer(tmp_path: Path) -> None:
+    models.gpt2().save_pretrained(tmp_path)  # for which transformers would make up an empty one
+    assert "set model.tokenizer" in refusal(tmp_path)
+
+
+def test_a_folder_that_lacks_weights(saved: Path, tmp_path: Path) -> None:
+    model = models.llama()
+    model.model.save_pretrained(tmp_path)
+    assert "lacks weights" in refusal(tmp_path, tokenizer=str(saved))
