@@ -37,7 +37,7 @@ class Site:
 
     def install(self, package: str, entry_points: str, modules: Mapping[str, str] | None = None) -> None:
         """A `dist-info` with this entry_points.txt, and modules by their dotted name."""
-        metadata = self.folder / f"{package}-1.0.dist-info"
+        metadata = self.folder / f"{package.replace('-', '_')}-1.0.dist-info"
         metadata.mkdir()
         (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
         (metadata / "entry_points.txt").write_text(entry_points, encoding="utf-8")

@@ -13,7 +13,7 @@ import textbook
 import torch
 from torch import Tensor
 
-from upge import Advantage, Batch, View
+from upge import Advantage, Batch, Mask, View
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,15 @@ class Given(Advantage):
         return b.value
 
 
+class Uncertain(Mask):
+    """π(1 − π): a mask that is a weight, and no trust region."""
+
+    needs = frozenset({"logp"})
+
+    def __call__(self, b: View) -> Tensor:
+        return b.logp.exp() * (1 - b.logp.exp())
+
+
 @dataclass(frozen=True)
 class Method:
     """A method twice: as a recipe's `estimator` block, and as the textbook's loss of a padded batch."""
@@ -114,6 +123,10 @@ METHODS: dict[str, Method] = {
     "dft": method(
         lambda p: textbook.dynamic_fine_tuning(p.demonstrations.logp, p.demonstrations.mask),
         terms={"sft": {**SFT, "denominator": "one", "reduction": "token_mean"}},
+    ),
+    "imitation by uncertainty": method(
+        lambda p: textbook.imitation_by_uncertainty(p.demonstrations.logp, p.demonstrations.mask),
+        terms={"sft": {**SFT, "mask": Uncertain(), "reduction": "token_mean"}},
     ),
     "reinforce": method(
         lambda p: textbook.reinforce(p.rollouts.logp, p.rollouts.mask, p.rollouts.reward),
@@ -172,6 +185,31 @@ METHODS: dict[str, Method] = {
                 "direction": "entropy",
                 "weight": 0.001,
             },
+        },
+    ),
+    "grpo, biased": method(
+        lambda p: textbook.grpo(
+            *(getattr(p.rollouts, x) for x in ("logp", "old_logp", "mask", "reward", "group")), 0.2, False, 1e-4
+        ),
+        clipped=(0.8, 1.2),
+        terms={
+            "rl": {
+                **RL,
+                "advantage": {"use": "group_norm", "unbiased": False, "epsilon": 1e-4},
+                "reduction": "sequence_mean",
+            }
+        },
+    ),
+    "grpo over rollouts and demonstrations": method(
+        _grpo,
+        clipped=(0.8, 1.2),
+        terms={
+            "rl": {
+                **RL,
+                "source": "all",
+                "advantage": {"use": "group_norm", "over": "all"},
+                "reduction": "sequence_mean",
+            }
         },
     ),
     "grpo, masked twice": method(

@@ -52,26 +52,50 @@ SIZE = len(tokenizer())
 
 def llama(**given: Any) -> PreTrainedModel:
     """RMSNorm, rotary positions, grouped keys."""
-    settings = dict(
-        vocab_size=SIZE, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=128, eos_token_id=1, initializer_range=0.2,
-    )  # fmt: skip
+    settings = {
+        "vocab_size": SIZE,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 128,
+        "eos_token_id": 1,
+        "initializer_range": 0.2,
+    }
     return _seeded(LlamaForCausalLM, LlamaConfig(**(settings | given)))
 
 
 def gpt2(**given: Any) -> PreTrainedModel:
     """LayerNorm, learned positions, dropout in its config: exact in float64."""
-    settings = dict(vocab_size=SIZE, n_embd=32, n_layer=2, n_head=4, n_positions=128, eos_token_id=1, bos_token_id=0)
+    settings = {
+        "vocab_size": SIZE,
+        "n_embd": 32,
+        "n_layer": 2,
+        "n_head": 4,
+        "n_positions": 128,
+        "eos_token_id": 1,
+        "bos_token_id": 0,
+    }
     return _seeded(GPT2LMHeadModel, GPT2Config(**(settings | {"initializer_range": 0.2} | given)))
 
 
 def gemma2(**given: Any) -> PreTrainedModel:
     """Soft-capped logits, sliding windows."""
-    settings = dict(
-        vocab_size=SIZE, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=8, max_position_embeddings=128, sliding_window=8, eos_token_id=1,
-        final_logit_softcapping=2.0, initializer_range=0.2,
-    )  # fmt: skip
+    settings = {
+        "vocab_size": SIZE,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "max_position_embeddings": 128,
+        "sliding_window": 8,
+        "eos_token_id": 1,
+        "final_logit_softcapping": 2.0,
+        "initializer_range": 0.2,
+    }
     return _seeded(Gemma2ForCausalLM, Gemma2Config(**(settings | given)))
 
 

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
-from upge_parts.engines.generating import Generating
-from upge_parts.engines.keyed import draw, uniforms
-from upge_parts.engines.transformers_engine import Transformers
 
 from upge.flow import Completion, Context, Request, Sampling
 from upge.policy import ModelError, Policy
+from upge_parts.engines.generating import Generating
+from upge_parts.engines.keyed import draw, uniforms
+from upge_parts.engines.transformers_engine import Transformers
 
 
 def requests(count: int, *, stream: str = "train", step: int = 0) -> list[Request]:
@@ -82,7 +82,8 @@ def test_responses_end_at_the_first_stop_token_or_are_truncated() -> None:
         assert not set(completion.tokens[:-1]) & set(policy.stop_ids)
         assert completion.truncated == (completion.tokens[-1] not in policy.stop_ids)
         assert len(completion.tokens) == 12 or not completion.truncated
-        assert completion.logp is not None and len(completion.logp) == len(completion.tokens)
+        assert completion.logp is not None
+        assert len(completion.logp) == len(completion.tokens)
 
 
 def test_a_shorter_limit_gives_the_beginning_of_the_same_completion() -> None:
@@ -116,10 +117,10 @@ def test_a_models_generation_defaults_have_no_say() -> None:
     clean = sample(policy, wanted, sampling)
     poison = GenerationConfig(
         do_sample=True, top_k=1, top_p=0.1, min_p=0.5, temperature=0.01, repetition_penalty=5.0, typical_p=0.2,
-        no_repeat_ngram_size=1, bad_words_ids=[[20], [21]], suppress_tokens=list(range(40)), begin_suppress_tokens=[50],
-        forced_eos_token_id=1, forced_bos_token_id=9, min_new_tokens=9, num_return_sequences=2, max_length=3,
-        sequence_bias={(30,): 50.0}, guidance_scale=3.0, epsilon_cutoff=0.3, eta_cutoff=0.3, renormalize_logits=True,
-        exponential_decay_length_penalty=(1, 9.0), use_cache=False, return_dict_in_generate=True, eos_token_id=1,
+        no_repeat_ngram_size=1, bad_words_ids=[[20], [21]], suppress_tokens=list(range(10, 40)),
+        begin_suppress_tokens=[50], forced_eos_token_id=1, forced_bos_token_id=60, min_new_tokens=9, num_return_sequences=2,
+        max_length=3, sequence_bias={(30,): 50.0}, guidance_scale=3.0, epsilon_cutoff=0.3, eta_cutoff=0.3,
+        renormalize_logits=True, exponential_decay_length_penalty=(1, 9.0), use_cache=False, return_dict_in_generate=True, eos_token_id=1,
     )  # fmt: skip
     policy.model.generation_config = poison
     assert sample(policy, wanted, sampling) == clean
@@ -163,7 +164,7 @@ def test_what_is_drawn_follows_the_distribution(sampling: Sampling) -> None:
     assert not counts[probability == 0].any()
     assert abs(chi_square(counts, probability)) < 4
     reported = torch.tensor([(completion.logp or ())[0] for completion in completions], dtype=torch.float64)
-    torch.testing.assert_close(reported, probability.log()[drawn], atol=1e-6, rtol=0)
+    torch.testing.assert_close(reported, probability.log()[drawn], atol=1e-5, rtol=0)
 
 
 def cut(logits: Tensor, sampling: Sampling) -> Tensor:
@@ -215,7 +216,8 @@ def test_noise_is_uniform_and_depends_on_key_and_position_alone() -> None:
     keys = [0, 1, 2**63, 2**64 - 1, *range(5, 300)]
     noise = uniforms(keys, 50)
     assert noise.dtype == torch.float64
-    assert 0 <= float(noise.min()) and float(noise.max()) < 1
+    assert float(noise.min()) >= 0
+    assert float(noise.max()) < 1
     assert torch.equal(uniforms(keys[3:7], 20), noise[3:7, :20])
     counts = torch.histc(noise.float(), 20, 0, 1).double()
     assert abs(chi_square(counts, torch.full((20,), 0.05, dtype=torch.float64))) < 4

@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from methods import CLIP, METHODS, RL, SFT, Given
+from methods import CLIP, METHODS, RL, SFT, Given, Uncertain
 from pydantic import TypeAdapter, ValidationError
 from registry import FACTORS, describe, estimator, host, made, values
 from strategies import EMPTY, PINNED, Case, Prompt, cases, fresh
@@ -146,6 +146,16 @@ def test_a_group_whose_rewards_are_all_alike_has_exactly_no_advantage(advantage:
     alike = replace(batch, reward=torch.full_like(batch.reward, 0.1))
     terms = {"rl": {**RL, "advantage": advantage, "reduction": "sequence_mean"}}
     laws.check_contributes_nothing(estimator({"terms": terms}), alike)
+
+
+@pytest.mark.xfail(strict=True, reason="(1 − 0)/(0 + ε) = 10⁶: a demonstration outside the group it is compared with")
+def test_no_demonstration_is_pushed_a_million_times_harder_than_a_rollout() -> None:
+    """`source: all` with the default `over: rollouts`: a solved demonstration beside rollouts that all failed."""
+    batch = Case((Prompt(3, 1, "wrong"),)).batch
+    term = {"source": "all", "denominator": "current", "advantage": "group_norm", "reduction": "token_mean"}
+    advantage = estimator({"terms": {"rl": term}}).credit(batch).terms["rl"].advantage
+    assert advantage is not None
+    assert float(advantage.abs().max()) < 100
 
 
 # 4. On-policy.
@@ -344,6 +354,13 @@ def test_parts_compare_by_value_and_are_frozen(slot: str, value: dict[str, Any])
         part.anything = 1  # type: ignore[attr-defined]
 
 
+@pytest.mark.xfail(strict=True, reason="the hash is that of the JSON, which keeps a map's order and the sign of 0")
+def test_equal_parts_hash_alike() -> None:
+    one, other = ({"use": "always", "weights": dict(w)} for w in ([("a", 1.0), ("b", -0.0)], [("b", 0.0), ("a", 1.0)]))
+    assert made("switch", one) == made("switch", other)
+    assert hash(made("switch", one)) == hash(made("switch", other))
+
+
 def test_parts_of_different_values_or_kinds_differ() -> None:
     parts = [made(slot, value) for slot, value in values(*FACTORS)]
     assert len(set(parts)) == len(parts)
@@ -359,6 +376,7 @@ def test_an_unknown_parameter_is_refused(slot: str, value: dict[str, Any]) -> No
 @pytest.mark.usefixtures("registry")
 def test_an_estimator_dumps_to_the_yaml_that_makes_it(block: dict[str, Any]) -> None:
     discovery.register("given")(Given)
+    discovery.register("uncertain")(Uncertain)
     original = estimator(block)
     for dumped in (original.model_dump(), json.loads(original.model_dump_json())):
         again = estimator(dumped)

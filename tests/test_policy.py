@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 
 from upge.flow import Problem
 from upge.policy import ModelError, Policy, Templater, load, log_probs
+from upge.policy.logprobs import _at_most_zero
 
 Pair = tuple[list[int], list[int]]
 
@@ -137,7 +138,8 @@ def test_a_bfloat16_model_gives_float32_log_probs() -> None:
     model = models.llama().to(torch.bfloat16)
     log_prob, entropy = log_probs(model, PAIRS, TEMPERATURES, entropy=True)
     assert log_prob.dtype == torch.float32
-    assert entropy is not None and entropy.dtype == torch.float32
+    assert entropy is not None
+    assert entropy.dtype == torch.float32
     torch.testing.assert_close(log_prob, naive(model, PAIRS, TEMPERATURES)[0], atol=0.05, rtol=0.05)
 
 
@@ -145,7 +147,8 @@ def test_nothing_gives_nothing() -> None:
     for pairs in ([], [([5, 6], [])]):
         log_prob, entropy = log_probs(models.llama(), pairs, torch.ones(len(pairs)), entropy=True)
         assert log_prob.shape == (0,)
-        assert entropy is not None and entropy.shape == (0,)
+        assert entropy is not None
+        assert entropy.shape == (0,)
 
 
 def test_certain_tokens_have_log_prob_zero_and_keep_their_gradient() -> None:
@@ -158,6 +161,24 @@ def test_certain_tokens_have_log_prob_zero_and_keep_their_gradient() -> None:
     assert -1e-6 < log_prob.item() <= 0
     assert abs(entropy.item()) < 1e-5
     assert all(gradient.isfinite().all() for gradient in gradients(model, log_prob.sum() + entropy.sum()))
+
+
+def test_rounding_above_zero_is_taken_off_and_the_gradient_stays() -> None:
+    rounded = torch.tensor([1e-7, 0.0, -2.0], requires_grad=True)
+    bounded = _at_most_zero(rounded)
+    assert bounded.tolist() == [0.0, 0.0, -2.0]
+    assert torch.autograd.grad(bounded.sum(), rounded)[0].tolist() == [1.0, 1.0, 1.0]
+
+
+def test_tokens_that_a_model_forbids_add_nothing_to_the_entropy() -> None:
+    model = models.llama()
+    model.lm_head.bias = torch.nn.Parameter(torch.zeros(models.SIZE))
+    with torch.no_grad():
+        model.lm_head.bias[60:] = -torch.inf
+    _, entropy = log_probs(model, PAIRS, TEMPERATURES, entropy=True)
+    assert entropy is not None
+    assert entropy.isfinite().all()
+    assert all(gradient.isfinite().all() for gradient in gradients(model, entropy.sum()))
 
 
 @pytest.mark.parametrize(
@@ -368,7 +389,7 @@ def test_a_folder_inside_a_package(saved: Path, tmp_path: Path, monkeypatch: pyt
     monkeypatch.syspath_prepend(str(tmp_path))
     importlib.invalidate_caches()
     assert load("somelab:base").stop_ids == (1,)
-    with pytest.raises(ModelError, match="did you mean .*base"):
+    with pytest.raises(ModelError, match=r"did you mean .*base"):
         load("somelab:bse")
     with pytest.raises(ModelError, match="no package 'nolab'"):
         load("nolab:base")

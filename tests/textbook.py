@@ -20,6 +20,12 @@ def dynamic_fine_tuning(logp: Tensor, mask: Tensor) -> Tensor:
     return token_mean(-logp.exp().detach() * logp, mask)
 
 
+def imitation_by_uncertainty(logp: Tensor, mask: Tensor) -> Tensor:
+    """CHORD-φ's imitation, arXiv 2508.11408: −sg(π(1 − π))·log π, the mean over tokens."""
+    probability = logp.exp().detach()
+    return token_mean(-probability * (1 - probability) * logp, mask)
+
+
 def reinforce(logp: Tensor, mask: Tensor, reward: Tensor) -> Tensor:
     """REINFORCE with ±1, arXiv 2509.04419: −(1/N) Σ_i Â_i log π(o_i), Â = +1 where right, −1 where wrong."""
     losses = []
@@ -34,11 +40,20 @@ def ppo(logp: Tensor, old_logp: Tensor, mask: Tensor, advantage: Tensor, epsilon
     return token_mean(-clipped_surrogate(logp, old_logp, advantage, epsilon, epsilon), mask)
 
 
-def grpo(logp: Tensor, old_logp: Tensor, mask: Tensor, reward: Tensor, group: Tensor, epsilon: float = 0.2) -> Tensor:
+def grpo(
+    logp: Tensor,
+    old_logp: Tensor,
+    mask: Tensor,
+    reward: Tensor,
+    group: Tensor,
+    epsilon: float = 0.2,
+    unbiased: bool = True,
+    stabiliser: float = 1e-6,
+) -> Tensor:
     """GRPO, arXiv 2402.03300, eq. 3 without its KL: (1/N) Σ_i (1/|o_i|) Σ_t min(ρÂ, clip(ρ)Â)."""
     losses = []
     for i in range(len(reward)):
-        advantage = normalised_advantage(reward, group, i)
+        advantage = normalised_advantage(reward, group, i, unbiased, stabiliser)
         own = mask[i]
         gain = clipped_surrogate(logp[i][own], old_logp[i][own], advantage, epsilon, epsilon)
         losses.append(-gain.sum() / own.sum())
@@ -130,12 +145,14 @@ def clipped_surrogate(logp: Tensor, old_logp: Tensor, advantage: Tensor, low: fl
     return torch.min(ratio * advantage, torch.clamp(ratio, 1 - low, 1 + high) * advantage)
 
 
-def normalised_advantage(reward: Tensor, group: Tensor, i: int) -> Tensor:
-    """(r_i − mean)/(std + 1e-6) over the group of i, std with n − 1; 0 in a group of one."""
+def normalised_advantage(
+    reward: Tensor, group: Tensor, i: int, unbiased: bool = True, stabiliser: float = 1e-6
+) -> Tensor:
+    """(r_i − mean)/(std + 1e-6) over the group of i, std with n − 1 or n; 0 in a group of one."""
     own = reward[group == group[i]]
     if len(own) == 1:
         return torch.zeros((), dtype=reward.dtype)
-    return (reward[i] - own.mean()) / (own.std(unbiased=True) + 1e-6)
+    return (reward[i] - own.mean()) / (own.std(unbiased=unbiased) + stabiliser)
 
 
 def token_mean(x: Tensor, mask: Tensor) -> Tensor:

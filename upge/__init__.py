@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from upge.parts import Shaping as Shaping
     from upge.parts import Switch as Switch
     from upge.policy import Policy as Policy
+    from upge.policy import load_policy as load_policy
     from upge.recipe import Recipe as Recipe
     from upge.recipe import RecipeError as RecipeError
     from upge.recipe import load as load
@@ -65,7 +66,7 @@ _HOMES = {
         "Shaping",
         "Switch",
     ),
-    "upge.policy": ("Policy",),
+    "upge.policy": ("Policy", "load_policy"),
     "upge.recipe": ("Recipe", "RecipeError", "load"),
     "upge.schedule": ("Schedule",),
 }

@@ -10,4 +10,6 @@ from upge.policy.logprobs import log_probs
 from upge.policy.policy import Policy
 from upge.policy.templating import Templater
 
-__all__ = ["ModelError", "Policy", "Templater", "load", "log_probs"]
+load_policy = load
+
+__all__ = ["ModelError", "Policy", "Templater", "load", "load_policy", "log_probs"]

@@ -57,9 +57,7 @@ def log_probs(
     logits = _tempered(_response_logits(model, batch, forward or model), batch, temperature)
     log_distribution = logits.log_softmax(-1)
     picked = log_distribution.gather(-1, batch.targets[:, None])[:, 0]
-    # Rounding may leave a certain token at +1e-8: take the excess off as a constant, so that the gradient stays.
-    log_prob = picked - picked.detach().clamp(min=0)
-    return log_prob, _entropy(log_distribution) if entropy else None
+    return _at_most_zero(picked), _entropy(log_distribution) if entropy else None
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,7 @@ def _check(sequences: Sequence[tuple[Tokens, Tokens]], temperature: Tensor) -> N
 
 
 def _collate(sequences: Sequence[tuple[Tokens, Tokens]], pad_id: int, device: torch.device) -> _Batch:
-    # A row of nothing but padding has nothing to attend to: NaN, which even a gradient of 0 would carry on.
+    # Without a response there is nothing to predict, and perhaps nothing to feed: a row of padding, with no attention.
     answered = [(prompt, response) for prompt, response in sequences if response]
     fed = [[*prompt, *response][:-1] for prompt, response in answered]
     width = max(map(len, fed), default=0)
@@ -148,6 +146,11 @@ def _tempered(logits: Tensor, batch: _Batch, temperature: Tensor) -> Tensor:
         return logits
     per_token = temperature.to(logits).repeat_interleave(batch.lengths)
     return logits / per_token[:, None]
+
+
+def _at_most_zero(log_prob: Tensor) -> Tensor:
+    """Rounding may leave a certain token at +1e-8; the excess goes as a constant, so that the gradient stays."""
+    return log_prob - log_prob.detach().clamp(min=0)
 
 
 def _entropy(log_distribution: Tensor) -> Tensor:

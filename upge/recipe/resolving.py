@@ -49,10 +49,10 @@ def check(path: str | Path, overrides: Sequence[str] = (), *, allow_code: bool =
     file = find_recipe(path)
     composed = compose(file, overrides, shipped=shipped_recipes(), shorthand=shorthand)
     values = plain(composed.root)
-    abstract = values.get("abstract") is True
+    abstract = _says_abstract(composed.root, file)
     workshop = RecipeWorkshop(file.parent, allow_code=allow_code)
-    if abstract:
-        values = values | {"abstract": False, "name": values.get("name", "fragment")}
+    if values.get("abstract") is True:  # its own, or that of a fragment which it extends
+        values = values | {"abstract": False} | ({"name": values.get("name", "fragment")} if abstract else {})
     faults = list(_removed_unknown(composed, workshop))
     recipe = None
     try:
@@ -74,6 +74,12 @@ def check(path: str | Path, overrides: Sequence[str] = (), *, allow_code: bool =
     if faults:
         raise RecipeError(faults)
     return Checked(None if abstract else recipe, composed)
+
+
+def _says_abstract(root: Node, file: Path) -> bool:
+    """Whether the file itself says `abstract: true`; what a parent says of itself is not inherited."""
+    said = root.value.get("abstract") if isinstance(root.value, dict) else None
+    return said is not None and said.value is True and said.place.file == str(file)
 
 
 def _removed_unknown(composed: Composed, workshop: RecipeWorkshop) -> Iterator[Fault]:

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import Field
-from upge import Context, Data, InputError, Problem
 
+from upge import Context, Data, InputError, Problem
 from upge_parts.data.session import InMemory
 
 
 class Jsonl(Data):
-    """Problems from JSON lines: `prompt` (text, or a list of messages), `answer`, and perhaps `demonstration`, `id`, `band`.
+    """Problems from JSON lines: `prompt` (text or messages), `answer`, and perhaps `demonstration`, `id`, `band`.
 
         {"prompt": "2 + 2 =", "answer": "4", "demonstration": "2 + 2 = 4", "id": "sum-1", "band": "easy"}
 
@@ -25,7 +25,7 @@ class Jsonl(Data):
 
     path: str = Field(min_length=1)
     """The file of training problems, relative to the working directory."""
-    evaluation: dict[str, str] = {}
+    evaluation: dict[str, str] = Field(default_factory=dict)
     """Files of evaluation problems by the name of their split."""
 
     @contextmanager

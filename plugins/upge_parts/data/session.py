@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from upge import Problem
-
 from upge_parts.data.order import positions
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import Field
+
 from upge import Completion, Context, Engine, InputError, Policy, Request, Sampling
 
 Key = tuple[str, int, str, int]

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from pydantic import Field, model_validator
-from upge import Context, Data, Problem
 
-from upge_parts.data.lab.task import LETTERS, Task, generate
+from upge import Context, Data, Problem
+from upge_parts.data.lab.task import LETTERS, STYLES, Task, generate
 
 
 class LabLessons(Data):
@@ -84,5 +84,5 @@ class Lessons:
 
 def _solution(task: Task, kind: str, draw: random.Random) -> str:
     if kind == "thorough":
-        return task.thorough(draw)
+        return task.thorough(draw.choice(STYLES))
     return task.worked() if kind == "worked" else task.short()

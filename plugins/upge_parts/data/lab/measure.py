@@ -1,6 +1,6 @@
 """Measures the lab's problems: draws candidates, samples the base model, sorts them into bands, writes the splits.
 
-    python -m upge_parts.data.lab.measure runs/lab-habit
+python -m upge_parts.data.lab.measure runs/lab-habit
 """
 
 from __future__ import annotations
@@ -10,15 +10,21 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from upge import Context, Policy, Request, Sampling, policy
-
-from upge_parts.data.lab.task import FAMILIAR, UNFAMILIAR, Task, final_answer, generate
+from upge import Context, Policy, Problem, Request, Sampling, load_policy
+from upge_parts.data.lab.task import FAMILIAR, UNFAMILIAR, Side, Task, final_answer, generate
 from upge_parts.engines.transformers_engine import Transformers
+
+BUDGET = 96
+"""Response tokens: the longest demonstration fits."""
 
 SAMPLES = 64
 """Samples a problem, at temperature 1."""
 
-SPLITS = {"train": (FAMILIAR, "train"), "test": (FAMILIAR, "test"), "ood": (UNFAMILIAR, "test")}
+SPLITS: dict[str, tuple[str, Side]] = {
+    "train": (FAMILIAR, "train"),
+    "test": (FAMILIAR, "test"),
+    "ood": (UNFAMILIAR, "test"),
+}
 """Letters, and side of the wall, of each split."""
 
 LENGTHS = (1, 2, 3, 4, 5, 6, 7, 8)
@@ -34,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--train", type=int, default=160, help="training problems a share; bands get 1, 2 and 2 shares")
     parser.add_argument("--each", type=int, default=48, help="problems of each band in test and ood")
     given = parser.parse_args(arguments)
-    model = policy.load(given.model)
+    model = load_policy(given.model)
     for split, (letters, side) in SPLITS.items():
         count = given.candidates if split == "train" else given.candidates // 2
         candidates = _candidates(split, letters, side, count)
@@ -73,9 +79,7 @@ def band_of(solved: int) -> str | None:
     return "sometimes" if 2 <= solved <= 38 else None
 
 
-def sort(
-    tasks: Sequence[Task], solved: Sequence[int], sizes: dict[str, int]
-) -> list[tuple[Task, str, int]]:
+def sort(tasks: Sequence[Task], solved: Sequence[int], sizes: dict[str, int]) -> list[tuple[Task, str, int]]:
     """The first tasks of each band, up to its size, in the order of the bands."""
     found: dict[str, list[tuple[Task, str, int]]] = {band: [] for band in sizes}
     for task, right in zip(tasks, solved, strict=True):
@@ -85,7 +89,7 @@ def sort(
     return [entry for members in found.values() for entry in members]
 
 
-def _candidates(split: str, letters: str, side: str, count: int) -> list[Task]:
+def _candidates(split: str, letters: str, side: Side, count: int) -> list[Task]:
     drawn = (generate((split, index), [LENGTHS[index % len(LENGTHS)]], letters, side) for index in range(count))
     return list({task.id: task for task in drawn}.values())
 

@@ -9,7 +9,6 @@ from importlib.resources import files
 from typing import Literal
 
 from upge import Context, Data, Problem
-
 from upge_parts.data.lab.task import Task
 from upge_parts.data.session import InMemory
 

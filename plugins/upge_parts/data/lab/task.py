@@ -1,15 +1,15 @@
 """The lab's task: shuffle a row of letters by a chain of operations.
 
-A problem is a *state*, six distinct letters, and a *chain* of operations, one capital letter each. The answer is the state
-after all operations. Every worked solution rewrites "state + remaining operations" after each operation, so that one local
-step, once learned, serves chains of every length; a blind guess is right once in 720.
+A problem is a *state*, six distinct letters, and a *chain* of operations, one capital letter each. The answer is the
+state after all operations; a blind guess is right once in 720.
 
-    prompt         cafbde RSM?
+    prompt         cafbde RSE?
     worked         edbfac SE,debfac E,=cebfad              the base model's own style
     short          =cebfad                                 an answer without work
     demonstration  edbfac>SE;debfac>E;=cebfad              the stronger teacher's style
 
-The verifier reads only what follows the last "=". Everything is a pure function of its arguments: no global random state.
+The remaining operations beside each state make every step a local one, which serves chains of every length; the states
+alone don't. The verifier reads only what follows the last "=". Everything is a pure function of its arguments.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-Split = Literal["train", "test"]
+Side = Literal["train", "test"]
 
 SIZE = 6
 """Letters in a state."""
@@ -37,7 +37,7 @@ OPERATIONS: dict[str, Callable[[str], str]] = {
     "R": lambda state: state[::-1],  # reverse
     "L": lambda state: state[1:] + state[0],  # rotate to the left
     "S": lambda state: state[1] + state[0] + state[2:],  # swap the first two
-    "M": lambda state: "".join(map("".join, zip(state[:3], state[3:], strict=True))),  # merge the halves like a deck of cards
+    "E": lambda state: state[-1] + state[1:-1] + state[0],  # swap the ends
 }
 """What each operation does to a state."""
 
@@ -66,18 +66,18 @@ class Task:
 
     @property
     def id(self) -> str:
-        """The problem as a compact, reversible name: "cafbde-RSM"."""
+        """The problem as a compact, reversible name: "cafbde-RSE"."""
         return f"{self.state}-{self.chain}"
 
     @classmethod
-    def from_id(cls, id: str) -> Task:
-        """The problem that `id` names. Raises ValueError if it names none."""
-        state, _, chain = id.partition("-")
+    def from_id(cls, name: str) -> Task:
+        """The problem that `name` names. Raises ValueError if it names none."""
+        state, _, chain = name.partition("-")
         return cls(state, chain)
 
     @property
-    def split(self) -> Split:
-        """Which side of the wall the problem is on: a hash of its id puts a quarter of all problems on the test side."""
+    def side(self) -> Side:
+        """Which side of the wall the problem is on: a hash of its id puts a quarter of them on the test side."""
         return "test" if hashlib.sha256(self.id.encode()).digest()[0] % 4 == 0 else "train"
 
     def states(self) -> list[str]:
@@ -105,7 +105,7 @@ class Task:
 
     def thorough(self, style: str) -> str:
         """The solution that writes the remaining operations beside each state; a style is the two marks around them."""
-        before, after = style
+        before, after = tuple(style)
         lines = [f"{state}{before}{self.chain[done:]}{after}" for done, state in enumerate(self.states()[:-1], start=1)]
         return "".join(lines) + self.short()
 
@@ -125,9 +125,9 @@ def final_answer(response: str) -> str | None:
 
 
 def generate(
-    key: Sequence[int | str], lengths: Sequence[int], letters: str = LETTERS, split: Split | None = "train"
+    key: Sequence[int | str], lengths: Sequence[int], letters: str = LETTERS, side: Side | None = "train"
 ) -> Task:
-    """One random problem of the given split (None: of either), the same for the same key on every machine.
+    """One random problem of the given side (None: of either), the same for the same key on every machine.
 
     `key` names the draw, for instance (seed, step, index); the chain's length is uniform over `lengths`, its operations
     and the state's letters uniform too.
@@ -136,6 +136,6 @@ def generate(
     length = source.choice(lengths)
     while True:
         state = "".join(source.sample(letters, SIZE))
-        problem = Task(state, "".join(source.choices(list(OPERATIONS), k=length)))
-        if split is None or problem.split == split:
-            return problem
+        task = Task(state, "".join(source.choices(list(OPERATIONS), k=length)))
+        if side is None or task.side == side:
+            return task

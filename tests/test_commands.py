@@ -1,0 +1,125 @@
+"""The command, as a user types it: exit codes, what goes where, and what it costs to ask for help."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+
+RECIPES = Path(__file__).parent.parent / "recipes"
+UPGE = str(Path(sys.executable).parent / "upge")
+
+
+def upge(*arguments: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([UPGE, *arguments], capture_output=True, text=True, cwd=folder, check=False)
+
+
+def imported_by(*arguments: str) -> set[str]:
+    """The top-level modules that a call of the command imports."""
+    code = f"import sys; sys.argv = ['upge', *{arguments!r}]\nfrom upge.command import main\n"
+    code += "try:\n    main()\nexcept SystemExit:\n    pass\nprint('modules:', *sys.modules)"
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return {name.partition(".")[0] for name in finished.stdout.rpartition("modules:")[2].split()}
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("list",), ("list", "mask"), ("run", "--help"), ("--version",)])
+def test_help_and_list_import_neither_torch_nor_transformers(arguments: tuple[str, ...]) -> None:
+    modules = imported_by(*arguments)
+    assert "upge" in modules
+    assert not modules & {"torch", "transformers", "upge_parts"}
+
+
+def test_list_shows_every_part_with_its_line() -> None:
+    shown = upge("list").stdout
+    for name in ("clip", "group_norm", "success_rate", "constant", "transformers", "lab", "exact"):
+        assert name in shown
+    assert "PPO's clip" in shown
+
+
+def test_list_of_no_slot() -> None:
+    finished = upge("list", "masks")
+    assert (finished.returncode, finished.stdout) == (2, "")
+    assert "mask" in finished.stderr
+
+
+@pytest.mark.parametrize("recipe", sorted(RECIPES.rglob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_recipe_is_valid_and_a_screen_or_less(recipe: Path) -> None:
+    text = recipe.read_text()
+    assert len(text.splitlines()) <= 40
+    if recipe.stem != "habit":  # the second lesson starts from the first one's run
+        finished = upge("validate", str(recipe))
+        assert finished.returncode == 0, finished.stderr
+
+
+@pytest.mark.parametrize("name", ["sft", "reinforce", "grpo", "hpt"])
+def test_a_shipped_recipe_is_explained_from_any_folder(name: str, tmp_path: Path) -> None:
+    finished = upge("explain", name, folder=tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    assert "∇J" in finished.stdout
+    assert "∇log π_θ" in finished.stdout
+
+
+def test_explain_shows_formula_parameters_and_needs() -> None:
+    shown = upge("explain", "hpt", "estimator.terms.rl.mask.high=0.28").stdout
+    assert "s_rl(q) · n_t · mask_t · (π_θ/π_ref)_t · Â_t · ∇log π_θ(t)" in shown
+    assert "success_rate(threshold=0.0, above=rl, otherwise=sft)" in shown
+    assert "high=0.28" in shown
+    assert "reads reward" in shown
+
+
+def test_wrong_input_exits_with_2_and_says_where(tmp_path: Path) -> None:
+    path = tiny.recipe(tmp_path, train={"stps": 3})
+    for verb in ("validate", "explain", "run"):
+        finished = upge(verb, str(path))
+        assert finished.returncode == 2
+        assert finished.stdout == ""
+        assert f"{path}:1:" in finished.stderr
+        assert "did you mean 'steps'?" in finished.stderr
+        assert "Traceback" not in finished.stderr
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["model=nobody/nothing", "data.path=nowhere.jsonl", "model.tokenizer=./nowhere", "model.config.model_type=lama"],
+)
+def test_what_only_a_run_can_find_exits_with_2_too(override: str, tmp_path: Path) -> None:
+    path = tiny.recipe(tmp_path)
+    extra = ["model.config=null"] if override.startswith("model=") else []
+    finished = subprocess.run(
+        [UPGE, "run", str(path), override, *extra],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        check=False,
+    )
+    assert finished.returncode == 2, finished.stderr
+    assert "Traceback" not in finished.stderr
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_a_run_that_is_interrupted_exits_with_130_and_keeps_its_lines(tmp_path: Path) -> None:
+    path = tiny.recipe(tmp_path, train={"steps": 100000})
+    process = subprocess.Popen([UPGE, "run", str(path)], stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("step 1/"):
+            break
+    process.send_signal(signal.SIGINT)
+    assert process.wait() == 130
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert all(json.loads(line) for line in lines)
+
+
+def test_progress_goes_to_stderr_and_the_summary_to_stdout(tmp_path: Path) -> None:
+    finished = upge("run", str(tiny.recipe(tmp_path)))
+    assert finished.returncode == 0, finished.stderr
+    assert "step 5/5" in finished.stderr
+    assert "tokens/s" in finished.stderr
+    assert "after 0" in finished.stdout
+    assert "step 5/5" not in finished.stdout

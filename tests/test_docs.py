@@ -1,0 +1,67 @@
+"""What the documentation shows is run: Python blocks, recipes in YAML, links, and the README's commands."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import upge
+from upge.command import app
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(language: str) -> list[tuple[str, str]]:
+    """(page and line, code) of every block of a language."""
+    found = []
+    for page in PAGES:
+        for match in re.finditer(rf"^```{language}\n(.*?)^```", page.read_text(), flags=re.MULTILINE | re.DOTALL):
+            line = page.read_text()[: match.start()].count("\n") + 1
+            found.append((f"{page.name}:{line}", match[1]))
+    return found
+
+
+@pytest.mark.parametrize(("place", "code"), blocks("python"))
+def test_python_blocks_run(place: str, code: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    exec(compile(code, place, "exec"), {})
+
+
+@pytest.mark.parametrize(("place", "code"), blocks("yaml"))
+def test_recipes_are_valid(place: str, code: str, tmp_path: Path) -> None:
+    path = tmp_path / "shown.yaml"
+    path.write_text(code)
+    assert upge.load(path).estimator, place
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), target
+
+
+def test_shown_commands_are_real() -> None:
+    shown = {command for page in PAGES for command in re.findall(r"`(upge [^`]+)`", page.read_text())}
+    assert shown
+    for command in shown:
+        verb, *rest = shlex.split(command.replace("\n", " "))[1:]
+        assert verb in {"run", "validate", "explain", "list"}, command
+        recipes = [word for word in rest if word.endswith(".yaml")]
+        if verb != "list" and recipes:
+            overrides = [word for word in rest if re.match(r"[\w.]+=", word)]
+            assert CliRunner().invoke(app, ["validate", recipes[0], *overrides]).exit_code == 0, command
+
+
+def test_the_readme_has_its_two_commands() -> None:
+    commands = re.findall(r"^\$ (.+)$", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
+    assert len(commands) == 2
+    assert commands[0].endswith("upge run recipes/hpt.yaml")
+    assert commands[1].endswith("pytest")
+    assert sys.version_info >= (3, 11)

@@ -1,0 +1,497 @@
+"""The machine: what a run must provide, whose counts a term shares, state, and the messages when a part goes wrong."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import laws
+import pytest
+import torch
+from methods import CLIP, METHODS, RL, SFT, Given
+from pydantic import ValidationError
+from registry import estimator
+from strategies import Case, Prompt, fresh
+from torch import Tensor
+
+from upge import Advantage, Denominator, Estimator, Mask, PartError, Reduction, Shaping, Switch, View, register
+
+assert_close = partial(torch.testing.assert_close, check_dtype=False)
+CASE = Case((Prompt(4, 1, "wild"), Prompt(3, 1, "wrong"), Prompt(3, 0, "mixed")), "far", 5, interleaved=True, seed=11)
+BATCH = CASE.batch
+PLAIN = {"source": "rollouts", "denominator": "current", "advantage": "reward", "reduction": "token_mean"}
+
+
+def pushing(**changes: Any) -> dict[str, Any]:
+    """A block of one plain term on the rollouts, changed."""
+    return {"terms": {"rl": {**PLAIN, **changes}}}
+
+
+def weights(block: dict[str, Any], step: int = 0) -> Tensor:
+    """(T,) the weight of each token: the gradient of J with respect to logp."""
+    return -laws.gradient(estimator(block), BATCH, step)[0]
+
+
+ROLLOUTS = (~BATCH.demonstration)[BATCH.trajectory]
+
+
+# Whose rows, whose counts.
+
+
+def test_terms_that_count_together_share_one_count() -> None:
+    shared = {"rl": PLAIN, "sft": {**SFT, "reduction": "token_mean", "count_with": "rl"}}
+    weight = weights({"terms": shared})
+    assert_close(weight[~ROLLOUTS], torch.full_like(weight[~ROLLOUTS], 1 / len(weight)))
+    assert_close(weight[ROLLOUTS], (BATCH.reward[BATCH.trajectory] / len(weight))[ROLLOUTS])
+
+
+def test_sharing_counts_is_symmetric() -> None:
+    rl, sft = PLAIN, {**SFT, "reduction": "sequence_mean"}
+    one = weights({"terms": {"rl": rl, "sft": {**sft, "count_with": "rl"}}})
+    other = weights({"terms": {"rl": {**rl, "count_with": "sft"}, "sft": sft}})
+    assert_close(one, other)
+
+
+@pytest.mark.parametrize("source", ["rollouts", "demonstrations", "all"])
+def test_a_term_weighs_its_source_and_nothing_else(source: str) -> None:
+    weight = weights(pushing(source=source, advantage="one"))
+    wanted = {"rollouts": ROLLOUTS, "demonstrations": ~ROLLOUTS, "all": ROLLOUTS | True}[source]
+    assert torch.equal(weight != 0, wanted)
+    assert float(weight.sum()) == pytest.approx(1.0)
+
+
+def test_kept_rows_are_those_that_some_likelihood_term_weighs() -> None:
+    block = METHODS["hpt as its code runs it"].estimator
+    entropy = -laws.gradient(estimator(block), BATCH)[1]
+    solved = torch.tensor(
+        [bool((BATCH.reward[(BATCH.group == g) & ~BATCH.demonstration]).mean() > 0) for g in BATCH.group]
+    )
+    kept = (solved ^ BATCH.demonstration)[BATCH.trajectory]
+    assert torch.equal(entropy != 0, kept)
+    assert 0 < int(kept.sum()) < len(kept)
+    assert_close(entropy[kept], torch.full_like(entropy[kept], 0.001 / float(kept.sum())))
+
+
+def test_a_kept_term_follows_the_other_terms_weights() -> None:
+    kept = {**SFT, "source": "kept", "reduction": "token_mean"}
+    laws.check_contributes_nothing(estimator({"terms": {"rl": {**PLAIN, "weight": 0.0}, "kept": kept}}), BATCH)
+
+
+# The entropy's direction.
+
+
+def test_an_entropy_term_pushes_on_the_entropy_alone() -> None:
+    block = pushing(direction="entropy", advantage="one")
+    logp, entropy = laws.gradient(estimator(block), BATCH)
+    assert not logp.any()
+    assert_close(-entropy, ROLLOUTS / ROLLOUTS.sum())
+
+
+def test_an_entropy_term_asks_for_an_entropy() -> None:
+    with pytest.raises(ValueError, match=r"the term 'rl' pushes on the entropy, which this batch does not have"):
+        estimator(pushing(direction="entropy")).loss(replace(BATCH, entropy=None))
+
+
+# Schedules.
+
+
+def test_a_weight_may_move_with_the_step() -> None:
+    schedule = {"start": 1.0, "end": 0.0, "steps": 4}
+    block, plain = pushing(weight=schedule), weights(pushing())
+    for step, factor in [(0, 1.0), (1, 0.75), (3, 0.25), (4, 0.0), (9, 0.0)]:
+        assert_close(weights(block, step), factor * plain)
+    cosine = weights(pushing(weight={**schedule, "shape": "cosine"}), 2)
+    assert_close(cosine, 0.5 * plain)
+
+
+def test_no_rollouts_are_wanted_once_a_schedule_ends_at_zero() -> None:
+    block = estimator(pushing(weight={"start": 1.0, "end": 0.0, "steps": 2}))
+    assert block.wants(1) == {"rl"}
+    assert block.wants_rollouts(1)
+    assert block.wants(2) == frozenset()
+    assert not block.wants_rollouts(2)
+
+
+# What a run must provide.
+
+
+def test_demonstrations_alone_want_no_rollouts() -> None:
+    sft = estimator(METHODS["sft"].estimator)
+    assert sft.wants(0) == {"sft"}
+    assert not sft.wants_rollouts(0)
+    assert sft.wants_demonstrations(0)
+    assert sft.needs() == {"logp"}
+
+
+def test_rollouts_alone_want_no_demonstrations() -> None:
+    grpo = estimator(METHODS["grpo"].estimator)
+    assert grpo.wants_rollouts(0)
+    assert not grpo.wants_demonstrations(0)
+    assert grpo.needs() == {"logp", "old_logp", "reward"}
+
+
+def test_a_gate_wants_rollouts_even_for_imitation() -> None:
+    hpt = METHODS["hpt"].estimator
+    off = {**hpt, "terms": {**hpt["terms"], "rl": {**hpt["terms"]["rl"], "weight": 0.0}}}
+    assert estimator(off).wants(0) == {"sft"}
+    assert estimator(off).wants_rollouts(0)
+    assert estimator(hpt).wants_demonstrations(0)
+
+
+def test_a_switch_that_is_always_off_wants_nothing() -> None:
+    off = {**pushing(), "switch": {"use": "always", "weights": {"rl": 0.0}}}
+    assert estimator(off).wants(0) == frozenset()
+    assert not estimator(off).wants_rollouts(0)
+
+
+def test_the_needs_are_those_of_the_parts_and_of_the_direction() -> None:
+    clip = {**CLIP, "against": "rollout"}
+    entropy = pushing(mask=[CLIP, clip], direction="entropy", advantage="one", denominator="one")
+    assert estimator(entropy).needs() == {"logp", "entropy", "rollout_logp"}
+
+
+def test_entropy_is_not_needed_unless_some_term_asks() -> None:
+    bare = replace(BATCH, entropy=None, value=None, rollout_logp=None, reference_logp=None, truncated=None)
+    assert torch.isfinite(estimator(METHODS["hpt"].estimator).loss(bare))
+
+
+def test_parts_are_listed_by_their_place() -> None:
+    places = estimator({**METHODS["hpt"].estimator}).parts()
+    assert list(places) == [
+        "switch.0",
+        *("terms.rl.advantage", "terms.rl.denominator", "terms.rl.mask.0", "terms.rl.reduction"),
+        *("terms.sft.advantage", "terms.sft.denominator", "terms.sft.reduction"),
+    ]
+
+
+def test_a_stale_batch_must_bring_the_old_policy() -> None:
+    grpo, sft = estimator(METHODS["grpo"].estimator), estimator(METHODS["sft"].estimator)
+    fresh_batch = replace(BATCH, old_logp=None)
+    credit = grpo.count(fresh_batch, grpo.credit(fresh_batch))
+    grpo.weigh(fresh_batch, credit)
+    with pytest.raises(ValueError, match=r"π_old is not π_θ: give Batch\.old_logp"):
+        grpo.weigh(fresh_batch, credit, stale=True)
+    grpo.weigh(BATCH, credit, stale=True)
+    sft.weigh(fresh_batch, sft.count(fresh_batch, sft.credit(fresh_batch)), stale=True)
+
+
+def test_credit_needs_no_forward_pass() -> None:
+    grpo = estimator(METHODS["grpo"].estimator)
+    early = grpo.credit(replace(BATCH, logp=None, old_logp=None))
+    late = grpo.credit(BATCH)
+    assert torch.equal(early.terms["rl"].advantage, late.terms["rl"].advantage)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="weigh needs a batch with logp"):
+        grpo.weigh(replace(BATCH, logp=None), grpo.count(BATCH, late))
+    with pytest.raises(ValueError, match="weigh needs the credit after `count`"):
+        grpo.weigh(BATCH, late)
+
+
+def test_the_factors_are_there_to_be_reported() -> None:
+    grpo = estimator(METHODS["grpo"].estimator)
+    seen = grpo.weigh(BATCH, grpo.count(BATCH, grpo.credit(BATCH))).terms["rl"]
+    assert BATCH.logp is not None
+    assert BATCH.old_logp is not None
+    assert torch.equal(seen.active, ROLLOUTS)
+    assert_close(seen.ratio, (BATCH.logp - BATCH.old_logp).exp())
+    assert set(seen.mask.tolist()) == {0.0, 1.0}
+    assert not any(x.requires_grad for x in (seen.weight, seen.mask, seen.ratio, seen.advantage))
+    assert_close(seen.weight, weights(METHODS["grpo"].estimator))
+
+
+# Live advantages.
+
+
+class Surprise(Advantage):
+    """−log π of the token: an advantage that depends on θ."""
+
+    needs = frozenset({"logp"})
+
+    def __call__(self, b: View) -> Tensor:
+        return -b.logp
+
+
+def test_an_advantage_that_reads_logp_is_computed_with_every_forward_pass() -> None:
+    block = estimator(pushing(advantage=Surprise()))
+    assert block.terms["rl"].live
+    credit = block.credit(replace(BATCH, logp=None))
+    assert credit.terms["rl"].advantage is None
+    assert bool(credit.matter(BATCH)[~BATCH.demonstration].all())
+    assert BATCH.logp is not None
+    assert_close(weights(pushing(advantage=Surprise())), ROLLOUTS * -BATCH.logp / ROLLOUTS.sum())
+
+
+def test_a_live_advantage_splits_like_any_other() -> None:
+    laws.check_splitting(estimator(pushing(advantage=Surprise())), BATCH, ranks=2, pieces=3, seed=0)
+    laws.check_dropping(estimator(pushing(advantage=Surprise())), BATCH)
+
+
+# Shaping.
+
+
+class LengthPenalty(Shaping):
+    """−0.5 at every token."""
+
+    def __call__(self, b: View) -> Tensor:
+        return torch.full_like(b.to_tokens(b.length), -0.5)
+
+
+class SeesShaping(Advantage):
+    """What the shapings added at the token."""
+
+    def __call__(self, b: View) -> Tensor:
+        return b.shaping
+
+
+def test_shaping_moves_the_reward_that_advantages_see() -> None:
+    shaped = {**pushing(), "shaping": [LengthPenalty(), LengthPenalty()]}
+    penalised = replace(BATCH, reward=BATCH.reward - BATCH.length)
+    assert_close(weights(shaped), -laws.gradient(estimator(pushing()), penalised)[0])
+    seen = weights({**pushing(advantage=SeesShaping()), "shaping": LengthPenalty()})
+    assert_close(seen, ROLLOUTS * -0.5 / ROLLOUTS.sum())
+
+
+def test_switches_do_not_see_the_shaping() -> None:
+    gate = {"use": "success_rate", "above": "rl", "otherwise": "sft"}
+    terms = {"rl": {**PLAIN, "advantage": "one"}, "sft": {**SFT, "reduction": "token_mean"}}
+    plain, shaped = {"switch": gate, "terms": terms}, {"switch": gate, "terms": terms, "shaping": LengthPenalty()}
+    assert_close(weights(plain), weights(shaped))
+
+
+# State.
+
+
+class RunningBaseline(Advantage):
+    """The reward over its running mean, kept from one rollout batch to the next."""
+
+    needs = frozenset({"reward"})
+
+    def initial(self) -> dict[str, Tensor]:
+        return {"sum": torch.zeros((), dtype=torch.float64), "count": torch.zeros((), dtype=torch.float64)}
+
+    def advance(self, b: View) -> dict[str, Tensor]:
+        return {"sum": b.state["sum"] + b.total(b.reward * b.rows), "count": b.state["count"] + b.total(b.rows)}
+
+    def __call__(self, b: View) -> Tensor:
+        return b.to_tokens(b.reward - b.state["sum"] / b.state["count"].clamp(min=1))
+
+
+class Alternate(Switch):
+    """On and off by turns, as its state says."""
+
+    def terms(self) -> tuple[str, ...]:
+        return ("rl",)
+
+    def initial(self) -> dict[str, Tensor]:
+        return {"turn": torch.ones(())}
+
+    def advance(self, b: View) -> dict[str, Tensor]:
+        return {"turn": 1 - b.state["turn"]}
+
+    def __call__(self, b: View) -> dict[str, Tensor]:
+        return {"rl": b.state["turn"].expand(b.per_prompt(b.rollout).shape)}
+
+
+def test_state_is_taken_from_one_rollout_batch_to_the_next() -> None:
+    block = estimator({**pushing(advantage=RunningBaseline()), "switch": Alternate()})
+    assert set(block.initial()) >= {"terms.rl.advantage", "switch.0"}
+    first = block.credit(BATCH)
+    assert first.state["terms.rl.advantage"]["sum"] == BATCH.reward[~BATCH.demonstration].sum()
+    assert first.state["terms.rl.advantage"]["count"] == (~BATCH.demonstration).sum()
+    assert first.state["switch.0"]["turn"] == 0
+    second = block.credit(BATCH, 1, state=first.state)
+    mean = BATCH.reward[~BATCH.demonstration].mean()
+    assert second.terms["rl"].advantage is not None
+    assert_close(second.terms["rl"].advantage, (BATCH.reward - mean)[BATCH.trajectory])
+    assert not second.terms["rl"].coefficient.any()
+    assert second.state["switch.0"]["turn"] == 1
+
+
+def test_state_is_the_same_on_every_rank() -> None:
+    block = estimator({**pushing(advantage=RunningBaseline()), "switch": Alternate()})
+    laws.check_splitting(block, BATCH, ranks=3, pieces=2, seed=4)
+
+
+class CountedSurprise(Surprise):
+    """A live advantage with state."""
+
+    def initial(self) -> dict[str, Tensor]:
+        return {"batches": torch.zeros(())}
+
+    def advance(self, b: View) -> dict[str, Tensor]:
+        return {"batches": b.state["batches"] + 1}
+
+    def __call__(self, b: View) -> Tensor:
+        return -b.logp / (1 + b.state["batches"])
+
+
+@pytest.mark.xfail(strict=True, reason="weigh gives a live advantage no state, and credit drops it", raises=KeyError)
+def test_a_live_advantage_may_have_state() -> None:
+    block = estimator(pushing(advantage=CountedSurprise()))
+    first = block.credit(BATCH)
+    assert first.state["terms.rl.advantage"]["batches"] == 1
+    assert BATCH.logp is not None
+    weight = block.weigh(BATCH, block.count(BATCH, first)).terms["rl"].weight
+    assert_close(weight, ROLLOUTS * -BATCH.logp / ROLLOUTS.sum())
+
+
+# When a part goes wrong.
+
+
+def broken(base: type, result: Any) -> Any:
+    """A part of this slot that returns `result`."""
+
+    class Broken(base):  # type: ignore[misc]
+        """Returns what it shouldn't."""
+
+        def __call__(self, b: View) -> Any:
+            return result
+
+        def terms(self) -> tuple[str, ...]:
+            return ("rl",)
+
+    return Broken()
+
+
+TOKENS = len(BATCH.trajectory)
+
+
+@pytest.mark.parametrize(
+    ("slot", "base", "place"),
+    [
+        ("mask", Mask, r"terms\.rl\.mask\.0"),
+        ("denominator", Denominator, r"terms\.rl\.denominator"),
+        ("advantage", Advantage, r"terms\.rl\.advantage"),
+        ("reduction", Reduction, r"terms\.rl\.reduction"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("result", "complaint"),
+    [
+        (torch.ones(TOKENS + 1), rf"returned the shape \({TOKENS + 1},\); it should be .*\({TOKENS},\)"),
+        (torch.ones(TOKENS, 1), "returned the shape"),
+        (torch.full((TOKENS,), torch.nan), "returned NaN"),
+        (1.0, "returned float; it should return a tensor"),
+        (None, "returned NoneType"),
+    ],
+)
+def test_a_broken_part_is_named_with_its_place(slot: str, base: type, place: str, result: Any, complaint: str) -> None:
+    with pytest.raises(PartError, match=rf"Broken \(estimator\.{place}\) {complaint}"):
+        estimator(pushing(**{slot: broken(base, result)})).loss(BATCH)
+
+
+@pytest.mark.parametrize(
+    ("result", "complaint"),
+    [
+        ({"rl": torch.ones(BATCH.prompts + 1)}, r"returned the shape .*\(G,\)"),
+        ({"rl": torch.ones(())}, r"returned the shape \(\); it should be a coefficient per prompt"),
+        ({"rl": torch.full((BATCH.prompts,), torch.nan)}, "returned NaN"),
+        ({"rl": 1.0}, "returned float"),
+    ],
+)
+def test_a_broken_switch_is_named_with_its_place(result: Any, complaint: str) -> None:
+    with pytest.raises(PartError, match=rf"Broken \(estimator\.switch\.0\) {complaint}"):
+        estimator({**pushing(), "switch": broken(Switch, result)}).loss(BATCH)
+
+
+@pytest.mark.xfail(strict=True, reason="only the coefficients that a switch does return are checked")
+@pytest.mark.parametrize("result", [{}, {"rl": torch.ones(BATCH.prompts), "other": torch.ones(BATCH.prompts)}, None])
+def test_a_switch_gives_coefficients_for_the_terms_that_it_names(result: Any) -> None:
+    with pytest.raises(PartError, match=r"Broken \(estimator\.switch\.0\)"):
+        estimator({**pushing(), "switch": broken(Switch, result)}).loss(BATCH)
+
+
+def test_a_broken_shaping_is_named_with_its_place() -> None:
+    with pytest.raises(PartError, match=r"Broken \(estimator\.shaping\.0\) returned NaN"):
+        estimator({**pushing(), "shaping": broken(Shaping, torch.full((TOKENS,), torch.nan))}).loss(BATCH)
+
+
+def test_a_part_may_return_one_number_for_all_tokens() -> None:
+    assert_close(weights(pushing(mask=broken(Mask, torch.tensor(2.0)))), 2 * weights(pushing()))
+
+
+# What a recipe may not say.
+
+
+def complaints(block: dict[str, Any]) -> dict[tuple[Any, ...], str]:
+    """Where an estimator is refused, and why."""
+    with pytest.raises(ValidationError) as refused:
+        Estimator.model_validate(block)
+    return {error["loc"]: error["msg"] for error in refused.value.errors()}
+
+
+@pytest.mark.parametrize(
+    ("block", "location", "message"),
+    [
+        ({"terms": {}}, ("terms",), "at least 1"),
+        ({}, ("terms",), "required"),
+        ({**pushing(), "typo": 1}, ("typo",), "not permitted"),
+        (pushing(typo=1), ("terms", "rl", "typo"), "not permitted"),
+        (pushing(source="everyone"), ("terms", "rl", "source"), "rollouts"),
+        (pushing(weight="heavy"), ("terms", "rl", "weight"), "number"),
+        (pushing(weight={"start": 0.1}), ("terms", "rl", "weight", "end"), "required"),
+        (pushing(denominator="older"), ("terms", "rl", "denominator", "use"), "no denominator is called 'older'"),
+        (pushing(mask={"use": "clip", "low": 0.2}), ("terms", "rl", "mask", 0, "high"), "required"),
+        (
+            pushing(mask=["none", {"use": "clip", "low": -1.0, "high": 1.0}]),
+            ("terms", "rl", "mask", 1, "low"),
+            "greater",
+        ),
+        (pushing(mask={"use": "clip", "low": "0.2", "high": 1.0}), ("terms", "rl", "mask", 0, "low"), "valid number"),
+        (pushing(mask={"low": 0.2}), ("terms", "rl", "mask", 0), "needs 'use: <name>'"),
+        (pushing(advantage=3), ("terms", "rl", "advantage"), "expected a advantage|expected an advantage"),
+        (pushing(reduction="constant"), ("terms", "rl", "reduction", "length"), "required"),
+        (pushing(count_with="nobody"), ("terms", "rl", "count_with"), "there is no term 'nobody'"),
+        (pushing(source="kept"), ("terms", "rl", "source"), "keeps any rows"),
+        (
+            {**pushing(), "switch": {"use": "always", "weights": {"sft": 1.0}}},
+            ("switch", 0),
+            "there is no term 'sft'; there are 'rl'",
+        ),
+    ],
+)
+def test_what_is_wrong_is_said_where_it_is_wrong(block: Any, location: tuple[Any, ...], message: str) -> None:
+    found = complaints(block)
+    at = [text for place, text in found.items() if tuple(p for p in place if not str(p).startswith("[")) == location]
+    assert at, f"no complaint at {location}: {found}"
+    assert re.search(message, at[0]), at[0]
+
+
+def test_counting_with_a_term_that_counts_with_another_is_refused() -> None:
+    terms = {"a": PLAIN, "b": {**PLAIN, "count_with": "a"}, "c": {**PLAIN, "count_with": "b"}}
+    assert complaints({"terms": terms}) == {("terms", "c", "count_with"): "'b' counts with another term itself"}
+
+
+def test_all_faults_are_found_at_once() -> None:
+    found = complaints({"terms": {"a": {**PLAIN, "typo": 1, "source": "no"}, "b": {**PLAIN, "mask": "clip"}}})
+    assert len(found) == 4  # typo, source, and clip's low and high
+
+
+def test_an_unknown_part_comes_with_the_nearest_right_name() -> None:
+    with pytest.raises(ValidationError) as refused:
+        Estimator.model_validate(pushing(advantage="group_nrom"))
+    assert refused.value.errors()[0]["ctx"]["hint"] == "did you mean 'group_norm'?"
+
+
+@pytest.mark.usefixtures("registry")
+def test_a_registered_part_is_named_like_any_other() -> None:
+    register("given")(Given)
+    block = estimator(pushing(advantage="given"))
+    assert block.terms["rl"].advantage == Given()
+    assert block.model_dump()["terms"]["rl"]["advantage"] == {"use": "given"}
+
+
+def test_a_mask_may_be_one_or_many_or_none() -> None:
+    for mask, count in [(None, 0), ([], 0), ("none", 1), (CLIP, 1), ([CLIP, "none"], 2)]:
+        assert len(estimator(pushing(mask=mask)).terms["rl"].mask) == count
+
+
+def test_rl_reads_like_the_paper() -> None:
+    """The example of the handbook: two rollouts, one right, one wrong, strictly on-policy."""
+    batch = fresh(replace(Case((Prompt(2),)).batch, reward=torch.tensor([1.0, 0.0]), old_logp=None))
+    block = {"terms": {"rl": {**RL, "advantage": "group_norm", "reduction": "sequence_mean"}}}
+    logp, _ = laws.gradient(estimator(block), batch)
+    per_trajectory = torch.zeros(2, dtype=logp.dtype).index_add_(0, batch.trajectory, logp)
+    unit = 0.5 / (0.5**0.5 + 1e-6) / 2
+    assert_close(per_trajectory, torch.tensor([-unit, unit], dtype=logp.dtype))

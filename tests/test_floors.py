@@ -1,0 +1,147 @@
+"""The house's floors: nothing imports what is above it, and the machine knows no algorithm by name."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import upge
+
+ROOT = Path(__file__).parents[1]
+MACHINE = sorted((ROOT / "upge").rglob("*.py"))
+PARTS = sorted((ROOT / "plugins" / "upge_parts").rglob("*.py"))
+
+FLOORS = [
+    {"discovery", "batch", "errors"},
+    {"parts", "schedule", "flow"},
+    {"estimator", "recipe", "testing"},
+    {"policy"},
+    {"run"},
+    {"study", "report"},
+    {"command"},
+]
+"""From the ground. `upge/__init__.py` is the door, and imports names from any floor when they are first used."""
+
+LATE = {("discovery", "parts"): "load() checks that what it found is a subclass of its slot's base"}
+"""Imports of a floor above, made inside a function, and why."""
+
+ALGORITHMS = (
+    {"sft", "dft", "ppo", "grpo", "drgrpo", "dapo", "gspo", "gmpo", "cispo", "rloo", "reinforce", "luffy", "srft"}
+    | {"hpt", "upt", "chord", "sapo", "topr", "opo", "vespo", "luspo", "tis", "dpo"}
+)  # fmt: skip
+
+PRIVILEGED = frozenset(
+    f"plugins/upge_parts/{path}"
+    for path in ("data/lab/measure.py", "engines/generating.py", "engines/keyed.py", "engines/transformers_engine.py")
+)
+"""Parts that reach behind the public names, until they don't."""
+
+
+def module_of(path: Path) -> str:
+    """`upge/recipe/reading.py` → `recipe.reading`; the door is ""."""
+    parts = path.relative_to(ROOT / "upge").with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+def floor(module: str) -> int:
+    """The floor of a module below `upge`; a new block has to be put on one."""
+    block = module.partition(".")[0]
+    found = [number for number, blocks in enumerate(FLOORS) if block in blocks]
+    assert found, f"upge.{block} is on no floor: put it on one in {Path(__file__).name}"
+    return found[0]
+
+
+def imports(path: Path, *, checking: bool = False) -> Iterator[tuple[str, bool]]:
+    """(absolute module or module.name, made inside a function) of each import; without those for type checkers only."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    yield from _imports(tree, inside=False, checking=checking)
+
+
+def _imports(node: ast.AST, *, inside: bool, checking: bool) -> Iterator[tuple[str, bool]]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test) and not checking:
+            continue
+        if isinstance(child, ast.Import):
+            yield from ((alias.name, inside) for alias in child.names)
+        elif isinstance(child, ast.ImportFrom):
+            assert child.level == 0, f"line {child.lineno}: imports are absolute"
+            yield from ((f"{child.module}.{alias.name}", inside) for alias in child.names)
+        function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        yield from _imports(child, inside=inside or function, checking=checking)
+
+
+def within_upge(name: str) -> str | None:
+    """The block of `upge.block.…`, or None for another package."""
+    head, _, rest = name.partition(".")
+    return rest.partition(".")[0] if head == "upge" else None
+
+
+def relative(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("path", MACHINE, ids=relative)
+def test_no_module_imports_a_floor_above_its_own(path: Path) -> None:
+    module = module_of(path)
+    if not module:
+        return
+    for name, inside in imports(path):
+        block = within_upge(name)
+        if block is None or block not in set().union(*FLOORS):
+            assert block is None or name.startswith("upge.__"), f"{name} comes through the door upge/__init__.py"
+            continue
+        allowed = floor(block) <= floor(module) or (inside and (module, block) in LATE)
+        assert allowed, f"upge.{module} (floor {floor(module)}) imports {name} (floor {floor(block)})"
+
+
+def test_the_exceptions_are_still_made() -> None:
+    """An exception that nobody needs any more is taken off the list."""
+    for module, block in LATE:
+        path = ROOT / "upge" / f"{module}.py"
+        assert any(inside and within_upge(name) == block for name, inside in imports(path))
+
+
+def test_the_estimator_knows_neither_models_nor_recipes() -> None:
+    for name in ("batch", "parts", "schedule", "estimator"):
+        for imported, _ in imports(ROOT / "upge" / f"{name}.py", checking=name == "estimator"):
+            assert imported.partition(".")[0] not in {"transformers", "accelerate", "ruamel", "typer", "rich"}
+            assert within_upge(imported) not in {"recipe", "policy", "run", "command"}
+
+
+def test_discovery_alone_imports_entrypoints() -> None:
+    importers = [p for p in (*MACHINE, *PARTS) if any(n.partition(".")[0] == "entrypoints" for n, _ in imports(p))]
+    assert [relative(path) for path in importers] == ["upge/discovery.py"]
+
+
+@pytest.mark.parametrize("path", PARTS, ids=relative)
+def test_parts_use_only_the_public_names(path: Path) -> None:
+    """What ships has no privilege: it is written with what anybody has."""
+    names = [name.removeprefix("upge.") for name, _ in imports(path, checking=True) if within_upge(name) is not None]
+    private = [name for name in names if name not in upge.__all__]
+    if private and relative(path) in PRIVILEGED:
+        pytest.xfail(f"imports {', '.join(private)}")
+    assert not private, f"imports {', '.join(private)}: not in upge.__all__"
+
+
+@pytest.mark.parametrize("path", MACHINE, ids=relative)
+def test_no_machine_imports_a_part(path: Path) -> None:
+    assert not [name for name, _ in imports(path, checking=True) if name.partition(".")[0] == "upge_parts"]
+
+
+@pytest.mark.parametrize("path", MACHINE, ids=relative)
+def test_the_machine_names_no_algorithm(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    documentation = {id(n.value) for n in ast.walk(tree) if isinstance(n, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documentation:
+            named = ALGORITHMS & set(re.findall(r"[a-z]+", node.value.lower()))
+            assert not named, f"line {node.lineno} names {', '.join(sorted(named))}: {node.value!r}"
+
+
+def test_the_door_names_what_exists() -> None:
+    for name in upge.__all__:
+        assert getattr(upge, name) is not None
