@@ -42,7 +42,7 @@ class Half(Mask):
 
 def unknown(slot: str, use: str) -> discovery.Unknown:
     with pytest.raises(discovery.Unknown) as raised:
-        discovery.find(slot, use)
+        discovery.find(SLOTS[slot], use)
     return raised.value
 
 
@@ -81,8 +81,8 @@ def test_the_installation_offers_what_the_project_declares() -> None:
 
 @pytest.mark.parametrize("offer", discovery.offers(), ids=lambda o: f"{o.slot}-{o.name}")
 def test_every_offer_imports_and_is_documented(offer: discovery.Offer) -> None:
-    kind = discovery.load(offer)
-    assert discovery.find(offer.slot, f"{offer.package}/{offer.name}") is kind
+    kind = discovery.load(offer, SLOTS[offer.slot])
+    assert discovery.find(SLOTS[offer.slot], f"{offer.package}/{offer.name}") is kind
     assert discovery.name_of(kind, offer.slot) in (offer.name, f"{offer.package}/{offer.name}")
     summary = discovery.summary(offer)
     assert summary == (kind.__doc__ or "").partition("\n")[0]
@@ -127,14 +127,14 @@ def test_a_package_is_found_by_installing_it(site: Site) -> None:
 def test_odd_spacing_and_comments_are_read(site: Site) -> None:
     text = "# parts\n\n[ upge.mask ]\n   half   =    half_parts.masks  :  Half   \n; more\n[upge.advantage]\n"
     site.install("upge-half", text.replace("   half", "half"), {"half_parts.masks": MASK})
-    assert discovery.find("mask", "half").__name__ == "Half"
+    assert discovery.find(SLOTS["mask"], "half").__name__ == "Half"
 
 
 def test_extras_and_capitals_are_kept(site: Site) -> None:
     text = "[upge.mask]\nHalf = half_parts.masks:Half [extra]\nhalf = half_parts.masks:Half\n"
     site.install("upge-half", text, {"half_parts.masks": MASK})
     assert {o.name for o in discovery.offers("mask") if o.package == "upge-half"} == {"Half", "half"}
-    assert discovery.find("mask", "Half") is discovery.find("mask", "half")
+    assert discovery.find(SLOTS["mask"], "Half") is discovery.find(SLOTS["mask"], "half")
 
 
 @pytest.mark.parametrize(
@@ -155,14 +155,14 @@ def test_someone_elses_broken_package_is_no_reason_to_stop(site: Site, text: str
     before = discovery.offers()
     site.install("unrelated", text)
     assert [o for o in discovery.offers() if o.package != "unrelated"] == before
-    assert discovery.find("mask", "clip").__name__ == "Clip"
+    assert discovery.find(SLOTS["mask"], "clip").__name__ == "Clip"
 
 
 def test_bytes_that_are_no_text_are_no_reason_to_stop(site: Site) -> None:
     site.install("unrelated", "")
     (site.folder / "unrelated-1.0.dist-info" / "entry_points.txt").write_bytes(b"\xff\xfe[upge.mask]\x80")
     discovery.refresh()
-    assert discovery.find("mask", "clip").__name__ == "Clip"
+    assert discovery.find(SLOTS["mask"], "clip").__name__ == "Clip"
 
 
 @given(text=st.text(max_size=60))
@@ -181,7 +181,7 @@ def test_two_packages_may_offer_one_name_and_then_both_must_be_called_in_full(si
     error = unknown("mask", "half")
     assert "2 packages offer a mask called 'half'" in str(error)
     assert error.hint == "say which: 'upge-half/half' or 'upge-other/half'"
-    ours, theirs = discovery.find("mask", "upge-half/half"), discovery.find("mask", "upge-other/half")
+    ours, theirs = discovery.find(SLOTS["mask"], "upge-half/half"), discovery.find(SLOTS["mask"], "upge-other/half")
     assert ours is not theirs
     for kind, name in ((ours, "upge-half/half"), (theirs, "upge-other/half")):
         part = build(Mask, name, Workshop())
@@ -201,7 +201,7 @@ def test_a_package_twice_on_the_path_counts_once(site: Site, tmp_path: Path, mon
 def test_a_shipped_name_offered_by_another_package_is_ambiguous_too(site: Site) -> None:
     site.install("upge-half", "[upge.mask]\nclip = half_parts.masks:Half\n", {"half_parts.masks": MASK})
     assert unknown("mask", "clip").hint == "say which: 'upge/clip' or 'upge-half/clip'"
-    assert discovery.find("mask", "upge/clip").__name__ == "Clip"
+    assert discovery.find(SLOTS["mask"], "upge/clip").__name__ == "Clip"
 
 
 # Offers that can't be had.
@@ -233,7 +233,7 @@ def test_an_offer_that_cannot_be_had_names_its_package(site: Site, target: str, 
     error = unknown("mask", "half")
     assert "the mask 'half' of the package upge-bad" in str(error)
     assert complaint in str(error)
-    assert discovery.find("mask", "clip").__name__ == "Clip"  # the others are still there
+    assert discovery.find(SLOTS["mask"], "clip").__name__ == "Clip"  # the others are still there
     with pytest.raises(ValidationError, match="upge-bad"):
         _Mask.model_validate({"mask": "half"})
 
@@ -285,11 +285,11 @@ def test_a_notebook_registers_a_part_for_its_own_process() -> None:
         def __call__(self, b: Any) -> Any:
             return b.ratio
 
-    assert discovery.find("mask", "mine") is Mine
+    assert discovery.find(SLOTS["mask"], "mine") is Mine
     assert Mine().dump() == {"use": "mine"}
     assert unknown("mask", "mien").hint == "did you mean 'mine'?"
     with pytest.raises(discovery.Unknown):
-        discovery.find("advantage", "mine")
+        discovery.find(SLOTS["advantage"], "mine")
 
 
 @pytest.mark.xfail(strict=True, reason="register() silently shadows what is installed; dump() then names another class")

@@ -118,9 +118,10 @@ def test_a_models_generation_defaults_have_no_say() -> None:
     poison = GenerationConfig(
         do_sample=True, top_k=1, top_p=0.1, min_p=0.5, temperature=0.01, repetition_penalty=5.0, typical_p=0.2,
         no_repeat_ngram_size=1, bad_words_ids=[[20], [21]], suppress_tokens=list(range(10, 40)),
-        begin_suppress_tokens=[50], forced_eos_token_id=1, forced_bos_token_id=60, min_new_tokens=9, num_return_sequences=2,
-        max_length=3, sequence_bias={(30,): 50.0}, guidance_scale=3.0, epsilon_cutoff=0.3, eta_cutoff=0.3,
-        renormalize_logits=True, exponential_decay_length_penalty=(1, 9.0), use_cache=False, return_dict_in_generate=True, eos_token_id=1,
+        begin_suppress_tokens=[50], forced_eos_token_id=1, forced_bos_token_id=60, min_new_tokens=9,
+        num_return_sequences=2, max_length=3, sequence_bias={(30,): 50.0}, guidance_scale=3.0, epsilon_cutoff=0.3,
+        eta_cutoff=0.3, renormalize_logits=True, exponential_decay_length_penalty=(1, 9.0), use_cache=False,
+        return_dict_in_generate=True, eos_token_id=1,
     )  # fmt: skip
     policy.model.generation_config = poison
     assert sample(policy, wanted, sampling) == clean

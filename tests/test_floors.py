@@ -18,6 +18,7 @@ PARTS = sorted((ROOT / "plugins" / "upge_parts").rglob("*.py"))
 FLOORS = [
     {"discovery", "batch", "errors"},
     {"parts", "schedule", "flow"},
+    {"asking"},
     {"estimator", "recipe", "testing"},
     {"policy"},
     {"run"},
@@ -25,9 +26,6 @@ FLOORS = [
     {"command"},
 ]
 """From the ground. `upge/__init__.py` is the door, and imports names from any floor when they are first used."""
-
-LATE = {("discovery", "parts"): "load() checks that what it found is a subclass of its slot's base"}
-"""Imports of a floor above, made inside a function, and why."""
 
 ALGORITHMS = (
     {"sft", "dft", "ppo", "grpo", "drgrpo", "dapo", "gspo", "gmpo", "cispo", "rloo", "reinforce", "luffy", "srft"}
@@ -55,23 +53,21 @@ def floor(module: str) -> int:
     return found[0]
 
 
-def imports(path: Path, *, checking: bool = False) -> Iterator[tuple[str, bool]]:
-    """(absolute module or module.name, made inside a function) of each import; without those for type checkers only."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    yield from _imports(tree, inside=False, checking=checking)
+def imports(path: Path, *, checking: bool = False) -> Iterator[str]:
+    """The module or module.name of each import, also inside functions; without those for type checkers only."""
+    yield from _imports(ast.parse(path.read_text(encoding="utf-8")), checking)
 
 
-def _imports(node: ast.AST, *, inside: bool, checking: bool) -> Iterator[tuple[str, bool]]:
+def _imports(node: ast.AST, checking: bool) -> Iterator[str]:
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test) and not checking:
             continue
         if isinstance(child, ast.Import):
-            yield from ((alias.name, inside) for alias in child.names)
+            yield from (alias.name for alias in child.names)
         elif isinstance(child, ast.ImportFrom):
             assert child.level == 0, f"line {child.lineno}: imports are absolute"
-            yield from ((f"{child.module}.{alias.name}", inside) for alias in child.names)
-        function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
-        yield from _imports(child, inside=inside or function, checking=checking)
+            yield from (f"{child.module}.{alias.name}" for alias in child.names)
+        yield from _imports(child, checking)
 
 
 def within_upge(name: str) -> str | None:
@@ -89,38 +85,32 @@ def test_no_module_imports_a_floor_above_its_own(path: Path) -> None:
     module = module_of(path)
     if not module:
         return
-    for name, inside in imports(path):
+    for name in imports(path):
         block = within_upge(name)
         if block is None or block not in set().union(*FLOORS):
             assert block is None or name.startswith("upge.__"), f"{name} comes through the door upge/__init__.py"
             continue
-        allowed = floor(block) <= floor(module) or (inside and (module, block) in LATE)
-        assert allowed, f"upge.{module} (floor {floor(module)}) imports {name} (floor {floor(block)})"
-
-
-def test_the_exceptions_are_still_made() -> None:
-    """An exception that nobody needs any more is taken off the list."""
-    for module, block in LATE:
-        path = ROOT / "upge" / f"{module}.py"
-        assert any(inside and within_upge(name) == block for name, inside in imports(path))
+        assert floor(block) <= floor(module), (
+            f"upge.{module} (floor {floor(module)}) imports {name} (floor {floor(block)})"
+        )
 
 
 def test_the_estimator_knows_neither_models_nor_recipes() -> None:
-    for name in ("batch", "parts", "schedule", "estimator"):
-        for imported, _ in imports(ROOT / "upge" / f"{name}.py", checking=name == "estimator"):
+    for name in ("batch", "parts", "schedule", "asking", "estimator"):
+        for imported in imports(ROOT / "upge" / f"{name}.py", checking=name == "estimator"):
             assert imported.partition(".")[0] not in {"transformers", "accelerate", "ruamel", "typer", "rich"}
             assert within_upge(imported) not in {"recipe", "policy", "run", "command"}
 
 
 def test_discovery_alone_imports_entrypoints() -> None:
-    importers = [p for p in (*MACHINE, *PARTS) if any(n.partition(".")[0] == "entrypoints" for n, _ in imports(p))]
+    importers = [p for p in (*MACHINE, *PARTS) if any(n.partition(".")[0] == "entrypoints" for n in imports(p))]
     assert [relative(path) for path in importers] == ["upge/discovery.py"]
 
 
 @pytest.mark.parametrize("path", PARTS, ids=relative)
 def test_parts_use_only_the_public_names(path: Path) -> None:
     """What ships has no privilege: it is written with what anybody has."""
-    names = [name.removeprefix("upge.") for name, _ in imports(path, checking=True) if within_upge(name) is not None]
+    names = [name.removeprefix("upge.") for name in imports(path, checking=True) if within_upge(name) is not None]
     private = [name for name in names if name not in upge.__all__]
     if private and relative(path) in PRIVILEGED:
         pytest.xfail(f"imports {', '.join(private)}")
@@ -129,7 +119,7 @@ def test_parts_use_only_the_public_names(path: Path) -> None:
 
 @pytest.mark.parametrize("path", MACHINE, ids=relative)
 def test_no_machine_imports_a_part(path: Path) -> None:
-    assert not [name for name, _ in imports(path, checking=True) if name.partition(".")[0] == "upge_parts"]
+    assert not [name for name in imports(path, checking=True) if name.partition(".")[0] == "upge_parts"]
 
 
 @pytest.mark.parametrize("path", MACHINE, ids=relative)

@@ -398,7 +398,7 @@ def test_every_default_is_valid() -> None:
     for offer in discovery.offers():
         if offer.slot not in FACTORS:
             continue
-        kind = discovery.load(offer)
+        kind = discovery.load(offer, SLOTS[offer.slot])
         assert kind.slot == offer.slot
         assert issubclass(kind, SLOTS[offer.slot])
         for field in kind.model_fields.values():

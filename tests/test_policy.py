@@ -312,6 +312,13 @@ def test_a_tokenizer_without_pad_token_keeps_its_size() -> None:
     assert len(policy.tokenizer) == models.SIZE
 
 
+def test_an_added_token_without_embedding_is_no_pad_token() -> None:
+    tokenizer = models.tokenizer()
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    assert tokenizer.pad_token_id == models.SIZE
+    assert Policy(models.llama(), tokenizer).pad_id == 0
+
+
 def test_dropout_is_off_and_parameters_train() -> None:
     policy = models.policy(models.gpt2(attn_pdrop=0.5, resid_pdrop=0.5).train())
     once, again = (policy.log_probs(PAIRS, TEMPERATURES)[0] for _ in range(2))
@@ -322,11 +329,9 @@ def test_dropout_is_off_and_parameters_train() -> None:
 def test_saved_and_opened_again(tmp_path: Path) -> None:
     policy = models.policy(None, models.CHAT)
     policy.model.generation_config = GenerationConfig(do_sample=False, top_p=0.5, eos_token_id=[1, 3])
-    policy.model.config.quantization_config = {"quant_method": "gguf"}
     policy.save(tmp_path / "run" / "model")
     names = {file.name for file in (tmp_path / "run" / "model").iterdir()}
     assert {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json"} <= names
-    assert "quantization_config" not in (tmp_path / "run" / "model" / "config.json").read_text()
     again = load(str(tmp_path / "run"))  # a run folder
     assert again.vocabulary_fingerprint() == policy.vocabulary_fingerprint()
     assert again.stop_ids == (1, 3)

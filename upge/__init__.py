@@ -12,13 +12,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from upge.asking import PartError as PartError
     from upge.batch import Batch as Batch
     from upge.batch import View as View
     from upge.discovery import register as register
     from upge.errors import InputError as InputError
     from upge.estimator import Credit as Credit
     from upge.estimator import Estimator as Estimator
-    from upge.estimator import PartError as PartError
     from upge.estimator import Term as Term
     from upge.flow import Completion as Completion
     from upge.flow import Context as Context
@@ -48,10 +48,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "upge.asking": ("PartError",),
     "upge.batch": ("Batch", "View"),
     "upge.discovery": ("register",),
     "upge.errors": ("InputError",),
-    "upge.estimator": ("Credit", "Estimator", "PartError", "Term"),
+    "upge.estimator": ("Credit", "Estimator", "Term"),
     "upge.flow": ("Completion", "Context", "Message", "Problem", "Request", "Sampling", "Trajectory"),
     "upge.parts": (
         "Advantage",

@@ -70,8 +70,12 @@ def register(name: str) -> Callable[[PartClass], PartClass]:
     return decorate
 
 
-def find(slot: str, use: str) -> type[Part]:
-    """The class that `use` (`name` or `package/name`) names in `slot`. Raises `Unknown` with the nearest right name."""
+def find(base: type[Part], use: str) -> type[Part]:
+    """The class that `use` (`name` or `package/name`) names in the slot of `base`.
+
+    Raises `Unknown`, with the nearest right name as a hint.
+    """
+    slot = base.slot
     if (slot, use) in _registered:
         return _registered[slot, use]
     package, _, name = use.rpartition("/")
@@ -81,13 +85,11 @@ def find(slot: str, use: str) -> type[Part]:
     if len(matches) > 1:
         choices = " or ".join(f"'{offer.package}/{name}'" for offer in matches)
         raise Unknown(f"{len(matches)} packages offer a {slot} called '{name}'", f"say which: {choices}")
-    return load(matches[0])
+    return load(matches[0], base)
 
 
-def load(offer: Offer) -> type[Part]:
-    """The class behind an offer. Raises `Unknown` naming the package when it can't be imported or isn't a part."""
-    from upge.parts import SLOTS
-
+def load(offer: Offer, base: type[Part]) -> type[Part]:
+    """The class behind an offer, a subclass of `base`. Raises `Unknown` naming the package when it can't be had."""
     where = f"the {offer.slot} '{offer.name}' of the package {offer.package}"
     if offer.fault:
         raise Unknown(f"{where} can't be loaded: {offer.fault}")
@@ -95,7 +97,6 @@ def load(offer: Offer) -> type[Part]:
         kind = functools.reduce(getattr, offer.attribute.split("."), importlib.import_module(offer.module))
     except Exception as error:  # a plugin may fail in any way; the recipe's author needs to know which one did
         raise Unknown(f"{where} can't be imported: {type(error).__name__}: {error}") from error
-    base = SLOTS[offer.slot]
     if not (isinstance(kind, type) and issubclass(kind, base)):
         raise Unknown(f"{where} is not a subclass of upge.{base.__name__}")
     return kind

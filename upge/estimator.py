@@ -22,12 +22,12 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from upge.asking import State, Viewer, check, label_of
 from upge.batch import Batch, Reduce, View, alone, log_ratio
 from upge.parts import (
     ADenominator,
     AnAdvantage,
     AReduction,
-    Factor,
     Masks,
     Part,
     Settings,
@@ -36,9 +36,6 @@ from upge.parts import (
     Switches,
 )
 from upge.schedule import Number, at
-
-State = dict[str, dict[str, Tensor]]
-"""What stateful parts carry from one rollout batch to the next: place in the estimator → named tensors."""
 
 
 class Term(Settings):
@@ -246,7 +243,7 @@ class Estimator(Settings):
         terms = {}
         for name, term in self.terms.items():
             rows = self._rows(name, batch, coefficients)
-            view = _Viewer(batch, step, rows=rows, known=shaped, reduce=reduce)
+            view = Viewer(batch, step, rows=rows, known=shaped, reduce=reduce)
             advantage = None if term.live else view.factor(term.advantage, f"terms.{name}.advantage", state, after)
             coefficient = torch.where(rows, coefficients[name], 0)
             terms[name] = TermCredit(coefficient, rows, coefficient != 0, advantage)
@@ -258,7 +255,7 @@ class Estimator(Settings):
         counted = {}
         for name, term in self.terms.items():
             rows, active = self._count_group(name, credit)
-            view = _Viewer(batch, credit.step, rows=rows, active=active, reduce=reduce)
+            view = Viewer(batch, credit.step, rows=rows, active=active, reduce=reduce)
             share = view.factor(term.reduction, f"terms.{name}.reduction")
             counted[name] = replace(credit.terms[name], share=share)
         return replace(credit, terms=counted)
@@ -298,7 +295,7 @@ class Estimator(Settings):
         term, own, place = self.terms[name], credit.terms[name], f"terms.{name}"
         share = _settled(own.share, "count")
         shaped = {"reward": credit.reward, "shaping": credit.shaping}
-        view = _Viewer(batch, credit.step, rows=own.rows, active=own.active, known=shaped)
+        view = Viewer(batch, credit.step, rows=own.rows, active=own.active, known=shaped)
         advantage = own.advantage if own.advantage is not None else view.factor(term.advantage, f"{place}.advantage")
         view.known["advantage"] = advantage.to(batch.dtype)
         denominator = view.factor(term.denominator, f"{place}.denominator")
@@ -317,17 +314,17 @@ class Estimator(Settings):
         ones = torch.ones(batch.size, dtype=batch.dtype, device=batch.reward.device)
         coefficients = {name: ones * at(term.weight, step) for name, term in self.terms.items()}
         for index, switch in enumerate(self.switch):
-            place = f"switch.{index}"
-            view = View(batch, switch.reads(), _label(switch, place), step=step, state=state.get(place), reduce=reduce)
+            place, label = f"switch.{index}", label_of(switch, f"switch.{index}")
+            view = View(batch, switch.reads(), label, step=step, state=state.get(place), reduce=reduce)
             for name, coefficient in switch(view).items():
-                _check(coefficient, (batch.prompts,), "a coefficient per prompt, (G,)", _label(switch, place))
+                check(coefficient, (batch.prompts,), "a coefficient per prompt, (G,)", label)
                 coefficients[name] = coefficients[name] * view.to_trajectories(coefficient.to(batch.dtype))
             after[place] = switch.advance(view)
         return coefficients
 
     def _shaped(self, batch: Batch, step: int, reduce: Reduce) -> dict[str, Tensor]:
         """The shaping of each token, and the reward with its sum."""
-        viewer = _Viewer(batch, step, reduce=reduce)
+        viewer = Viewer(batch, step, reduce=reduce)
         zeros = torch.zeros(batch.trajectory.shape, dtype=batch.dtype, device=batch.reward.device)
         extra = [viewer.factor(part, f"shaping.{index}") for index, part in enumerate(self.shaping)]
         shaping = fold(torch.add, extra, zeros)
@@ -356,61 +353,6 @@ class Estimator(Settings):
 
     def _counts_of(self, name: str) -> str:
         return self.terms[name].count_with or name
-
-
-class _Viewer:
-    """Makes the views of one phase, and calls factors on them."""
-
-    def __init__(
-        self,
-        batch: Batch,
-        step: int,
-        *,
-        rows: Tensor | None = None,
-        active: Tensor | None = None,
-        known: Mapping[str, Tensor] | None = None,
-        reduce: Reduce = alone,
-    ) -> None:
-        self.batch, self.step, self.rows, self.active, self.reduce = batch, step, rows, active, reduce
-        self.known = dict(known or {})
-
-    def factor(self, part: Factor, place: str, state: State | None = None, after: State | None = None) -> Tensor:
-        """(T,) the part's numbers; its new state goes into `after`."""
-        label = _label(part, place)
-        view = View(
-            self.batch,
-            part.reads(),
-            label,
-            step=self.step,
-            known=self.known,
-            rows=self.rows,
-            active=self.active,
-            state=(state or {}).get(place),
-            reduce=self.reduce,
-        )
-        result = part(view)
-        tokens = self.batch.trajectory.shape
-        _check(result, tokens, "a number per token, (T,), or one for all, ()", label, scalar=True)
-        if after is not None and isinstance(part, Stateful):
-            after[place] = part.advance(view)
-        return result.detach().to(self.batch.reward).expand(tokens)
-
-
-class PartError(RuntimeError):
-    """A part did not keep its contract at run time; the message names it and its place in the estimator."""
-
-
-def _check(result: object, shape: tuple[int, ...], wanted: str, label: str, *, scalar: bool = False) -> None:
-    if not isinstance(result, Tensor):
-        raise PartError(f"{label} returned {type(result).__name__}; it should return a tensor: {wanted}")
-    if tuple(result.shape) != tuple(shape) and not (scalar and result.ndim == 0):
-        raise PartError(f"{label} returned the shape {tuple(result.shape)}; it should be {wanted}: {tuple(shape)}")
-    if bool(torch.isnan(result).any()):
-        raise PartError(f"{label} returned NaN")
-
-
-def _label(part: Part, place: str) -> str:
-    return f"{type(part).__name__} (estimator.{place})"
 
 
 def _settled(tensor: Tensor | None, phase: str) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, SerializationInfo, ValidationInfo
 from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError
@@ -202,9 +202,9 @@ def Follows(path: str, **constraints: Any) -> Any:
 class Workshop:
     """What building parts from YAML values depends on: where a name leads, and what a `Follows` parameter follows."""
 
-    def find(self, slot: str, use: str) -> type[Part]:
-        """The class that `use` names in `slot`; raises `discovery.Unknown` where there is none."""
-        return discovery.find(slot, use)
+    def find(self, base: type[Part], use: str) -> type[Part]:
+        """The class that `use` names in the slot of `base`; raises `discovery.Unknown` where there is none."""
+        return discovery.find(base, use)
 
     def followed(self, path: str) -> Any:
         """The value at a dotted recipe path; raises LookupError where there is no recipe."""
@@ -228,7 +228,7 @@ def build(base: type[Part], value: Any, workshop: Workshop) -> Any:
 
 def _construct(base: type[Part], use: str, parameters: dict[str, Any], workshop: Workshop) -> Part:
     try:
-        kind = workshop.find(base.slot, use)
+        kind = workshop.find(base, use)
     except discovery.Unknown as unknown:
         fault = PydanticCustomError("part_unknown", "{message}", {"message": str(unknown), "hint": unknown.hint})
         detail = InitErrorDetails(type=fault, loc=("use",), input=use)
@@ -275,21 +275,3 @@ AnEngine = Annotated[Engine, _validate(Engine), _serialize]
 Masks = Annotated[tuple[AMask, ...], BeforeValidator(_as_tuple)]
 Switches = Annotated[tuple[ASwitch, ...], BeforeValidator(_as_tuple)]
 Shapings = Annotated[tuple[AShaping, ...], BeforeValidator(_as_tuple)]
-
-__all__ = [
-    "SLOTS",
-    "Advantage",
-    "Data",
-    "Denominator",
-    "Engine",
-    "Follows",
-    "Mask",
-    "Part",
-    "Reduction",
-    "Reward",
-    "Self",
-    "Shaping",
-    "Switch",
-    "Workshop",
-    "build",
-]

@@ -67,13 +67,25 @@ def load(
 def _open_model(path: str, arguments: dict[str, Any]) -> PreTrainedModel:
     place, file = _find(path)
     with _explained(path):
-        opened: Any = AutoModelForCausalLM.from_pretrained(place, output_loading_info=True, **arguments, **file)
+        settings = arguments | file | (_unpacking() if file else {})
+        opened: Any = AutoModelForCausalLM.from_pretrained(place, output_loading_info=True, **settings)
     model, report = opened
+    if file:  # the weights are unpacked by now, and so they will be saved
+        vars(model.config).pop("quantization_config", None)
     if report["missing_keys"]:
         some = ", ".join(sorted(report["missing_keys"])[:3])
         raise ModelError(f"{path}: it lacks weights of {type(model).__name__} ({some}); not a causal language model?")
     converted: PreTrainedModel = model.to(arguments["dtype"])
     return converted
+
+
+def _unpacking() -> dict[str, Any]:
+    """What has transformers unpack GGUF weights into ones that can be trained; older versions always do."""
+    try:
+        from transformers import GgufConfig
+    except ImportError:
+        return {}
+    return {"quantization_config": GgufConfig(dequantize=True)}
 
 
 def _open_tokenizer(path: str, of: str = "tokenizer") -> PreTrainedTokenizerBase:

@@ -35,7 +35,7 @@ class Policy:
         pad_id: what padding is made of. It enters no loss, so any id would do.
 
     Raises:
-        ModelError: the tokenizer has tokens that the model has no embedding for.
+        ModelError: the tokenizer's vocabulary is larger than the model's.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -44,8 +44,9 @@ class Policy:
         self.stop_ids = _stop_ids(model, tokenizer)
         if tokenizer.pad_token is None and tokenizer.eos_token is not None:
             tokenizer.pad_token = tokenizer.eos_token
-        self.pad_id = 0 if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
         self._check_vocabulary()
+        pad = tokenizer.pad_token_id
+        self.pad_id = pad if isinstance(pad, int) and pad < self._rows() else 0
 
     @property
     def context_length(self) -> int | None:
@@ -79,15 +80,21 @@ class Policy:
             self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
+    def _rows(self) -> int:
+        """How many token ids the model has embeddings for; those beyond can't be fed to it."""
+        weight = self.model.get_input_embeddings().weight
+        assert isinstance(weight, Tensor)
+        return weight.shape[0]
+
     def _check_vocabulary(self) -> None:
-        embeddings = self.model.get_input_embeddings()
-        rows = getattr(embeddings, "num_embeddings", None)
-        highest = max(self.tokenizer.get_vocab().values(), default=-1)
-        if highest < 0:
+        # Some tokenizers carry added tokens that their model has no embedding for, and never needs (Gemma 3's image).
+        added = set(self.tokenizer.get_added_vocab())
+        ids = [index for token, index in self.tokenizer.get_vocab().items() if token not in added]
+        if not ids:
             raise ModelError("the tokenizer has no tokens; set model.tokenizer to a folder or Hub id that has one")
-        if rows is not None and highest >= rows:
-            wanted = "model and tokenizer don't belong together"
-            raise ModelError(f"the tokenizer's ids go up to {highest}, the model's embeddings to {rows - 1}: {wanted}")
+        if max(ids) >= self._rows():
+            numbers = f"the tokenizer's ids go up to {max(ids)}, the model's embeddings to {self._rows() - 1}"
+            raise ModelError(f"{numbers}: model and tokenizer don't belong together")
 
 
 def _stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
@@ -101,10 +108,8 @@ def _stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tup
 
 @contextmanager
 def _saveable(model: PreTrainedModel) -> Iterator[None]:
-    """While open, the model has no settings that would keep it from being saved, or from being opened again."""
+    """While open, the model has no generation defaults that would keep it from being saved."""
     kept = model.generation_config
-    # A model opened from GGUF is dequantized, yet its config still says how the file was quantized.
-    quantization = model.config.__dict__.pop("quantization_config", None)
     try:
         # Transformers opens models whose generation defaults contradict each other, but refuses to save them.
         if kept is not None and _contradictory(kept):
@@ -114,8 +119,6 @@ def _saveable(model: PreTrainedModel) -> Iterator[None]:
         yield
     finally:
         model.generation_config = kept
-        if quantization is not None:
-            model.config.quantization_config = quantization
 
 
 def _contradictory(settings: GenerationConfig) -> bool:

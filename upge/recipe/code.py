@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from upge import discovery
-from upge.parts import SLOTS
+from upge.parts import Part
 
 
 def names_file(use: str) -> bool:
@@ -18,7 +18,7 @@ def names_file(use: str) -> bool:
     return re.fullmatch(r".+\.py:\w+", use) is not None
 
 
-def class_in_file(slot: str, use: str, folder: Path, *, allowed: bool) -> type[Any]:
+def class_in_file(base: type[Part], use: str, folder: Path, *, allowed: bool) -> type[Part]:
     """The class that `file.py:Class` names, the file relative to `folder`. Raises `discovery.Unknown`."""
     file, _, name = use.rpartition(":")
     if not allowed:
@@ -27,8 +27,8 @@ def class_in_file(slot: str, use: str, folder: Path, *, allowed: bool) -> type[A
     if not path.is_file():
         raise discovery.Unknown(f"there is no file '{path}'")
     kind = getattr(_module(path), name, None)
-    if not (isinstance(kind, type) and issubclass(kind, SLOTS[slot])):
-        raise discovery.Unknown(f"{file} has no class '{name}' that is an upge.{SLOTS[slot].__name__}")
+    if not (isinstance(kind, type) and issubclass(kind, base)):
+        raise discovery.Unknown(f"{file} has no class '{name}' that is an upge.{base.__name__}")
     return kind
 
 

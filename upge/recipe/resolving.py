@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from upge.parts import Settings
+from upge.parts import SLOTS, Settings
 from upge.recipe.faults import Fault, RecipeError, nearest
 from upge.recipe.merging import Composed, compose, locate
 from upge.recipe.nodes import Node, plain
@@ -207,7 +207,7 @@ def _keys_at(path: Sequence[str | int], composed: Composed, workshop: RecipeWork
         return list(block.model_fields) if block else []
     try:
         part = functools.reduce(lambda block, key: block[key], path, plain(composed.root))
-        return ["use", *workshop.find(slot, part["use"]).fields()]
+        return ["use", *workshop.find(SLOTS[slot], part["use"]).fields()]
     except (LookupError, TypeError):
         return ["use"]
 

@@ -13,7 +13,7 @@ from pydantic import Field, PrivateAttr, ValidationInfo, field_validator, model_
 from pydantic_core import PydanticCustomError
 
 from upge.estimator import Estimator
-from upge.parts import AnEngine, AReward, Settings, SomeData, Workshop
+from upge.parts import AnEngine, AReward, Part, Settings, SomeData, Workshop
 from upge.recipe.merging import Composed
 from upge.schedule import Number, Within
 
@@ -185,13 +185,13 @@ class RecipeWorkshop(Workshop):
         self.folder, self.allow_code = folder, allow_code
         self.settled: dict[str, Any] = {}
 
-    def find(self, slot: str, use: str) -> type[Any]:
+    def find(self, base: type[Part], use: str) -> type[Part]:
         """See `Workshop.find`; `file.py:Class` is a class in a file beside the recipe."""
         from upge.recipe.code import class_in_file, names_file
 
         if names_file(use):
-            return class_in_file(slot, use, self.folder, allowed=self.allow_code)
-        return super().find(slot, use)
+            return class_in_file(base, use, self.folder, allowed=self.allow_code)
+        return super().find(base, use)
 
     def followed(self, path: str) -> Any:
         """See `Workshop.followed`."""

@@ -17,8 +17,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from upge.asking import State
 from upge.batch import Batch
-from upge.estimator import Credit, State
+from upge.estimator import Credit
 from upge.flow import Trajectory
 from upge.policy import Policy
 from upge.recipe import Recipe
