@@ -160,7 +160,7 @@ MUTANTS = [
         ("demonstrations for rollouts", "estimator", "return ~batch.demonstration", "return batch.demonstration"),
         ("the term's weight is dropped", "estimator", "ones * at(term.weight, step)", "ones"),
         ("a mask replaces the one before", "estimator", "mask = mask * view.factor(part", "mask = view.factor(part"),
-        ("the last switch wins", "estimator", "coefficients[name] * view.to_trajectories", "view.to_trajectories"),
+        ("the last switch wins", "estimator", "coefficients[name] * spread", "spread"),
         ("count_with is ignored", "estimator", "return self.terms[name].count_with or name", "return name"),
         (
             "counts are of this rank",

@@ -292,7 +292,6 @@ def test_a_notebook_registers_a_part_for_its_own_process() -> None:
         discovery.find(SLOTS["advantage"], "mine")
 
 
-@pytest.mark.xfail(strict=True, reason="register() silently shadows what is installed; dump() then names another class")
 @pytest.mark.usefixtures("registry")
 def test_a_registered_name_does_not_turn_an_installed_part_into_another() -> None:
     """Either register refuses the name, or the shipped part goes by `upge/clip` from then on."""
@@ -312,7 +311,6 @@ def test_a_registered_name_does_not_turn_an_installed_part_into_another() -> Non
     assert build(Mask, shipped.dump(), Workshop()) == shipped
 
 
-@pytest.mark.xfail(strict=True, reason="load() catches Exception, and SystemExit is none", raises=SystemExit)
 def test_a_plugin_that_exits_does_not_take_the_command_along(site: Site) -> None:
     site.install("upge-bad", "[upge.mask]\nhalf = bad_parts.masks:Half\n", {"bad_parts.masks": "raise SystemExit(3)"})
     assert "upge-bad" in str(unknown("mask", "half"))

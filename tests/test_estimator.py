@@ -326,7 +326,6 @@ class CountedSurprise(Surprise):
         return -b.logp / (1 + b.state["batches"])
 
 
-@pytest.mark.xfail(strict=True, reason="weigh gives a live advantage no state, and credit drops it", raises=KeyError)
 def test_a_live_advantage_may_have_state() -> None:
     block = estimator(pushing(advantage=CountedSurprise()))
     first = block.credit(BATCH)
@@ -395,7 +394,6 @@ def test_a_broken_switch_is_named_with_its_place(result: Any, complaint: str) ->
         estimator({**pushing(), "switch": broken(Switch, result)}).loss(BATCH)
 
 
-@pytest.mark.xfail(strict=True, reason="only the coefficients that a switch does return are checked")
 @pytest.mark.parametrize("result", [{}, {"rl": torch.ones(BATCH.prompts), "other": torch.ones(BATCH.prompts)}, None])
 def test_a_switch_gives_coefficients_for_the_terms_that_it_names(result: Any) -> None:
     with pytest.raises(PartError, match=r"Broken \(estimator\.switch\.0\)"):

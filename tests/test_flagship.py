@@ -20,7 +20,9 @@ UPGE = str(Path(sys.executable).parent / "upge")
 
 def run(name: str, folder: Path) -> list[dict[str, Any]]:
     """The metrics of a shipped recipe's run."""
-    finished = subprocess.run([UPGE, "run", name, f"log.folder={folder / name}"], capture_output=True, text=True, check=False)
+    finished = subprocess.run(
+        [UPGE, "run", name, f"log.folder={folder / name}"], capture_output=True, text=True, check=False
+    )
     assert finished.returncode == 0, finished.stderr
     assert "test/never" in finished.stdout
     return [json.loads(line) for line in (folder / name / "metrics.jsonl").read_text().splitlines()]

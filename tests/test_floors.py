@@ -32,12 +32,6 @@ ALGORITHMS = (
     | {"hpt", "upt", "chord", "sapo", "topr", "opo", "vespo", "luspo", "tis", "dpo"}
 )  # fmt: skip
 
-PRIVILEGED = frozenset(
-    f"plugins/upge_parts/{path}"
-    for path in ("data/lab/measure.py", "engines/generating.py", "engines/keyed.py", "engines/transformers_engine.py")
-)
-"""Parts that reach behind the public names, until they don't."""
-
 
 def module_of(path: Path) -> str:
     """`upge/recipe/reading.py` → `recipe.reading`; the door is ""."""
@@ -112,8 +106,6 @@ def test_parts_use_only_the_public_names(path: Path) -> None:
     """What ships has no privilege: it is written with what anybody has."""
     names = [name.removeprefix("upge.") for name in imports(path, checking=True) if within_upge(name) is not None]
     private = [name for name in names if name not in upge.__all__]
-    if private and relative(path) in PRIVILEGED:
-        pytest.xfail(f"imports {', '.join(private)}")
     assert not private, f"imports {', '.join(private)}: not in upge.__all__"
 
 

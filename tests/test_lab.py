@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
+import upge
 from upge_parts.data.lab.lessons import LabLessons
 from upge_parts.data.lab.source import Lab, shipped
 from upge_parts.data.lab.task import FAMILIAR, LETTERS, OPERATIONS, SIZE, UNFAMILIAR, Task, final_answer, generate
 from upge_parts.rewards.exact import Exact
-
-import upge
 
 SPLITS = ("train", "test", "ood")
 tasks = st.builds(

@@ -98,7 +98,9 @@ def test_two_processes_learn_what_one_does(run: Run, tmp_path: Path) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--no-python"]
     upge_run = [str(Path(sys.executable).parent / "upge"), "run", str(tmp_path / "recipe.yaml")]
     folder = tmp_path / "two"
-    finished = subprocess.run([*torchrun, *upge_run, f"log.folder={folder}"], capture_output=True, text=True, check=False)
+    finished = subprocess.run(
+        [*torchrun, *upge_run, f"log.folder={folder}"], capture_output=True, text=True, check=False
+    )
     assert finished.returncode == 0, finished.stderr
     assert largest_difference(one, folder) < 1e-4
     ours, theirs = metrics(one), metrics(folder)

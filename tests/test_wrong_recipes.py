@@ -79,7 +79,11 @@ CASES = {
     "a number where a map belongs": ("{lr: 1e-4, clip_norm: 1.0}", "▶3", "a map"),
     "a number where a part belongs": ("denominator: old", "denominator: ▶7", "expected a denominator"),
     "a part without use": ("{use: group_norm, epsilon: 1e-6}", "▶{epsilon: 1e-6}", "needs 'use: <name>'"),
-    "missing parameter": ("mask: {use: clip, low: 0.2, high: 0.2}", "▶mask: {use: clip, low: 0.2}", "'high' is missing"),
+    "missing parameter": (
+        "mask: {use: clip, low: 0.2, high: 0.2}",
+        "▶mask: {use: clip, low: 0.2}",
+        "'high' is missing",
+    ),
     "missing block": ("optimizer: {lr: 1e-4, clip_norm: 1.0}\n", "", "'optimizer' is missing"),
     "missing rate": ("optimizer: {lr: 1e-4, clip_norm: 1.0}", "▶optimizer: {clip_norm: 1.0}", "'lr' is missing"),
     "missing factor": ("      denominator: old\n", "", "'denominator' is missing"),

@@ -22,9 +22,12 @@ if TYPE_CHECKING:
     from upge.estimator import Term as Term
     from upge.flow import Completion as Completion
     from upge.flow import Context as Context
+    from upge.flow import DataSession as DataSession
+    from upge.flow import EngineSession as EngineSession
     from upge.flow import Message as Message
     from upge.flow import Problem as Problem
     from upge.flow import Request as Request
+    from upge.flow import RewardSession as RewardSession
     from upge.flow import Sampling as Sampling
     from upge.flow import Trajectory as Trajectory
     from upge.parts import Advantage as Advantage
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
     from upge.parts import Reward as Reward
     from upge.parts import Shaping as Shaping
     from upge.parts import Switch as Switch
+    from upge.policy import ModelError as ModelError
     from upge.policy import Policy as Policy
     from upge.policy import load_policy as load_policy
     from upge.recipe import Recipe as Recipe
@@ -53,7 +57,18 @@ _HOMES = {
     "upge.discovery": ("register",),
     "upge.errors": ("InputError",),
     "upge.estimator": ("Credit", "Estimator", "Term"),
-    "upge.flow": ("Completion", "Context", "Message", "Problem", "Request", "Sampling", "Trajectory"),
+    "upge.flow": (
+        "Completion",
+        "Context",
+        "DataSession",
+        "EngineSession",
+        "Message",
+        "Problem",
+        "Request",
+        "RewardSession",
+        "Sampling",
+        "Trajectory",
+    ),
     "upge.parts": (
         "Advantage",
         "Data",
@@ -67,7 +82,7 @@ _HOMES = {
         "Shaping",
         "Switch",
     ),
-    "upge.policy": ("Policy", "load_policy"),
+    "upge.policy": ("ModelError", "Policy", "load_policy"),
     "upge.recipe": ("Recipe", "RecipeError", "load"),
     "upge.schedule": ("Schedule",),
 }

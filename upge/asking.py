@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from upge.batch import Batch, Reduce, View, alone
-from upge.parts import Factor, Part, Stateful
+from upge.parts import Factor, Part, Switch
 
 State = dict[str, dict[str, Tensor]]
 """What stateful parts carry from one rollout batch to the next: place in the estimator → named tensors."""
@@ -30,13 +30,30 @@ class Viewer:
         self.batch, self.step, self.rows, self.active, self.reduce = batch, step, rows, active, reduce
         self.known = dict(known or {})
 
-    def factor(self, part: Factor, place: str, state: State | None = None, after: State | None = None) -> Tensor:
-        """(T,) the part's numbers; its new state goes into `after`."""
-        label = label_of(part, place)
-        view = View(
+    def factor(self, part: Factor, place: str, state: State | None = None) -> Tensor:
+        """(T,) the part's numbers."""
+        result = part(self.view(part, place, state))
+        tokens = self.batch.trajectory.shape
+        wanted = "a number per token, (T,), or one for all, ()"
+        check(result, tokens, wanted, label_of(part, place), scalar=True)
+        return result.detach().to(self.batch.reward).expand(tokens)
+
+    def coefficients(self, switch: Switch, place: str, state: State) -> dict[str, Tensor]:
+        """(G,) a switch's coefficients for each term that it names."""
+        result, label = switch(self.view(switch, place, state)), label_of(switch, place)
+        if not isinstance(result, dict) or result.keys() != set(switch.terms()):
+            answer = f"for {', '.join(map(str, result))}" if isinstance(result, dict) else type(result).__name__
+            raise PartError(f"{label} returned {answer or 'nothing'}; it names {', '.join(switch.terms())}")
+        for coefficient in result.values():
+            check(coefficient, (self.batch.prompts,), "a coefficient per prompt, (G,)", label)
+        return result
+
+    def view(self, part: Part, place: str, state: State | None = None) -> View:
+        """The batch as this part may see it."""
+        return View(
             self.batch,
             part.reads(),
-            label,
+            label_of(part, place),
             step=self.step,
             known=self.known,
             rows=self.rows,
@@ -44,12 +61,6 @@ class Viewer:
             state=(state or {}).get(place),
             reduce=self.reduce,
         )
-        result = part(view)
-        tokens = self.batch.trajectory.shape
-        check(result, tokens, "a number per token, (T,), or one for all, ()", label, scalar=True)
-        if after is not None and isinstance(part, Stateful):
-            after[place] = part.advance(view)
-        return result.detach().to(self.batch.reward).expand(tokens)
 
 
 class PartError(RuntimeError):

@@ -65,6 +65,8 @@ class Batch:
             self._check_shape(name, self.reward.shape, "(N,), a value per trajectory")
         self._check_types()
         self._check_trajectories()
+        for name in ("trajectory", "group"):
+            object.__setattr__(self, name, getattr(self, name).long())
         dtype = torch.promote_types(torch.float32, (self.reward if self.logp is None else self.logp).dtype)
         for name in (*_PER_TOKEN, "reward"):
             tensor = getattr(self, name)
@@ -99,6 +101,8 @@ class Batch:
 
     def select(self, rows: Tensor) -> Batch:
         """The batch of the trajectories that `rows` (N,) bool marks, renumbered from 0, in their order."""
+        if rows.dtype != torch.bool or rows.shape != self.reward.shape:
+            raise ValueError(f"select takes (N,) bool, N = {self.size}; got {rows.dtype} of shape {tuple(rows.shape)}")
         tokens = rows[self.trajectory]
         number = torch.cumsum(rows, 0) - 1
         picked: dict[str, Any] = {name: _pick(getattr(self, name), tokens) for name in _PER_TOKEN}
@@ -117,7 +121,7 @@ class Batch:
             if tensor is not None and tensor.dtype != kind:
                 raise ValueError(f"Batch.{name} is {tensor.dtype}; it should be bool")
         for name in ("trajectory", "group"):
-            if getattr(self, name).is_floating_point():
+            if getattr(self, name).is_floating_point() or getattr(self, name).dtype == torch.bool:
                 raise ValueError(f"Batch.{name} is {getattr(self, name).dtype}; it should be integers")
 
     def _check_trajectories(self) -> None:

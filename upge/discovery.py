@@ -61,9 +61,17 @@ PartClass = TypeVar("PartClass", bound="type[Part]")
 
 
 def register(name: str) -> Callable[[PartClass], PartClass]:
-    """A class decorator for notebooks: offers the part under `name` in its slot, in this process only."""
+    """A class decorator for notebooks: offers the part under `name` in its slot, in this process only.
+
+    Raises ValueError for a name that an installed package has: it would mean two things.
+    """
 
     def decorate(kind: PartClass) -> PartClass:
+        for offer in offers(kind.slot):
+            if offer.name == name:
+                raise ValueError(
+                    f"the package {offer.package} offers a {kind.slot} called '{name}': choose another name"
+                )
         _registered[kind.slot, name] = kind
         return kind
 
@@ -95,7 +103,7 @@ def load(offer: Offer, base: type[Part]) -> type[Part]:
         raise Unknown(f"{where} can't be loaded: {offer.fault}")
     try:
         kind = functools.reduce(getattr, offer.attribute.split("."), importlib.import_module(offer.module))
-    except Exception as error:  # a plugin may fail in any way; the recipe's author needs to know which one did
+    except (Exception, SystemExit) as error:  # whatever a plugin does, its user needs to know which one did it
         raise Unknown(f"{where} can't be imported: {type(error).__name__}: {error}") from error
     if not (isinstance(kind, type) and issubclass(kind, base)):
         raise Unknown(f"{where} is not a subclass of upge.{base.__name__}")
@@ -158,10 +166,10 @@ def _distributions(path: Iterable[str]) -> Iterator[tuple[Any, Any]]:
     seen: set[str] = set()
     for folder in path:
         for metadata in _metadata_folders(folder):
-            stem = metadata.stem.partition("-")[0]
-            if stem in seen:
+            name = _name_and_version(metadata)[0]
+            if name in seen:
                 continue
-            seen.add(stem)
+            seen.add(name)
             yield from _read(metadata)
 
 
@@ -172,17 +180,23 @@ def _metadata_folders(folder: str) -> list[Path]:
     return sorted(p for p in root.iterdir() if p.suffix in (".dist-info", ".egg-info") and p.is_dir())
 
 
+def _name_and_version(metadata: Path) -> tuple[str, str]:
+    """The distribution's name, normalised, and version, from its metadata folder's name."""
+    name, _, version = metadata.stem.rpartition("-")
+    return re.sub(r"[-_.]+", "-", name or version).lower(), version if name else "?"
+
+
 def _read(metadata: Path) -> Iterator[tuple[Any, Any]]:
     parser = entrypoints.CaseSensitiveConfigParser(delimiters=("=",), strict=False)
     try:
         parser.read([metadata / "entry_points.txt"], encoding="utf-8")
     except Exception:  # someone else's broken package is no reason to stop
         return
-    yield parser, entrypoints.Distribution.from_name_version(metadata.stem)
+    yield parser, entrypoints.Distribution(*_name_and_version(metadata))
 
 
 def _offers_of(parser: Any, distribution: Any) -> Iterator[Offer]:
-    package = re.sub(r"[-_.]+", "-", distribution.name).lower()
+    package = distribution.name
     for section in parser.sections():
         group = section.strip()
         if not group.startswith(GROUP) or group.removeprefix(GROUP) not in slots():
@@ -190,7 +204,7 @@ def _offers_of(parser: Any, distribution: Any) -> Iterator[Offer]:
         for name, target in parser.items(section, raw=True):
             module, attribute, fault = _parse(name.strip(), (target or "").strip(), distribution)
             slot = group.removeprefix(GROUP)
-            yield Offer(slot, name.strip(), module, attribute, package, distribution.version or "?", fault)
+            yield Offer(slot, name.strip(), module, attribute, package, distribution.version, fault)
 
 
 def _parse(name: str, target: str, distribution: Any) -> tuple[str, str, str | None]:

@@ -22,8 +22,8 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from upge.asking import State, Viewer, check, label_of
-from upge.batch import Batch, Reduce, View, alone, log_ratio
+from upge.asking import State, Viewer
+from upge.batch import Batch, Reduce, alone, log_ratio
 from upge.parts import (
     ADenominator,
     AnAdvantage,
@@ -107,12 +107,14 @@ class Credit:
     """The factors that do not wait for a forward pass.
 
     Attributes:
-        terms: per term. step: the rollout batch's index. state: what stateful parts take along.
+        terms: per term. step: the rollout batch's index.
+        before, state: what stateful parts had, and what they take along to the next rollout batch.
         reward: (N,) the score plus the sum of the shaping. shaping: (T,) what shapings add at each token.
     """
 
     terms: Mapping[str, TermCredit]
     step: int
+    before: State
     state: State
     reward: Tensor
     shaping: Tensor
@@ -168,7 +170,7 @@ class Estimator(Settings):
     @model_validator(mode="after")
     def _names_exist(self) -> Estimator:
         for name, term in self.terms.items():
-            if term.count_with is None:
+            if term.count_with in (None, name):
                 continue
             if term.count_with not in self.terms:
                 self.refuse(("terms", name, "count_with"), f"there is no term '{term.count_with}'")
@@ -242,12 +244,13 @@ class Estimator(Settings):
         shaped = self._shaped(batch, step, reduce)
         terms = {}
         for name, term in self.terms.items():
-            rows = self._rows(name, batch, coefficients)
-            view = Viewer(batch, step, rows=rows, known=shaped, reduce=reduce)
-            advantage = None if term.live else view.factor(term.advantage, f"terms.{name}.advantage", state, after)
+            rows, place = self._rows(name, batch, coefficients), f"terms.{name}.advantage"
+            viewer = Viewer(batch, step, rows=rows, known=shaped, reduce=reduce)
+            advantage = None if term.live else viewer.factor(term.advantage, place, state)
+            after[place] = term.advantage.advance(viewer.view(term.advantage, place, state))
             coefficient = torch.where(rows, coefficients[name], 0)
             terms[name] = TermCredit(coefficient, rows, coefficient != 0, advantage)
-        return Credit(terms, step, after, **shaped)
+        return Credit(terms, step, before=state, state=after, **shaped)
 
     @torch.no_grad()
     def count(self, batch: Batch, credit: Credit, *, reduce: Reduce = alone) -> Credit:
@@ -296,7 +299,11 @@ class Estimator(Settings):
         share = _settled(own.share, "count")
         shaped = {"reward": credit.reward, "shaping": credit.shaping}
         view = Viewer(batch, credit.step, rows=own.rows, active=own.active, known=shaped)
-        advantage = own.advantage if own.advantage is not None else view.factor(term.advantage, f"{place}.advantage")
+        advantage = (
+            own.advantage
+            if own.advantage is not None
+            else view.factor(term.advantage, f"{place}.advantage", credit.before)
+        )
         view.known["advantage"] = advantage.to(batch.dtype)
         denominator = view.factor(term.denominator, f"{place}.denominator")
         view.known["ratio"] = ratio = log_ratio(cast(Tensor, batch.logp).detach(), denominator).exp()
@@ -313,13 +320,13 @@ class Estimator(Settings):
         """(N,) weight · s for each term, as if every trajectory were of its source."""
         ones = torch.ones(batch.size, dtype=batch.dtype, device=batch.reward.device)
         coefficients = {name: ones * at(term.weight, step) for name, term in self.terms.items()}
+        viewer = Viewer(batch, step, reduce=reduce)
         for index, switch in enumerate(self.switch):
-            place, label = f"switch.{index}", label_of(switch, f"switch.{index}")
-            view = View(batch, switch.reads(), label, step=step, state=state.get(place), reduce=reduce)
-            for name, coefficient in switch(view).items():
-                check(coefficient, (batch.prompts,), "a coefficient per prompt, (G,)", label)
-                coefficients[name] = coefficients[name] * view.to_trajectories(coefficient.to(batch.dtype))
-            after[place] = switch.advance(view)
+            place = f"switch.{index}"
+            for name, coefficient in viewer.coefficients(switch, place, state).items():
+                spread = coefficient.to(batch.dtype)[batch.prompt]
+                coefficients[name] = coefficients[name] * spread
+            after[place] = switch.advance(viewer.view(switch, place, state))
         return coefficients
 
     def _shaped(self, batch: Batch, step: int, reduce: Reduce) -> dict[str, Tensor]:

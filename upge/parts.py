@@ -6,6 +6,7 @@ knows which parts exist: `upge.discovery` finds them, and those that ship come i
 
 from __future__ import annotations
 
+import json
 from abc import abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -31,7 +32,8 @@ class Settings(BaseModel):
     )
 
     def __hash__(self) -> int:
-        return hash((type(self), self.model_dump_json()))
+        # Equal models must hash alike: whatever the order of a map, and 0.0 like −0.0.
+        return hash((type(self), json.dumps(self.model_dump(mode="json"), sort_keys=True).replace("-0.0", "0.0")))
 
     def refuse(self, at: tuple[str | int, ...], message: str) -> None:
         """Raise a validation error that points at the path `at` below this block."""

@@ -102,6 +102,8 @@ class Train(Settings):
     """Longer demonstrations are left out and counted, never cut; by default the completion budget."""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of the forward pass, by autocast; parameters and optimizer state keep the model's type."""
+    threads: Positive | None = None
+    """CPU threads of this process; torch's choice by default. Small models are fastest with one."""
     seed: Natural = 0
     """Every random draw of the run is keyed by it."""
     save_every: Natural = 0

@@ -162,6 +162,8 @@ def opened(recipe: Recipe, resume: Path | None, display: Display) -> Iterator[Tr
     )
     torch.use_deterministic_algorithms(True, warn_only=True)
     disable_progress_bar()
+    if recipe.train.threads is not None:
+        torch.set_num_threads(recipe.train.threads)
     policy = open_policy(recipe)
     folder = RunFolder(_agreed_folder(recipe, resume, accelerator), writes=accelerator.is_main_process)
     display.shown = accelerator.is_main_process

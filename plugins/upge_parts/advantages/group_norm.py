@@ -17,7 +17,7 @@ class GroupNorm(Advantage):
 
         Â_t = (R − mean_group(R)) / (std_group(R) + epsilon)
 
-    A group of one, or one whose rewards are all equal, has advantage 0.
+    A group of one, or one whose rewards are all equal, gives advantage 0, to those measured against it too.
     Shapes: reward (N,) → (T,), dimensionless. Source: GRPO, arXiv 2402.03300, section 4.1.
     """
 
@@ -35,5 +35,5 @@ class GroupNorm(Advantage):
         centred = deviation(b, members)
         freedom = (b.per_prompt(members) - float(self.unbiased)).clamp(min=1)
         std = (b.per_prompt(centred**2 * members) / freedom).sqrt()
-        scaled = centred / (b.to_trajectories(std) + self.epsilon)
-        return b.to_tokens(torch.where(centred == 0, 0.0, scaled))
+        std = b.to_trajectories(std)
+        return b.to_tokens(torch.where(std == 0, 0.0, centred / (std + self.epsilon)))

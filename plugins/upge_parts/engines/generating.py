@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList
 
-from upge.flow import Completion, Request, Sampling
-from upge.policy import ModelError
+from upge import Completion, ModelError, Request, Sampling
 from upge_parts.engines.keyed import KeyedDraw, uniforms
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from upge.policy import Policy
+    from upge import Policy
 
 
 class Generating:
@@ -47,14 +47,17 @@ class Generating:
             FloatingPointError: the model's logits aren't finite.
         """
         self._check(requests, sampling)
-        # Prompts of like length share a batch, so that little of it is padding.
-        order = sorted(range(len(requests)), key=lambda index: len(requests[index].prompt))
-        completions: dict[int, Completion] = {}
-        for start in range(0, len(order), self.batch_size):
-            indices = order[start : start + self.batch_size]
-            drawn = self._draw([requests[index] for index in indices], sampling)
-            completions.update(zip(indices, drawn, strict=True))
-        return [completions[index] for index in range(len(requests))]
+        noise = uniforms([request.key(self.seed) for request in requests], sampling.max_tokens)
+        rows = [_Row(request.prompt, draws) for request, draws in zip(requests, noise, strict=True)]
+        unfinished = rows
+        # `generate` goes on computing finished rows until its last one stops: so it is called for a few tokens, then
+        # again for twice as many with the rows that are left, whose prefix it reads in one pass.
+        for burst in _bursts(sampling.max_tokens):
+            # Prefixes of like length share a batch, so that little of it is padding.
+            unfinished = sorted((row for row in unfinished if not row.stopped), key=lambda row: len(row.prefix))
+            for start in range(0, len(unfinished), self.batch_size):
+                self._extend(unfinished[start : start + self.batch_size], burst, sampling)
+        return [Completion(tuple(row.tokens), tuple(row.logp), truncated=not row.stopped) for row in rows]
 
     def _check(self, requests: Sequence[Request], sampling: Sampling) -> None:
         limit = self.policy.context_length
@@ -68,42 +71,69 @@ class Generating:
                     f"{sampling.max_tokens} exceed the model's context of {limit}"
                 )
 
-    def _draw(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
-        """Completions of one batch, in its order."""
+    def _extend(self, rows: Sequence[_Row], count: int, sampling: Sampling) -> None:
+        """Draw up to `count` more tokens of each row of one batch."""
         model = self.policy.model
-        tokens, mask = _left_padded([request.prompt for request in requests], self.policy.pad_id, model.device)
-        noise = uniforms([request.key(self.seed) for request in requests], sampling.max_tokens).to(model.device)
+        tokens, mask = _left_padded([row.prefix for row in rows], self.policy.pad_id, model.device)
+        done = len(rows[0].tokens)
+        noise = torch.stack([row.noise[done : done + count] for row in rows]).to(model.device)
         draw = KeyedDraw(noise, tokens.shape[1], sampling)
         with torch.inference_mode(), _without_defaults(model):
             model.generate(  # type: ignore[operator]
                 tokens,
                 attention_mask=mask,
                 logits_processor=LogitsProcessorList([draw]),
-                generation_config=self._settings(sampling),
+                generation_config=self._settings(count),
             )
-        drawn = zip(*draw.record(), strict=True)
-        return [self._completion(row, logp) for row, logp in drawn]
+        for row, drawn, logp in zip(rows, *draw.record(), strict=True):
+            row.extend(drawn, logp, self.policy.stop_ids)
 
-    def _settings(self, sampling: Sampling) -> GenerationConfig:
+    def _settings(self, count: int) -> GenerationConfig:
         """Greedy, because the logits processor has drawn already; with no setting but those that are needed."""
         return GenerationConfig(
             do_sample=False,
-            max_new_tokens=sampling.max_tokens,
+            max_new_tokens=count,
             eos_token_id=list(self.policy.stop_ids) or None,
             pad_token_id=self.policy.pad_id,
             use_cache=True,
             disable_compile=True,
         )
 
-    def _completion(self, tokens: list[int], logp: list[float]) -> Completion:
-        """A row up to its first stop token; what follows that is of no concern."""
-        stop = next((at for at, token in enumerate(tokens) if token in self.policy.stop_ids), None)
+
+@dataclass
+class _Row:
+    """A response in the making: its prompt, its (max_tokens,) uniform numbers, and what was drawn so far."""
+
+    prompt: tuple[int, ...]
+    noise: Tensor
+    tokens: list[int] = field(default_factory=list)
+    logp: list[float] = field(default_factory=list)
+    stopped: bool = False
+
+    @property
+    def prefix(self) -> tuple[int, ...]:
+        """What the next token follows."""
+        return (*self.prompt, *self.tokens)
+
+    def extend(self, tokens: Sequence[int], logp: Sequence[float], stop_ids: Sequence[int]) -> None:
+        """Take over what was drawn, up to the first stop token; what follows that is of no concern."""
+        stop = next((at for at, token in enumerate(tokens) if token in stop_ids), None)
         end = len(tokens) if stop is None else stop + 1
         if any(value != value for value in logp[:end]):
             raise FloatingPointError(
                 "the model's logits aren't finite: the policy has diverged, or its dtype overflows"
             )
-        return Completion(tuple(tokens[:end]), tuple(logp[:end]), truncated=stop is None)
+        self.tokens.extend(tokens[:end])
+        self.logp.extend(logp[:end])
+        self.stopped = stop is not None
+
+
+def _bursts(length: int) -> Iterator[int]:
+    """16, 32, 64, …: portions that add up to `length` and depend on nothing else, so no neighbour moves a draw."""
+    done, burst = 0, 16
+    while done < length:
+        yield min(burst, length - done)
+        done, burst = done + burst, 2 * burst
 
 
 def _left_padded(prompts: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import LogitsProcessor
 
-from upge.flow import Sampling
+from upge import Sampling
 
 _LARGEST = 1 << 22  # scores drawn from at once: what float64 copies of them may cost (32 MB each)
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from upge.parts import Engine
+from upge import Engine
 
 if TYPE_CHECKING:
-    from upge.flow import Context, EngineSession
+    from upge import Context, EngineSession
 
 
 class Transformers(Engine):
