@@ -205,3 +205,33 @@ def test_malformed_lines_are_reported_with_their_numbers(run: Run, tmp_path: Pat
     with pytest.raises(InputError) as caught:
         run("bad", f"data.path={path}")
     assert [line.split(":")[1] for line in str(caught.value).splitlines()] == ["2", "3", "4"]
+
+
+def test_mixed_precision_keeps_float32_parameters(run: Run) -> None:
+    folder = run("mixed", "train.precision=bfloat16", "train.steps=2")
+    assert {tensor.dtype for tensor in weights(folder).values()} == {torch.float32}
+    assert metrics(folder)[-1]["updates/made"] == 1
+
+
+def test_a_part_that_goes_wrong_is_named_and_the_run_fails(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(BROKEN)
+    path = tiny.recipe(tmp_path)
+    text = path.read_text().replace('"use": "clip", "low": 0.2, "high": 0.2', '"use": "mine.py:Broken"')
+    path.write_text(text)
+    command = [str(Path(sys.executable).parent / "upge"), "run", str(path), "--allow-code"]
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert finished.returncode == 1
+    assert "Broken (estimator.terms.rl.mask.0) returned NaN" in finished.stderr
+    assert "Traceback" not in finished.stderr
+    assert subprocess.run(command[:-1], capture_output=True, check=False).returncode == 2
+
+
+BROKEN = '''
+import upge
+
+class Broken(upge.Mask):
+    """Not a number."""
+
+    def __call__(self, b):
+        return b.ratio * float("nan")
+'''

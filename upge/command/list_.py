@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
 
 from upge import discovery
 from upge.command import app
+
+WIDE = 200
+"""Columns where the output goes into a pipe: a line a part."""
 
 Slot = Annotated[str | None, typer.Argument(metavar="[SLOT]", help="mask, denominator, advantage, switch, …")]
 
@@ -27,4 +31,4 @@ def list_parts(slot: Slot = None) -> None:
     for offer in discovery.offers(slot):
         line = f"[red]{offer.fault}[/]" if offer.fault else discovery.summary(offer)
         table.add_row(offer.slot, offer.name, f"{offer.package} {offer.version}", line)
-    Console(highlight=False).print(table)
+    Console(highlight=False, width=None if sys.stdout.isatty() else WIDE).print(table)
