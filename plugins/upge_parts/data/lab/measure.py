@@ -6,8 +6,9 @@ python -m upge_parts.data.lab.measure runs/lab-habit
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -29,8 +30,8 @@ SPLITS: dict[str, tuple[str, Side]] = {
 }
 """Letters, and side of the wall, of each split."""
 
-LENGTHS = (1, 1, 1, 2, 3, 4, 5, 6, 7, 8)
-"""Chain lengths of the candidates, in turn; of the shortest only some are always solved."""
+LENGTHS = {"always": (1,), "sometimes": (2, 3, 4, 5), "never": (6, 7, 8)}
+"""Chain lengths of each band's candidates; those that measure otherwise are left out."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -38,21 +39,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("model", help="the base model: a folder, a run, or package:folder")
     parser.add_argument("--into", type=Path, default=Path(__file__).parent, help="where the splits are written")
-    parser.add_argument("--candidates", type=int, default=1600, help="training problems to measure")
     parser.add_argument("--train", type=int, default=160, help="training problems a share: 1, 2 and 2 a band")
     parser.add_argument("--each", type=int, default=48, help="problems of each band in test and ood")
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)  # a model this small only waits for a second thread
     model = load_policy(given.model)
-    for split, (letters, side) in SPLITS.items():
-        count = given.candidates if split == "train" else given.candidates * 6 // 10
-        candidates = _candidates(split, letters, side, count)
-        solved = successes(model, candidates)
-        sizes = {"always": given.train, "sometimes": 2 * given.train, "never": 2 * given.train}
-        chosen = sort(candidates, solved, sizes if split == "train" else dict.fromkeys(sizes, given.each))
-        lines = [json.dumps({"id": t.id, "band": band, "solved": right}) for t, band, right in chosen]
+    for split in SPLITS:
+        shares = {"always": given.train, "sometimes": 2 * given.train, "never": 2 * given.train}
+        sizes = shares if split == "train" else dict.fromkeys(LENGTHS, given.each)
+        chosen = [entry for band, size in sizes.items() for entry in fill(model, split, band, size)]
+        lines = [json.dumps({"id": task.id, "band": band, "solved": right}) for task, band, right in chosen]
         (given.into / f"{split}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        print(split, {band: sum(b == band for _, b, _ in chosen) for band in sizes})
+        print(split, {band: sum(each == band for _, each, _ in chosen) for band in sizes}, flush=True)
+
+
+def fill(model: Policy, split: str, band: str, size: int) -> list[tuple[Task, str, int]]:
+    """The first `size` problems of a split that measure as `band`, with their successes."""
+    found: dict[str, tuple[Task, str, int]] = {}
+    for start in itertools.count(step=size):
+        tasks = _candidates(split, band, range(start, start + size))
+        for task, right in zip(tasks, successes(model, tasks), strict=True):
+            if band_of(right) == band:
+                found.setdefault(task.id, (task, band, right))
+        if len(found) >= size:
+            break
+    return list(found.values())[:size]
 
 
 def successes(model: Policy, tasks: Sequence[Task]) -> list[int]:
@@ -82,19 +93,10 @@ def band_of(solved: int) -> str | None:
     return "sometimes" if 2 <= solved <= 38 else None
 
 
-def sort(tasks: Sequence[Task], solved: Sequence[int], sizes: dict[str, int]) -> list[tuple[Task, str, int]]:
-    """The first tasks of each band, up to its size, in the order of the bands."""
-    found: dict[str, list[tuple[Task, str, int]]] = {band: [] for band in sizes}
-    for task, right in zip(tasks, solved, strict=True):
-        band = band_of(right)
-        if band is not None and len(found[band]) < sizes[band]:
-            found[band].append((task, band, right))
-    return [entry for members in found.values() for entry in members]
-
-
-def _candidates(split: str, letters: str, side: Side, count: int) -> list[Task]:
-    drawn = (generate((split, index), [LENGTHS[index % len(LENGTHS)]], letters, side) for index in range(count))
-    return list({task.id: task for task in drawn}.values())
+def _candidates(split: str, band: str, indices: Iterable[int]) -> list[Task]:
+    letters, side = SPLITS[split]
+    lengths = LENGTHS[band]
+    return [generate((split, band, index), [lengths[index % len(lengths)]], letters, side) for index in indices]
 
 
 def _asked(task: Task) -> Problem:
