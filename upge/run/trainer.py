@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list, gather_object
 from transformers.utils.logging import disable_progress_bar
 
@@ -154,6 +155,8 @@ class Trainer:
 @contextmanager
 def opened(recipe: Recipe, resume: Path | None, display: Display) -> Iterator[Trainer]:
     """Everything that a run needs, opened in order and closed in reverse."""
+    # accelerate keeps one state a process; a run of its own precision, in a notebook say, must not meet the last one's.
+    AcceleratorState._reset_state()
     # accelerate's own accumulation stays at 1: the estimator's counts are over the whole optimizer step already.
     accelerator = Accelerator(
         cpu=not torch.accelerator.is_available(),  # else several processes without a GPU would not find each other
