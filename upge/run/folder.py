@@ -22,6 +22,7 @@ from ruamel.yaml import YAML
 
 from upge.flow import Trajectory
 from upge.recipe import Recipe
+from upge.run.report import page
 
 PACKAGES = ("upge", "torch", "transformers", "accelerate", "tokenizers", "pydantic", "safetensors")
 
@@ -83,8 +84,17 @@ class RunFolder:
 
     def evaluations(self) -> list[dict[str, Any]]:
         """The measurements in metrics.jsonl."""
-        lines = (self.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        return [line for line in map(json.loads, lines) if line["phase"] == "eval"]
+        return [line for line in self.logged() if line["phase"] == "eval"]
+
+    def logged(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl."""
+        file = self.path / "metrics.jsonl"
+        return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
+
+    def report(self, name: str) -> None:
+        """Write report.html from what was logged."""
+        if self.writes:
+            self._write("report.html", page(name, self.logged()))
 
     def summary(self, summary: Mapping[str, Any]) -> None:
         """Write summary.json."""

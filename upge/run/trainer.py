@@ -139,6 +139,7 @@ class Trainer:
             self.policy.save(self.folder.path / "model")
         summary = {"name": self.recipe.name, "steps": self.recipe.train.steps, "evaluations": self.evaluations}
         self.folder.summary(summary)
+        self.folder.report(self.recipe.name)
         self.display.end(self.evaluations, self.folder.path)
         self.accelerator.wait_for_everyone()
 
