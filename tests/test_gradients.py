@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from registry import made
 from strategies import EMPTY, PINNED, Case, Prompt, cases
 from torch import Tensor
 
+import upge
 from upge import Batch, View
 
 
@@ -30,6 +33,20 @@ def pinned(test: Callable[..., None]) -> Callable[..., None]:
 def test_the_gradient_is_the_textbooks(name: str, case: Case) -> None:
     assume(not reaches_a_kink(METHODS[name], case.batch))
     check_published_gradient(METHODS[name], case.batch)
+
+
+SHIPPED = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("recipe", SHIPPED, ids=lambda path: path.stem)
+@pinned
+@given(cases())
+def test_every_shipped_recipe_has_the_textbooks_gradient(recipe: Path, case: Case) -> None:
+    """The YAML itself, with the completion budget that the textbook's table has."""
+    method = METHODS[recipe.stem]
+    estimator = upge.load(recipe, ["rollout.max_tokens=7"]).estimator
+    assume(not reaches_a_kink(method, case.batch))
+    check_published_gradient(replace(method, estimator=estimator.model_dump()), case.batch)
 
 
 def one_token(ratio: float, advantage: float, mask: dict[str, Any]) -> float:
