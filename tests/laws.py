@@ -17,11 +17,14 @@ from strategies import fresh, permuted
 from torch import Tensor
 
 from upge import Advantage, Batch, Credit, Denominator, Estimator, Mask, Part, Switch, View
-from upge.batch import FIELDS, Reduce
+from upge.batch import Reduce
 
 Result = TypeVar("Result")
 Gradient = tuple[Tensor, Tensor]
 """With respect to logp and to entropy, (T,) each."""
+
+FIELDS = frozenset(field.name for field in fields(Batch)) - {"trajectory", "group", "demonstration"}
+"""What a part has to declare before it may read it; the batch's structure is free to all."""
 
 
 def gradient_of(loss: Tensor, batch: Batch) -> Gradient:

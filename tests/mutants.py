@@ -138,7 +138,7 @@ MUTANTS = [
         ("active is all", "batch", "self.rows if active is None else active", "self.rows"),
         ("count active is count all", "parts", 'if self.count == "all" else b.active', "if self.count else b.active"),
         ("the coefficient is dropped", "estimator", "weight = coefficient * share", "weight = share"),
-        ("the advantage is dropped", "estimator", "mask * ratio * advantage.to(batch.dtype)", "mask * ratio"),
+        ("the advantage is dropped", "estimator", "mask * ratio * advantage", "mask * ratio"),
         ("the mask is dropped", "estimator", ".to(batch.dtype) * mask * ratio", ".to(batch.dtype) * ratio"),
         ("the ratio is dropped", "estimator", "* mask * ratio * adv", "* mask * adv"),
         ("idle tokens keep their NaN", "estimator", "torch.where(idle, 0, weight)", "weight"),

@@ -87,13 +87,17 @@ def test_the_generation_batch_changes_neither_completions_nor_metrics(run: Run, 
 @pytest.mark.parametrize(
     ("config", "dtype", "bound"), [(tiny.LLAMA, "float32", 1e-5), (tiny.GPT2, "float64", 1e-10)], ids=["llama", "gpt2"]
 )
-def test_micro_batches_do_not_change_the_parameters(run: Run, config: dict[str, Any], dtype: str, bound: float) -> None:
+@pytest.mark.parametrize("several", [(), ("train.minibatches=2", "train.epochs=2")], ids=["one", "several"])
+def test_micro_batches_do_not_change_the_parameters(
+    run: Run, config: dict[str, Any], dtype: str, bound: float, several: tuple[str, ...]
+) -> None:
     recorded = run("recorded", config=config)
-    replay = [f"rollout.engine={{use: recorded, run: {recorded}}}", f"model.dtype={dtype}", "eval.splits=[]"]
+    engine = f"rollout.engine={{use: recorded, run: {recorded}}}"
+    replay = [engine, f"model.dtype={dtype}", "eval.splits=[]", *several]
     whole = run("whole", *replay, "train.micro_batch_tokens=1000000", config=config)
     single = run("single", *replay, "train.micro_batch_tokens=1", config=config)
     assert largest_difference(whole, single) <= bound
-    assert metrics(single)[0]["updates/made"] == 1
+    assert metrics(single)[0]["updates/made"] == (4 if several else 1)
 
 
 def test_two_processes_learn_what_one_does(run: Run, tmp_path: Path) -> None:

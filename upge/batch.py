@@ -6,7 +6,7 @@ Tokens lie flat: N trajectories of G prompts, their T response tokens end to end
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -138,8 +138,6 @@ class Batch:
 
 _PER_TOKEN = ("trajectory", "logp", "old_logp", "rollout_logp", "reference_logp", "entropy", "value")
 _PER_TRAJECTORY = ("reward", "group", "demonstration", "truncated")
-FIELDS = frozenset(field.name for field in fields(Batch)) - {"trajectory", "group", "demonstration"}
-"""The fields that a part must declare in `needs` to read; the structure of the batch is free to all."""
 
 
 def _pick(tensor: Tensor | None, index: Tensor) -> Tensor | None:

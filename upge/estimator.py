@@ -304,7 +304,7 @@ class Estimator(Settings):
             if own.advantage is not None
             else view.factor(term.advantage, f"{place}.advantage", credit.before)
         )
-        view.known["advantage"] = advantage.to(batch.dtype)
+        view.known["advantage"] = advantage = advantage.to(batch.dtype)
         denominator = view.factor(term.denominator, f"{place}.denominator")
         view.known["ratio"] = ratio = log_ratio(cast(Tensor, batch.logp).detach(), denominator).exp()
         view.known["mask"] = mask = torch.ones_like(ratio)
@@ -312,9 +312,9 @@ class Estimator(Settings):
             view.known["mask"] = mask = mask * view.factor(part, f"{place}.mask.{index}")
 
         coefficient = own.coefficient.to(batch.dtype)[batch.trajectory]
-        weight = coefficient * share.to(batch.dtype) * mask * ratio * advantage.to(batch.dtype)
+        weight = coefficient * share.to(batch.dtype) * mask * ratio * advantage
         idle = (coefficient == 0) | (mask == 0) | (advantage == 0)
-        return TermWeights(coefficient != 0, torch.where(idle, 0, weight), mask, ratio, view.known["advantage"])
+        return TermWeights(coefficient != 0, torch.where(idle, 0, weight), mask, ratio, advantage)
 
     def _coefficients(self, batch: Batch, step: int, state: State, after: State, reduce: Reduce) -> dict[str, Tensor]:
         """(N,) weight · s for each term, as if every trajectory were of its source."""

@@ -65,7 +65,6 @@ def check(path: str | Path, overrides: Sequence[str] = (), *, allow_code: bool =
         raise RecipeError(faults)
     if recipe is None:
         return Checked(None, composed)
-    recipe._composed = composed
     root = composed.root
     faults = [
         Fault(message, locate(root, _path_in_tree(at, root), prefer="value"), hint)

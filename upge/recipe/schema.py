@@ -9,12 +9,11 @@ import functools
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PrivateAttr, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from upge.estimator import Estimator
 from upge.parts import AnEngine, AReward, Part, Settings, SomeData, Workshop
-from upge.recipe.merging import Composed
 from upge.schedule import Number, Within
 
 Positive = Annotated[int, Field(ge=1)]
@@ -168,8 +167,6 @@ class Recipe(Settings):
     log: Log = Log()
     estimator: Estimator
     """The gradient."""
-
-    _composed: Composed | None = PrivateAttr(default=None)
 
     @field_validator("*", mode="before")
     @classmethod

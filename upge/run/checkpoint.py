@@ -37,8 +37,9 @@ def latest(run: Path) -> Path | None:
 
 def restore(folder: Path, learner: Learner) -> tuple[int, dict[str, Any]]:
     """Take up a checkpoint: returns how many rollout batches are done, and the data session's state."""
-    weights = load_file(folder / "model" / "model.safetensors")
-    learner.policy.model.load_state_dict(weights, strict=False)
+    shards = sorted((folder / "model").glob("*.safetensors"))
+    weights = {name: tensor for shard in shards for name, tensor in load_file(shard).items()}
+    learner.policy.model.load_state_dict(weights, strict=False)  # tied weights are saved once
     _restore_moments(learner, load_file(folder / "optimizer.safetensors"))
     for name, x in load_file(folder / "estimator.safetensors").items():
         place, _, key = name.rpartition("/")

@@ -44,13 +44,14 @@ class RunFolder:
             candidate, number = wanted.with_name(f"{wanted.name}-{number}"), number + 1
         return candidate
 
-    def describe(self, recipe: Recipe) -> None:
-        """Write recipe.yaml and manifest.json."""
+    def describe(self, recipe: Recipe, vocabulary: str) -> None:
+        """Write recipe.yaml and manifest.json; `vocabulary` is the fingerprint of which token has which id."""
         text = to_yaml(recipe.model_dump(mode="json"))
         self._write("recipe.yaml", text)
         manifest = {
             "recipe": {"name": recipe.name, "sha256": hashlib.sha256(text.encode()).hexdigest()},
             "seed": recipe.train.seed,
+            "vocabulary": vocabulary,
             "python": platform.python_version(),
             "platform": platform.platform(),
             "packages": {name: _version(name) for name in PACKAGES},

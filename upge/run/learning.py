@@ -53,7 +53,9 @@ class Learner:
         """Make the optimizer steps of one rollout batch; returns its metrics, summed over ranks."""
         recipe, estimator = self.recipe, self.recipe.estimator
         tally = Tally(estimator.terms, self.sum, entropy="entropy" in self.needs)
-        batch = rollout_batch(grouped, self.accelerator.device, rollout_logp="rollout_logp" in self.needs)
+        batch = rollout_batch(
+            grouped, self.accelerator.device, self.policy.model.dtype, rollout_logp="rollout_logp" in self.needs
+        )
         credit = estimator.credit(batch, step, state=self.state, reduce=self.sum)
         self.state = credit.state
         tally.credit(batch, credit)
@@ -122,7 +124,7 @@ class Learner:
     @torch.no_grad()
     def _old_logp(self, step: int, batch: Batch, credit: Credit, grouped: Grouped) -> Tensor:
         """(T,) log π at the start of the rollout batch, for every trajectory that can matter; 0 for the others."""
-        old = torch.zeros(batch.trajectory.shape, device=batch.reward.device)
+        old = torch.zeros(batch.trajectory.shape, dtype=batch.dtype, device=batch.reward.device)
         alive = credit.matter(batch).nonzero()[:, 0].tolist()
         pieces = micro_batches([grouped[row] for row in alive], self.recipe.train.micro_batch_tokens)
         for piece in pieces:
@@ -153,6 +155,8 @@ class Learner:
         norm = float(self.accelerator.clip_grad_norm_(self.policy.model.parameters(), bound))
         if not math.isfinite(norm):
             tally.add("updates/not_finite", share)
+            if self.accelerator.scaler is not None:
+                self.optimizer.step()  # float16's loss scaler makes no step either, but must learn to scale less
         elif settings.skip_above is not None and norm > settings.skip_above:
             tally.add("updates/skipped", share)
         else:

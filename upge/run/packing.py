@@ -15,8 +15,9 @@ Grouped = Sequence[tuple[int, Trajectory]]
 """(group, trajectory) pairs; those of one group lie together."""
 
 
-def rollout_batch(grouped: Grouped, device: torch.device, *, rollout_logp: bool = False) -> Batch:
-    """The batch of these trajectories before any forward pass, on `device`."""
+def rollout_batch(grouped: Grouped, device: torch.device, dtype: torch.dtype, *, rollout_logp: bool = False) -> Batch:
+    """The batch of these trajectories before any forward pass, in the model's `dtype` and at least float32."""
+    number = torch.promote_types(torch.float32, dtype)
     trajectories = [trajectory for _, trajectory in grouped]
     lengths = torch.tensor([len(each.response) for each in trajectories], dtype=torch.long)
 
@@ -28,9 +29,9 @@ def rollout_batch(grouped: Grouped, device: torch.device, *, rollout_logp: bool 
         trajectory=torch.repeat_interleave(torch.arange(len(trajectories)), lengths).to(device),
         group=per_row((group for group, _ in grouped), torch.long),
         demonstration=per_row((each.demonstration for each in trajectories), torch.bool),
-        reward=per_row((each.reward for each in trajectories), torch.float32),
+        reward=per_row((each.reward for each in trajectories), number),
         truncated=per_row((each.truncated for each in trajectories), torch.bool),
-        rollout_logp=per_row(_rollout_logps(trajectories), torch.float32) if rollout_logp else None,
+        rollout_logp=per_row(_rollout_logps(trajectories), number) if rollout_logp else None,
     )
 
 

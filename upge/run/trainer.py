@@ -191,7 +191,7 @@ def opened(recipe: Recipe, resume: Path | None, display: Display) -> Iterator[Tr
         stack.enter_context(display)
         trainer = Trainer(recipe, accelerator, policy, data, engine, collector, learner, folder, display)
         if resume is None:
-            folder.describe(recipe)
+            folder.describe(recipe, policy.vocabulary_fingerprint())
         else:
             _resume(trainer)
         yield trainer

@@ -113,10 +113,6 @@ class Task:
         """The solution in the stronger teacher's style."""
         return self.thorough(TEACHER_STYLE)
 
-    def verify(self, response: str) -> bool:
-        """Whether the response's final answer is right."""
-        return final_answer(response) == self.answer()
-
 
 def final_answer(response: str) -> str | None:
     """What follows the last "=" of a response, without surrounding space; None if there is no "="."""
