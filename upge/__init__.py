@@ -47,7 +47,9 @@ if TYPE_CHECKING:
     from upge.recipe import Recipe as Recipe
     from upge.recipe import RecipeError as RecipeError
     from upge.recipe import load as load
+    from upge.schedule import Number as Number
     from upge.schedule import Schedule as Schedule
+    from upge.schedule import at as at
 
 __version__ = "0.1.0"
 
@@ -84,7 +86,7 @@ _HOMES = {
     ),
     "upge.policy": ("ModelError", "Policy", "load_policy"),
     "upge.recipe": ("Recipe", "RecipeError", "load"),
-    "upge.schedule": ("Schedule",),
+    "upge.schedule": ("Number", "Schedule", "at"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -99,6 +99,17 @@ class Batch:
         """(N,) int: the number of tokens of each trajectory."""
         return torch.bincount(self.trajectory, minlength=self.size)
 
+    @cached_property
+    def position(self) -> Tensor:
+        """(T,) int: the token's place in its trajectory, from 0."""
+        first = torch.cumsum(self.length, 0) - self.length
+        return torch.arange(self.trajectory.numel(), device=first.device) - first[self.trajectory]
+
+    @cached_property
+    def last(self) -> Tensor:
+        """(T,) bool: the last tokens of the trajectories."""
+        return self.position == self.length[self.trajectory] - 1
+
     def select(self, rows: Tensor) -> Batch:
         """The batch of the trajectories that `rows` (N,) bool marks, renumbered from 0, in their order."""
         if rows.dtype != torch.bool or rows.shape != self.reward.shape:
@@ -303,6 +314,24 @@ class View:
     def to_trajectories(self, x: Tensor) -> Tensor:
         """(G,) → (N,): gives each trajectory its prompt's number."""
         return x[self.prompt]
+
+    # Along a trajectory.
+
+    def to_go(self, x: Tensor, decay: float = 1.0) -> Tensor:
+        """(T,) → (T,): Σ_{i ≥ t} decay^(i−t) · x_i, from each token to the end of its trajectory."""
+        table = x.new_zeros(self._batch.size, int(self._batch.length.max()) if x.numel() else 0)
+        table[self.trajectory, self._batch.position] = x
+        for column in range(table.shape[1] - 2, -1, -1):
+            table[:, column] += decay * table[:, column + 1]
+        return table[self.trajectory, self._batch.position]
+
+    def following(self, x: Tensor) -> Tensor:
+        """(T,) → (T,): the number of the next token of the trajectory; 0 at its last."""
+        return torch.where(self._batch.last, 0, x.roll(-1))
+
+    def at_last(self, x: Tensor) -> Tensor:
+        """(N,) → (T,): each trajectory's number at its last token; 0 at the others."""
+        return torch.where(self._batch.last, self.to_tokens(x), 0)
 
     def total(self, x: Tensor) -> Tensor:
         """(): the sum of x over everything in view and over all ranks."""

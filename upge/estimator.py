@@ -25,11 +25,13 @@ from torch import Tensor
 from upge.asking import State, Viewer
 from upge.batch import Batch, Reduce, alone, log_ratio
 from upge.parts import (
+    SCOPES,
     ADenominator,
     AnAdvantage,
     AReduction,
     Masks,
     Part,
+    Scope,
     Settings,
     Shapings,
     Stateful,
@@ -68,6 +70,10 @@ class Term(Settings):
         masks: dict[str, Part] = {f"mask.{i}": mask for i, mask in enumerate(self.mask)}
         return {"advantage": self.advantage, "denominator": self.denominator, **masks, "reduction": self.reduction}
 
+    def weighing(self) -> tuple[Part, ...]:
+        """The parts that are computed every micro-batch."""
+        return (self.denominator, *self.mask, *([self.advantage] if self.live else []))
+
     def needs(self) -> frozenset[str]:
         """The batch fields that the term reads."""
         direction = {"logp"} if self.direction == "likelihood" else {"entropy"}
@@ -83,6 +89,7 @@ class TermCredit:
         rows: (N,) bool: the term's trajectories. active: (N,) bool: those whose s is not 0.
         advantage: (T,) Â, or None while it is live.
         share: (T,) n, or None before `count`.
+        returns: (T,) what the advantage would teach a critic, or None.
     """
 
     coefficient: Tensor
@@ -90,6 +97,7 @@ class TermCredit:
     active: Tensor
     advantage: Tensor | None
     share: Tensor | None = None
+    returns: Tensor | None = None
 
     def select(self, rows: Tensor, tokens: Tensor) -> TermCredit:
         """The credit of the trajectories that `rows` marks, whose tokens `tokens` marks."""
@@ -97,8 +105,7 @@ class TermCredit:
             self.coefficient[rows],
             self.rows[rows],
             self.active[rows],
-            None if self.advantage is None else self.advantage[tokens],
-            None if self.share is None else self.share[tokens],
+            *(None if x is None else x[tokens] for x in (self.advantage, self.share, self.returns)),
         )
 
 
@@ -216,6 +223,17 @@ class Estimator(Settings):
             *(term.needs() for term in self.terms.values()), *(part.reads() for part in (*self.switch, *self.shaping))
         )
 
+    def needs_for_credit(self) -> frozenset[str]:
+        """The batch fields that `credit` reads: they must be there before the first forward pass with gradient."""
+        settled = [term.advantage for term in self.terms.values() if not term.live]
+        return frozenset[str]().union(*(part.reads() for part in (*self.switch, *self.shaping, *settled)))
+
+    @property
+    def scope(self) -> Scope:
+        """How much a micro-batch must hold at once: the widest scope of the parts that are computed in it."""
+        parts = [part for term in self.terms.values() for part in term.weighing()]
+        return max((part.scope for part in parts), key=SCOPES.index)
+
     def parts(self) -> dict[str, Part]:
         """Every part by its place: `"switch.0"`, `"terms.rl.mask.0"`, …"""
         found: dict[str, Part] = {f"switch.{i}": part for i, part in enumerate(self.switch)}
@@ -247,9 +265,11 @@ class Estimator(Settings):
             rows, place = self._rows(name, batch, coefficients), f"terms.{name}.advantage"
             viewer = Viewer(batch, step, rows=rows, known=shaped, reduce=reduce)
             advantage = None if term.live else viewer.factor(term.advantage, place, state)
-            after[place] = term.advantage.advance(viewer.view(term.advantage, place, state))
+            view = viewer.view(term.advantage, place, state)
+            after[place] = term.advantage.advance(view)
             coefficient = torch.where(rows, coefficients[name], 0)
-            terms[name] = TermCredit(coefficient, rows, coefficient != 0, advantage)
+            returns = None if term.live else term.advantage.returns(view)
+            terms[name] = TermCredit(coefficient, rows, coefficient != 0, advantage, returns=returns)
         return Credit(terms, step, before=state, state=after, **shaped)
 
     @torch.no_grad()
@@ -289,6 +309,16 @@ class Estimator(Settings):
         """A scalar whose gradient is −∇J for this batch as one whole optimizer step."""
         credit = self.count(batch, self.credit(batch, step))
         return self.weigh(batch, credit).loss
+
+    @torch.no_grad()
+    def idle(self, batch: Batch, step: int = 0, *, state: State | None = None, reduce: Reduce = alone) -> Tensor:
+        """(G,) bool: prompts whose every coefficient is 0, in all terms; for `rollout.refill`, before credit."""
+        coefficients = self._coefficients(batch, step, self.initial() if state is None else state, {}, reduce)
+        idle = torch.ones(batch.prompts, dtype=torch.bool, device=batch.reward.device)
+        for name in self.terms:
+            weighed = self._rows(name, batch, coefficients) & (coefficients[name] != 0)
+            idle[batch.prompt[weighed]] = False
+        return idle
 
     # The pieces of the phases.
 

@@ -130,6 +130,7 @@ class DataSession(Protocol):
     """Open data: an endless, seeded stream of training problems, and named splits to evaluate on.
 
     `take(step, count)` gives the problems of one rollout batch and depends on nothing but its arguments and the seed.
+    With `rollout.refill` a run takes them one by one: `take(position, 1)`, positions going on over the steps.
     """
 
     def take(self, step: int, count: int) -> list[Problem]: ...

@@ -24,11 +24,25 @@ if TYPE_CHECKING:
     from upge.flow import Context, DataSession, EngineSession, RewardSession
 
 
+Scope = Literal["token", "trajectory", "group", "step"]
+"""How much of an optimizer step a part must see at once, from the least to all of it."""
+
+SCOPES: tuple[Scope, ...] = ("token", "trajectory", "group", "step")
+
+
 class Settings(BaseModel):
     """A frozen, strict model: unknown keys and silent conversions ("0.2" for 0.2) are refused."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        # A parameter that Python reserves the word for (lambda) has it as its alias, in YAML and in what is dumped.
+        validate_by_name=True,
+        validate_by_alias=True,
+        serialize_by_alias=True,
     )
 
     def __hash__(self) -> int:
@@ -55,7 +69,7 @@ class Part(Settings):
     slot: ClassVar[str]
     needs: ClassVar[frozenset[str]] = frozenset()
     trust_region: ClassVar[bool] = False
-    scope: ClassVar[Literal["token", "trajectory", "group", "step"]] = "token"
+    scope: ClassVar[Scope] = "token"
 
     def reads(self) -> frozenset[str]:
         """The batch fields that this part reads with the parameters it has; `needs` unless a parameter adds to it."""
@@ -68,7 +82,7 @@ class Part(Settings):
     @classmethod
     def fields(cls) -> Mapping[str, Any]:
         """Field names and their Pydantic descriptions: the part's YAML keys beside `use`."""
-        return cls.model_fields
+        return {field.alias or name: field for name, field in cls.model_fields.items()}
 
 
 class Factor(Part):
@@ -126,6 +140,11 @@ class Advantage(Stateful, Factor):
     """Â_t. Computed once a rollout batch; every micro-batch (live) if it reads `logp` or `entropy`."""
 
     slot: ClassVar[str] = "advantage"
+
+    def returns(self, b: View) -> Tensor | None:
+        """(T,) what a critic should have said before each token, in units of the reward; None where it teaches none."""
+        del b
+        return None
 
 
 class Switch(Stateful):

@@ -4,12 +4,25 @@
 only thing it needs of a model: log π of each response token, with its gradient.
 """
 
+from upge.policy.critic import Critic, load_critic
 from upge.policy.errors import ModelError
 from upge.policy.loading import load
 from upge.policy.logprobs import log_probs
 from upge.policy.policy import Policy
+from upge.policy.reference import Reference, load_reference
 from upge.policy.templating import Templater
 
 load_policy = load
 
-__all__ = ["ModelError", "Policy", "Templater", "load", "load_policy", "log_probs"]
+__all__ = [
+    "Critic",
+    "ModelError",
+    "Policy",
+    "Reference",
+    "Templater",
+    "load",
+    "load_critic",
+    "load_policy",
+    "load_reference",
+    "log_probs",
+]

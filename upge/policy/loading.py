@@ -65,8 +65,8 @@ def load(
 
 
 def _open_model(path: str, arguments: dict[str, Any]) -> PreTrainedModel:
-    place, file = _find(path)
-    with _explained(path):
+    place, file = find(path)
+    with explained(path):
         settings = arguments | file | (_unpacking() if file else {})
         opened: Any = AutoModelForCausalLM.from_pretrained(place, output_loading_info=True, **settings)
     model, report = opened
@@ -79,6 +79,16 @@ def _open_model(path: str, arguments: dict[str, Any]) -> PreTrainedModel:
     return converted
 
 
+def belonging(path: str, policy: Policy) -> None:
+    """Raise ModelError unless the model at `path` has the policy's vocabulary, or brings none of its own to compare."""
+    folder = Path(find(path)[0])
+    if folder.is_dir() and not any((folder / name).exists() for name in _TOKENIZER_FILES):
+        return
+    vocabulary = _open_tokenizer(path, of="model").get_vocab()
+    if vocabulary != policy.tokenizer.get_vocab():
+        raise ModelError(f"{path}: its tokens have other ids than the policy's, so the two can't be compared")
+
+
 def _unpacking() -> dict[str, Any]:
     """What has transformers unpack GGUF weights into ones that can be trained; older versions always do."""
     try:
@@ -89,11 +99,11 @@ def _unpacking() -> dict[str, Any]:
 
 
 def _open_tokenizer(path: str, of: str = "tokenizer") -> PreTrainedTokenizerBase:
-    place, file = _find(path, of)
+    place, file = find(path, of)
     # Without files, transformers may answer with a tokenizer of the right class and an empty vocabulary.
     if Path(place).is_dir() and not file and not any((Path(place) / name).exists() for name in _TOKENIZER_FILES):
         raise ModelError(f"{path}: no tokenizer in this folder; set model.tokenizer to a folder or Hub id that has one")
-    with _explained(path):
+    with explained(path):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(place, **file)
     return tokenizer
 
@@ -103,7 +113,7 @@ def _random(
 ) -> PreTrainedModel:
     """A model with random weights: the same for the same seed, whatever was drawn before."""
     settings = _configure(config, tokenizer)
-    with torch.random.fork_rng(devices=[]), _explained("model.config"):
+    with torch.random.fork_rng(devices=[]), explained("model.config"):
         torch.manual_seed(seed)
         # Drawn in float32 and then converted, so that another dtype starts from the same weights.
         drawn = AutoModelForCausalLM.from_config(settings, **(arguments | {"dtype": torch.float32}))
@@ -121,7 +131,7 @@ def _configure(config: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> Pr
     # A pad id would be an embedding row without gradient, so it is set only where the tokenizer has one of its own.
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         given.setdefault(name, getattr(tokenizer, name))
-    with _explained("model.config"):
+    with explained("model.config"):
         settings = AutoConfig.for_model(kind, **given)
     _check_arguments(config, settings)
     return settings
@@ -137,7 +147,7 @@ def _check_arguments(config: dict[str, Any], settings: PreTrainedConfig) -> None
         raise ModelError(f"model.config: {config['model_type']} has no argument {name!r}{hint}")
 
 
-def _find(path: str, of: str = "model") -> tuple[str, dict[str, str]]:
+def find(path: str, of: str = "model") -> tuple[str, dict[str, str]]:
     """Where `path` leads: what transformers takes for a place, and the file to read there (GGUF) if it is one."""
     folder = _in_package(path) if re.match(r"\w[\w.]+:", path) else Path(path).expanduser()
     if folder.is_file():
@@ -182,7 +192,7 @@ def _nearest(folder: Path) -> str:
 
 
 @contextmanager
-def _explained(place: str) -> Iterator[None]:
+def explained(place: str) -> Iterator[None]:
     """Whatever transformers raises becomes one line that says what to do."""
     try:
         yield

@@ -50,7 +50,7 @@ def log_probs(
         ValueError: an empty prompt with a response, or a temperature that isn't above 0.
     """
     _check(sequences, temperature)
-    batch = _collate(sequences, pad_id, model.device)
+    batch = collate(sequences, pad_id, model.device)
     if batch.rows.numel() == 0:
         nothing = torch.zeros(0, device=model.device)
         return nothing, nothing if entropy else None
@@ -61,7 +61,7 @@ def log_probs(
 
 
 @dataclass(frozen=True)
-class _Batch:
+class Padded:
     """The B of the N sequences that have a response, padded on the right to L columns.
 
     Attributes:
@@ -87,7 +87,8 @@ def _check(sequences: Sequence[tuple[Tokens, Tokens]], temperature: Tensor) -> N
         raise ValueError("sequences: an empty prompt: nothing predicts the first response token")
 
 
-def _collate(sequences: Sequence[tuple[Tokens, Tokens]], pad_id: int, device: torch.device) -> _Batch:
+def collate(sequences: Sequence[tuple[Tokens, Tokens]], pad_id: int, device: torch.device) -> Padded:
+    """Pairs (prompt ids, response ids) as what a model is fed."""
     # Without a response there is nothing to predict, and perhaps nothing to feed: a row of padding, with no attention.
     answered = [(prompt, response) for prompt, response in sequences if response]
     fed = [[*prompt, *response][:-1] for prompt, response in answered]
@@ -97,7 +98,7 @@ def _collate(sequences: Sequence[tuple[Tokens, Tokens]], pad_id: int, device: to
         for index, (prompt, response) in enumerate(answered)
         for offset in range(len(response))
     ]
-    return _Batch(
+    return Padded(
         tokens=torch.tensor([row + [pad_id] * (width - len(row)) for row in fed], dtype=torch.long, device=device),
         mask=torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in fed], dtype=torch.long, device=device),
         rows=torch.tensor(rows, dtype=torch.long, device=device),
@@ -106,18 +107,22 @@ def _collate(sequences: Sequence[tuple[Tokens, Tokens]], pad_id: int, device: to
     )
 
 
-def _response_logits(model: PreTrainedModel, batch: _Batch, forward: Callable[..., Any]) -> Tensor:
+def _response_logits(model: PreTrainedModel, batch: Padded, forward: Callable[..., Any]) -> Tensor:
     """(T, V) the logits that predict the response tokens."""
-    positions = torch.arange(batch.tokens.shape[1], device=batch.tokens.device).expand_as(batch.tokens)
-    wanted = {"attention_mask": batch.mask, "position_ids": positions, "use_cache": False}
-    understood = inspect.signature(type(model).forward).parameters
-    arguments = {name: value for name, value in wanted.items() if name in understood}
     with _projecting_only(model, batch.rows, batch.tokens.shape):
-        logits: Tensor = forward(input_ids=batch.tokens, **arguments).logits
+        logits: Tensor = forward(input_ids=batch.tokens, **understood(model, batch)).logits
     flat = logits.flatten(0, 1)
     # A model that projects in a way of its own never met the hook: its logits are (B, L, V), not (1, T, V). The two
     # look alike only for one sequence with T = L, that is a prompt of one token, where they are the same rows.
     return flat if logits.shape[0] == 1 and flat.shape[0] == len(batch.rows) else flat[batch.rows]
+
+
+def understood(model: PreTrainedModel, batch: Padded) -> dict[str, Any]:
+    """What goes with the token ids into this model's `forward`, as far as its signature has it."""
+    positions = torch.arange(batch.tokens.shape[1], device=batch.tokens.device).expand_as(batch.tokens)
+    wanted = {"attention_mask": batch.mask, "position_ids": positions, "use_cache": False}
+    parameters = inspect.signature(type(model).forward).parameters
+    return {name: value for name, value in wanted.items() if name in parameters}
 
 
 @contextmanager
@@ -139,7 +144,7 @@ def _projecting_only(model: PreTrainedModel, rows: Tensor, shape: torch.Size) ->
             handle.remove()
 
 
-def _tempered(logits: Tensor, batch: _Batch, temperature: Tensor) -> Tensor:
+def _tempered(logits: Tensor, batch: Padded, temperature: Tensor) -> Tensor:
     """(T, V) logits / temperature of their sequence, in float32 or better."""
     logits = logits if logits.dtype == torch.float64 else logits.float()
     if bool((temperature == 1).all()):

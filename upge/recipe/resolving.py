@@ -109,8 +109,8 @@ def find_recipe(path: str | Path) -> Path:
 
 
 def shorthand(path: tuple[str, ...]) -> str | None:
-    """The key that a bare string at this path stands for: `use` for parts, `path` for the model."""
-    if path == ("model",):
+    """The key that a bare string at this path stands for: `use` for parts, `path` for models."""
+    if path in (("model",), ("reference",), ("critic",)):
         return "path"
     return "use" if slot_at(path) else None
 

@@ -40,9 +40,15 @@ class Model(Settings):
             self.refuse((), "give either 'path' (an existing model) or 'config' (random weights), and not both")
         if self.config is not None and self.tokenizer is None:
             self.refuse(("config",), "random weights need 'tokenizer' beside them")
-        if self.path is not None and _local(self.path) and not Path(self.path).expanduser().exists():
-            self.refuse(("path",), f"there is no folder '{self.path}'")
+        _check_folder(self, self.path)
         return self
+
+
+class Refill(Settings):
+    """Fresh prompts in place of those that no term weighs (dynamic sampling)."""
+
+    rounds: Positive
+    """How often at most, per rollout batch; prompts without weight after the last round stay."""
 
 
 class Rollout(Settings):
@@ -63,6 +69,20 @@ class Rollout(Settings):
     truncated: Literal["keep", "mask", "zero_reward"] = "keep"
     """Responses cut at the budget: kept as they are; left out of the gradient and its counts (but not of their
     group's statistics); or scored 0."""
+    refill: Refill | None = None
+    """Whether prompts whose every coefficient is 0 are replaced by fresh ones; by default they stay."""
+
+
+class Reference(Settings):
+    """The frozen model π_0 behind `reference_logp`; opened only where a part reads that."""
+
+    path: str | None = None
+    """Where it is, as `model.path`, with the policy's vocabulary; by default the policy as it starts."""
+
+    @model_validator(mode="after")
+    def _exists(self) -> Reference:
+        _check_folder(self, self.path)
+        return self
 
 
 class Optimizer(Settings):
@@ -82,6 +102,24 @@ class Optimizer(Settings):
     """The gradient's norm is scaled down to this; by default it is left."""
     skip_above: float | None = Field(default=None, gt=0)
     """A step whose gradient norm is above this is skipped and counted, as non-finite ones always are."""
+
+
+class Critic(Optimizer):
+    """The critic behind `value`, a token classifier with one output, and its own AdamW; opened only where needed.
+
+    It regresses on the returns that the advantage leaves behind:
+        loss = mean over tokens of ½·max((V − R)², (clamp(V, V_old ± clip) − R)²)
+    """
+
+    path: str | None = None
+    """Where it is, as `model.path`, with the policy's vocabulary; by default the policy's own body, and V ≡ 0."""
+    clip: float = Field(default=0.2, gt=0)
+    """How far a value may move within a rollout batch before its gradient ends, in units of the reward."""
+
+    @model_validator(mode="after")
+    def _exists(self) -> Critic:
+        _check_folder(self, self.path)
+        return self
 
 
 class Train(Settings):
@@ -161,6 +199,8 @@ class Recipe(Settings):
     reward: AReward
     """The verifier."""
     rollout: Rollout
+    reference: Reference = Field(default_factory=Reference)
+    critic: Critic | None = None
     optimizer: Optimizer
     train: Train
     eval: Eval = Eval()
@@ -198,6 +238,11 @@ class RecipeWorkshop(Workshop):
         if block not in self.settled:  # it has a fault of its own, which will be reported there
             raise PydanticCustomError("unsettled", "{path} is not settled", {"path": path})
         return functools.reduce(getattr, rest, self.settled[block])
+
+
+def _check_folder(block: Settings, path: str | None) -> None:
+    if path is not None and _local(path) and not Path(path).expanduser().exists():
+        block.refuse(("path",), f"there is no folder '{path}'")
 
 
 def _local(path: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +13,40 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from upge.run.learning import Learner
+from upge.run.optimizing import Optimization
 
 
-def save(folder: Path, learner: Learner, step: int, data: dict[str, Any]) -> None:
-    """Write a checkpoint after `step` rollout batches; it appears whole or not at all."""
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands: rollout batches done, problems taken from the data, and the data session's state."""
+
+    step: int
+    taken: int
+    data: dict[str, Any]
+
+
+def save(folder: Path, learner: Learner, progress: Progress) -> None:
+    """Write a checkpoint; it appears whole or not at all."""
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    learner.policy.save(partial / "model")
-    save_file(_moments(learner), partial / "optimizer.safetensors")
+    save_models(partial, learner)
+    for name, optimization in learner.optimizations().items():
+        save_file(_moments(optimization), partial / f"{name}-optimizer.safetensors")
     state = {f"{place}/{name}": x for place, named in learner.state.items() for name, x in named.items()}
     save_file({name: x.detach().cpu().contiguous() for name, x in state.items()}, partial / "estimator.safetensors")
-    where = {"step": step, "updates": learner.updates, "data": data}
+    updates = {name: optimization.updates for name, optimization in learner.optimizations().items()}
+    where = {**asdict(progress), "updates": updates}
     (partial / "progress.json").write_text(json.dumps(where, indent=2) + "\n", encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
+
+
+def save_models(folder: Path, learner: Learner) -> None:
+    """Write the models in training, each into a folder of its own in the Hub's format."""
+    learner.policy.save(folder / "model")
+    if learner.critic is not None:
+        learner.critic.critic.save(folder / "critic")
 
 
 def latest(run: Path) -> Path | None:
@@ -35,38 +55,40 @@ def latest(run: Path) -> Path | None:
     return found[-1] if found else None
 
 
-def restore(folder: Path, learner: Learner) -> tuple[int, dict[str, Any]]:
-    """Take up a checkpoint: returns how many rollout batches are done, and the data session's state."""
-    shards = sorted((folder / "model").glob("*.safetensors"))
-    weights = {name: tensor for shard in shards for name, tensor in load_file(shard).items()}
-    learner.policy.model.load_state_dict(weights, strict=False)  # tied weights are saved once
-    _restore_moments(learner, load_file(folder / "optimizer.safetensors"))
+def restore(folder: Path, learner: Learner) -> Progress:
+    """Take up a checkpoint; returns where the run stands."""
+    where = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
+    updates = where.pop("updates")
+    for name, optimization in learner.optimizations().items():
+        shards = sorted((folder / name).glob("*.safetensors"))
+        weights = {key: tensor for shard in shards for key, tensor in load_file(shard).items()}
+        optimization.model.load_state_dict(weights, strict=False)  # tied weights are saved once
+        _restore_moments(optimization, load_file(folder / f"{name}-optimizer.safetensors"))
+        optimization.updates = updates[name]
     for name, x in load_file(folder / "estimator.safetensors").items():
         place, _, key = name.rpartition("/")
         learner.state.setdefault(place, {})[key] = x.to(learner.accelerator.device)
-    where = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
-    learner.updates = where["updates"]
-    return where["step"], where["data"]
+    return Progress(**where)
 
 
-def _moments(learner: Learner) -> dict[str, Tensor]:
+def _moments(optimization: Optimization) -> dict[str, Tensor]:
     """The optimizer's tensors under `<parameter>/<moment>`."""
     found = {}
-    for name, parameter in _trained(learner):
-        for moment, x in learner.optimizer.state.get(parameter, {}).items():
+    for name, parameter in _trained(optimization):
+        for moment, x in optimization.optimizer.state.get(parameter, {}).items():
             found[f"{name}/{moment}"] = torch.as_tensor(x).detach().cpu().contiguous()
     return found
 
 
-def _restore_moments(learner: Learner, saved: dict[str, Tensor]) -> None:
-    for name, parameter in _trained(learner):
+def _restore_moments(optimization: Optimization, saved: dict[str, Tensor]) -> None:
+    for name, parameter in _trained(optimization):
         own = {key.rpartition("/")[2]: x for key, x in saved.items() if key.rpartition("/")[0] == name}
         if own:
-            learner.optimizer.state[parameter] = {
+            optimization.optimizer.state[parameter] = {
                 moment: x if moment == "step" else x.to(parameter.device) for moment, x in own.items()
             }
 
 
-def _trained(learner: Learner) -> list[tuple[str, torch.nn.Parameter]]:
-    named = learner.policy.model.named_parameters()
+def _trained(optimization: Optimization) -> list[tuple[str, torch.nn.Parameter]]:
+    named = optimization.model.named_parameters()
     return [(name, parameter) for name, parameter in named if parameter.requires_grad]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,11 +11,12 @@ from upge.policy import Templater
 
 @dataclass(frozen=True)
 class Asked:
-    """A problem in its place of the rollout batch: `group` tells it from another occurrence of the same problem."""
+    """A problem in its place of the rollout batch, `group`; its samples are numbered from `first`."""
 
     problem: Problem
     group: int
     prompt: tuple[int, ...]
+    first: int = 0
 
 
 @dataclass(frozen=True)
@@ -35,22 +35,16 @@ class Collector:
     demonstration_tokens: int
     zero_truncated: bool = False
 
-    def ask(self, problems: Sequence[Problem], groups: Sequence[int]) -> list[Asked]:
-        """The problems as the policy will read them."""
-        return [
-            Asked(problem, group, self.templater.prompt(problem))
-            for problem, group in zip(problems, groups, strict=True)
-        ]
+    def ask(self, problem: Problem, group: int, *, first: int = 0) -> Asked:
+        """The problem as the policy will read it."""
+        return Asked(problem, group, self.templater.prompt(problem), first)
 
     def rollouts(
         self, asked: Sequence[Asked], n: int, sampling: Sampling, *, stream: str, step: int
     ) -> list[tuple[int, Trajectory]]:
         """(group, trajectory) of `n` scored responses to each problem, in the order of the problems."""
-        wanted = [(each, sample) for each in asked for sample in range(n)]
-        offset = _occurrences(asked, n)
-        requests = [
-            Request(stream, step, each.problem.id, sample + offset[each.group], each.prompt) for each, sample in wanted
-        ]
+        wanted = [(each, each.first + sample) for each in asked for sample in range(n)]
+        requests = [Request(stream, step, each.problem.id, sample, each.prompt) for each, sample in wanted]
         completions = self.engine.sample(requests, sampling)
         texts = [self.templater.text(completion.tokens) for completion in completions]
         scores = self.reward.score([(each.problem, text) for (each, _), text in zip(wanted, texts, strict=True)])
@@ -63,34 +57,22 @@ class Collector:
             )
         ]
 
-    def demonstrations(self, asked: Sequence[Asked]) -> tuple[list[tuple[int, Trajectory]], Counter[str]]:
-        """(group, trajectory) of each problem's demonstration, and how many problems have none, or one too long."""
-        counts = Counter(missing=0, too_long=0)
-        found = []
-        for each in asked:
-            if each.problem.demonstration is None:
-                counts["missing"] += 1
-                continue
-            response = self.templater.response(each.problem.demonstration)
-            if len(response) > self.demonstration_tokens:
-                counts["too_long"] += 1
-                continue
-            found.append((each, response))
-        scores = self.reward.score([(each.problem, each.problem.demonstration or "") for each, _ in found])
+    def demonstrations(self, asked: Sequence[Asked]) -> list[tuple[Trajectory | None, str | None]]:
+        """For each problem its scored demonstration, or what it lacks: "missing", or "too_long" for the budget."""
+        responses = [self._response(each.problem) for each in asked]
+        fits = [0 < len(response) <= self.demonstration_tokens for response in responses]
+        shown = [(each.problem, each.problem.demonstration or "") for each, fit in zip(asked, fits, strict=True) if fit]
+        scores = iter(self.reward.score(shown))
         return [
-            (each.group, _demonstration(each, response, score))
-            for (each, response), score in zip(found, scores, strict=True)
-        ], counts
+            (_demonstration(each, response, next(scores)), None)
+            if fit
+            else (None, "too_long" if response else "missing")
+            for each, response, fit in zip(asked, responses, fits, strict=True)
+        ]
 
-
-def _occurrences(asked: Sequence[Asked], n: int) -> dict[int, int]:
-    """The first sample number of each group, so that a problem asked twice in a batch draws different noise."""
-    seen: Counter[str] = Counter()
-    first = {}
-    for each in asked:
-        first[each.group] = seen[each.problem.id] * n
-        seen[each.problem.id] += 1
-    return first
+    def _response(self, problem: Problem) -> tuple[int, ...]:
+        """A demonstration's tokens; none where there is none."""
+        return () if problem.demonstration is None else self.templater.response(problem.demonstration)
 
 
 def _rollout(asked: Asked, sample: int, completion: Completion, text: str, score: float) -> Trajectory:

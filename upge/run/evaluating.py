@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from math import comb
@@ -26,8 +26,12 @@ def evaluate(
     responses = {}
     for split in settings.splits:
         problems = list(data.split(split))[: settings.limit]
-        mine = problems[rank::world]
-        asked = collector.ask(mine, range(len(mine)))
+        seen: Counter[str] = Counter()
+        asked = []
+        for place, problem in enumerate(problems):
+            if place % world == rank:
+                asked.append(collector.ask(problem, place, first=seen[problem.id] * settings.n))
+            seen[problem.id] += 1
         sampled = collector.rollouts(asked, settings.n, sampling, stream=f"eval/{split}", step=step)
         responses[split] = gather([trajectory for _, trajectory in sampled])
         metrics |= measure(split, responses[split], settings.pass_at)

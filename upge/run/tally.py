@@ -10,6 +10,9 @@ demonstrations/missing, /too_long  imitation that could not be had
 rows, rows/alive                   trajectories; those that went through the forward pass
 updates/made, /without_signal, /not_finite, /skipped     optimizer steps, and those not taken
 grad_norm, lr                      mean before clipping; at this step
+critic/loss, /value, /return       mean over its tokens: ½ squared error; V before the step; what it learns
+critic/updates/…, critic/grad_norm as above, of the critic
+refill/rounds, /discarded, /left   rounds of fresh prompts; prompts thrown away; prompts without weight that stayed
 """
 
 from __future__ import annotations
@@ -27,14 +30,25 @@ from upge.estimator import Credit, Weighed
 class Tally:
     """Collects sums and means under metric names; `metrics` adds them up over ranks."""
 
-    def __init__(self, terms: Iterable[str], reduce: Callable[[Tensor], Tensor], *, entropy: bool = False) -> None:
+    def __init__(
+        self,
+        terms: Iterable[str],
+        reduce: Callable[[Tensor], Tensor],
+        *,
+        entropy: bool = False,
+        critic: bool = False,
+    ) -> None:
         self._reduce = reduce
         self._sums: dict[str, float] = defaultdict(float)
         self._means: dict[str, tuple[float, float]] = defaultdict(lambda: (0.0, 0.0))
-        for name in ("updates/made", "updates/without_signal", "updates/not_finite", "updates/skipped", "rows/alive"):
-            self._sums[name] = 0.0
         # Every rank must know the same names, also one that sees no row of a term.
+        for name in ("updates/without_signal", "rows/alive"):
+            self._sums[name] = 0.0
+        for model in ("", "critic/") if critic else ("",):
+            self._sums |= {f"{model}updates/{outcome}": 0.0 for outcome in ("made", "not_finite", "skipped")}
         means = ["grad_norm", *(["entropy"] if entropy else [])]
+        if critic:
+            means += [f"critic/{name}" for name in ("grad_norm", "loss", "value", "return")]
         for term in terms:
             self._sums[f"{term}/tokens"] = 0.0
             means += [f"{term}/{name}" for name in ("nll", "masked", "ratio", "advantage")]

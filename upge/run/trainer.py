@@ -19,16 +19,18 @@ from accelerate.utils import broadcast_object_list, gather_object
 from transformers.utils.logging import disable_progress_bar
 
 from upge import policy as policies
-from upge.flow import Context, DataSession, EngineSession, Sampling, Trajectory
+from upge.flow import Context, DataSession, EngineSession, Trajectory
 from upge.policy import Policy
 from upge.recipe import Recipe
 from upge.run import checkpoint
+from upge.run.assembling import Assembler
+from upge.run.checkpoint import Progress
 from upge.run.collect import Collector
+from upge.run.critic import CriticLearner
 from upge.run.display import Display
 from upge.run.evaluating import evaluate
 from upge.run.folder import RunFolder
 from upge.run.learning import Learner
-from upge.schedule import at
 
 
 def train(recipe: Recipe, *, resume: Path | None = None, display: Display | None = None) -> Path:
@@ -52,6 +54,7 @@ class Trainer:
     folder: RunFolder
     display: Display
     start: int = 0
+    taken: int = 0
     evaluations: list[dict[str, Any]] = field(default_factory=list)
 
     def run(self) -> None:
@@ -66,11 +69,12 @@ class Trainer:
         self.finish()
 
     def step(self, step: int) -> None:
-        """One rollout batch: collect trajectories, learn from them, log."""
+        """One rollout batch: assemble it, learn from it, log."""
         began = time.perf_counter()
-        grouped, counts = self.collect(step)
+        assembled = self.assembler.assemble(step, self.taken, self.learner.state)
+        self.taken = assembled.taken
         collected = time.perf_counter()
-        metrics = self.learner.learn(step, grouped) | counts
+        metrics = self.learner.learn(step, assembled.grouped) | assembled.counts
         self.engine.sync(self.policy)
         ended = time.perf_counter()
         line = {"phase": "train", "step": step} | dict(sorted(metrics.items()))
@@ -79,27 +83,20 @@ class Trainer:
         self.folder.timings({"phase": "train", "step": step, **seconds})
         self.display.step(line, seconds)
 
-    def collect(self, step: int) -> tuple[list[tuple[int, Trajectory]], dict[str, float]]:
-        """This rank's share of the rollout batch: what the wanted terms weigh, or a switch must see, and no more."""
-        recipe, estimator = self.recipe, self.recipe.estimator
-        problems = self.data.take(step, recipe.train.prompts)
-        rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        asked = self.collector.ask(problems[rank::world], range(rank, len(problems), world))
-        grouped: list[tuple[int, Trajectory]] = []
-        counts: dict[str, float] = {}
-        if estimator.wants_rollouts(step):
-            settings = recipe.rollout
-            sampling = Sampling(at(settings.temperature, step), settings.top_p, settings.top_k, settings.max_tokens)
-            sampled = self.collector.rollouts(asked, settings.n, sampling, stream="train", step=step)
-            self.keep("train", step, self.gather([trajectory for _, trajectory in sampled]))
-            grouped += sampled
-        if estimator.wants_demonstrations(step):
-            shown, without = self.collector.demonstrations(asked)
-            grouped += shown
-            tensor = torch.tensor([without["missing"], without["too_long"]], device=self.accelerator.device)
-            missing, too_long = self.learner.sum(tensor).tolist()
-            counts = {"demonstrations/missing": missing, "demonstrations/too_long": too_long}
-        return sorted(grouped, key=lambda pair: pair[0]), counts
+    @property
+    def assembler(self) -> Assembler:
+        """What makes rollout batches."""
+        return Assembler(
+            self.recipe,
+            self.data,
+            self.collector,
+            keep=lambda step, mine: self.keep("train", step, self.gather(mine)),
+            total=self.learner.sum,
+            rank=self.accelerator.process_index,
+            world=self.accelerator.num_processes,
+            device=self.accelerator.device,
+            dtype=self.policy.model.dtype,
+        )
 
     def between(self, done: int) -> None:
         """After `done` rollout batches: measure and save where the recipe says so."""
@@ -130,13 +127,13 @@ class Trainer:
         """Write a checkpoint."""
         if self.folder.writes:
             place = self.folder.path / "checkpoints" / f"step-{done:06d}"
-            checkpoint.save(place, self.learner, done, self.data.state())
+            checkpoint.save(place, self.learner, Progress(done, self.taken, self.data.state()))
         self.accelerator.wait_for_everyone()
 
     def finish(self) -> None:
         """Save the trained model and the summary."""
         if self.folder.writes:
-            self.policy.save(self.folder.path / "model")
+            checkpoint.save_models(self.folder.path, self.learner)
         summary = {"name": self.recipe.name, "steps": self.recipe.train.steps, "evaluations": self.evaluations}
         self.folder.summary(summary)
         self.folder.report(self.recipe.name)
@@ -172,7 +169,7 @@ def opened(recipe: Recipe, resume: Path | None, display: Display) -> Iterator[Tr
     folder = RunFolder(_agreed_folder(recipe, resume, accelerator), writes=accelerator.is_main_process)
     display.shown = accelerator.is_main_process
     with ExitStack() as stack:
-        learner = Learner(recipe, policy, accelerator)
+        learner = open_learner(recipe, policy, accelerator)
         context = Context(
             seed=recipe.train.seed,
             folder=folder.path,
@@ -210,6 +207,17 @@ def open_policy(recipe: Recipe) -> Policy:
     )
 
 
+def open_learner(recipe: Recipe, policy: Policy, accelerator: Accelerator) -> Learner:
+    """The learner with the providers that the recipe's parts need, and no others. Raises ModelError."""
+    needs, reference, critic = recipe.estimator.needs(), None, None
+    if "reference_logp" in needs:
+        reference = policies.load_reference(policy, recipe.reference.path)
+        reference.policy.model.to(accelerator.device)
+    if "value" in needs and recipe.critic is not None:
+        critic = CriticLearner(recipe.critic, policies.load_critic(policy, recipe.critic.path), accelerator)
+    return Learner(recipe, policy, accelerator, reference=reference, critic=critic)
+
+
 def _agreed_folder(recipe: Recipe, resume: Path | None, accelerator: Accelerator) -> Path:
     """The run folder, chosen by the main process for all."""
     chosen = [str(resume or RunFolder.claim(recipe))]
@@ -223,8 +231,9 @@ def _resume(trainer: Trainer) -> None:
     if newest is None:
         trainer.folder.rewind(-1)
         return
-    trainer.start, data = checkpoint.restore(newest, trainer.learner)
-    trainer.data.restore(data)
+    progress = checkpoint.restore(newest, trainer.learner)
+    trainer.start, trainer.taken = progress.step, progress.taken
+    trainer.data.restore(progress.data)
     trainer.engine.sync(trainer.policy)
     trainer.folder.rewind(trainer.start)
     trainer.evaluations = trainer.folder.evaluations()

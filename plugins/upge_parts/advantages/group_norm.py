@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from upge import Advantage, View
-from upge_parts.advantages.group_mean import deviation
+from upge_parts.groups import Over, deviation, members
 
 
 class GroupNorm(Advantage):
@@ -27,13 +25,13 @@ class GroupNorm(Advantage):
     """Divide the squared deviations by n − 1, not by n."""
     epsilon: float = Field(default=1e-6, ge=0)
     """Added to the standard deviation, in units of the reward."""
-    over: Literal["rollouts", "all"] = "rollouts"
+    over: Over = "rollouts"
     """The group: the prompt's rollouts, or its rollouts and demonstrations."""
 
     def __call__(self, b: View) -> Tensor:
-        members = b.rollout if self.over == "rollouts" else torch.ones_like(b.rollout)
-        centred = deviation(b, members)
-        freedom = (b.per_prompt(members) - float(self.unbiased)).clamp(min=1)
-        std = (b.per_prompt(centred**2 * members) / freedom).sqrt()
+        group = members(b, self.over)
+        centred = deviation(b, b.reward, group)
+        freedom = (b.per_prompt(group) - float(self.unbiased)).clamp(min=1)
+        std = (b.per_prompt(centred**2 * group) / freedom).sqrt()
         std = b.to_trajectories(std)
         return b.to_tokens(torch.where(std == 0, 0.0, centred / (std + self.epsilon)))

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from upge import Mask, View
+from upge import View
+from upge_parts.masks.ratio import RatioMask
 
 
-class Clip(Mask):
+class Clip(RatioMask):
     """PPO's clip: a token's push ends where its ratio has left the trust region on the side it is pushed to.
 
         mask_t = 0   where  Â_t > 0 and ρ_t > 1 + high   or   Â_t < 0 and ρ_t < 1 − low;   else 1
@@ -27,11 +26,6 @@ class Clip(Mask):
     """ε below: the lower bound is 1 − low."""
     high: float = Field(ge=0)
     """ε above: the upper bound is 1 + high."""
-    against: Literal["denominator", "old", "rollout"] = "denominator"
-    """Which ratio is bounded: the term's own, or that to the old policy or to the rollout engine's."""
-
-    def reads(self) -> frozenset[str]:
-        return frozenset() if self.against == "denominator" else frozenset({"logp", f"{self.against}_logp"})
 
     def __call__(self, b: View) -> Tensor:
         ratio = b.ratio_to(self.against)

@@ -6,6 +6,7 @@ from pydantic import Field
 from torch import Tensor
 
 from upge import Switch, View
+from upge_parts.groups import success
 
 
 class SuccessRate(Switch):
@@ -30,7 +31,5 @@ class SuccessRate(Switch):
         return (self.above, self.otherwise)
 
     def __call__(self, b: View) -> dict[str, Tensor]:
-        rollouts = b.per_prompt(b.rollout)
-        success = b.per_prompt(b.reward * b.rollout) / rollouts.clamp(min=1)
-        above = (success > self.threshold).to(b.dtype)
+        above = (success(b) > self.threshold).to(b.dtype)
         return {self.above: above, self.otherwise: 1 - above}

@@ -1,0 +1,39 @@
+"""REINFORCE++'s advantage."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from upge import Advantage, View
+from upge_parts.advantages.whitening import whitened
+from upge_parts.groups import deviation, members
+
+
+class BatchNorm(Advantage):
+    """The reward, with the shaping still to come, in standard deviations from the mean of the whole rollout batch.
+
+        A_t = R + Σ_{i ≥ t} shaping_i        Â_t = (A_t − mean(A)) / √(var(A) + epsilon)
+
+    R is the score without shaping; mean and variance are over all tokens of the term, on all ranks. With the shaping
+    `kl_in_reward` this is the KL-to-go. `baseline: group_mean` takes R − mean_group(R) in place of R first.
+    Shapes: reward (N,), shaping (T,) → (T,), dimensionless. Source: REINFORCE++, arXiv 2501.03262.
+    """
+
+    needs = frozenset({"reward"})
+
+    baseline: Literal["none", "group_mean"] = "none"
+    """Whether the mean score of the prompt's rollouts is taken off before whitening."""
+    unbiased: bool = True
+    """Divide the squared deviations by n − 1, not by n."""
+    epsilon: float = Field(default=1e-8, ge=0)
+    """Added to the variance, in squared units of the reward."""
+
+    def __call__(self, b: View) -> Tensor:
+        score = b.reward - b.per_trajectory(b.shaping)
+        if self.baseline == "group_mean":
+            score = deviation(b, score, members(b, "rollouts"))
+        to_go = b.to_tokens(score) + b.to_go(b.shaping)
+        return whitened(b, to_go, unbiased=self.unbiased, epsilon=self.epsilon)

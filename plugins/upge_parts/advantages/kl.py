@@ -1,0 +1,37 @@
+"""A pull towards a frozen model."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from upge import Advantage, View
+
+
+class Kl(Advantage):
+    """A KL penalty to the reference model π_0 as an advantage: it pushes each sampled token towards π_0.
+
+        k2:  Â_t = −coefficient · ln(π_θ/π_0)_t          k3:  Â_t = −coefficient · (1 − (π_0/π_θ)_t)
+
+    Over the denominator `current` these are the gradients of the penalties ½·ln² and r − 1 − ln r, r = π_0/π_θ. On the
+    policy's own tokens k2's is the true gradient of each token's KL(π_θ‖π_0) with its prefix fixed, k3's that of
+    KL(π_0‖π_θ). k2 over the denominator `old` is the corrected penalty of DeepSeek-V3.2. (k1 would differentiate to a
+    push of mean zero, and penalises only as a shaping: `kl_in_reward`.)
+    Shapes: logp, reference_logp (T,) → (T,), nats (k2) or dimensionless (k3).
+    Source: k2, k3: Schulman 2020, Approximating KL divergence; k3 in GRPO: arXiv 2402.03300, eq. 4.
+    """
+
+    needs = frozenset({"logp", "reference_logp"})
+
+    estimator: Literal["k2", "k3"]
+    """Which estimate of the divergence is differentiated."""
+    coefficient: float = Field(ge=0)
+    """β, in units of the reward per nat."""
+
+    def __call__(self, b: View) -> Tensor:
+        log_ratio = (b.logp - b.reference_logp).clamp(-20, 20)
+        excess = log_ratio if self.estimator == "k2" else 1 - torch.exp(-log_ratio)
+        return -self.coefficient * excess

@@ -1,0 +1,29 @@
+"""RLOO's advantage."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from upge import Advantage, View
+from upge_parts.groups import Over, deviation, members
+
+
+class LeaveOneOut(Advantage):
+    """The reward over the mean of the *other* trajectories of its prompt's group: a baseline without bias.
+
+        Â_t = R_i − mean_{j ≠ i}(R_j) = n/(n − 1) · (R_i − mean_group(R))
+
+    A group of one has advantage 0. What is not of the group is held against all n of it.
+    Shapes: reward (N,) → (T,), in units of the reward. Source: RLOO, arXiv 2402.14740.
+    """
+
+    needs = frozenset({"reward"})
+
+    over: Over = "rollouts"
+    """The group: the prompt's rollouts, or its rollouts and demonstrations."""
+
+    def __call__(self, b: View) -> Tensor:
+        group = members(b, self.over)
+        n = b.to_trajectories(b.per_prompt(group))
+        among = n / (n - 1).clamp(min=1)
+        return b.to_tokens(deviation(b, b.reward, group) * among.where(group, 1.0))

@@ -1,0 +1,21 @@
+"""The policy over the engine's own probabilities."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from upge import Denominator, View
+
+
+class Rollout(Denominator):
+    """The policy as the inference engine reported it when it sampled: one ratio for staleness and numerics together.
+
+        log π_ref = log π_rollout   ⇒   ρ_t = π_θ(t)/π_rollout(t)
+
+    Shapes: → (T,), nats. Source: importance sampling against the behaviour policy.
+    """
+
+    needs = frozenset({"rollout_logp"})
+
+    def __call__(self, b: View) -> Tensor:
+        return b.rollout_logp

@@ -1,0 +1,43 @@
+"""Statistics of a prompt's group of trajectories, which several parts share."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from upge import View
+
+Over = Literal["rollouts", "all"]
+"""Who belongs to a prompt's group: its rollouts, or its rollouts and demonstrations."""
+
+
+def members(b: View, over: Over) -> Tensor:
+    """(N,) bool: the trajectories that belong to their prompt's group."""
+    return b.rollout if over == "rollouts" else torch.ones_like(b.rollout)
+
+
+def deviation(b: View, x: Tensor, group: Tensor) -> Tensor:
+    """(N,) x minus its mean over the prompt's `group` (N,) bool; 0 where that has fewer than two.
+
+    Where the group's x are all equal the deviation of a member is exactly 0, whatever the mean rounds to.
+    """
+    count = b.per_prompt(group)
+    mean = b.per_prompt(x * group) / count.clamp(min=1)
+    centred = x - b.to_trajectories(mean)
+    alike = b.to_trajectories(spread(b, x, group) == 0) & group
+    return torch.where(b.to_trajectories(count < 2) | alike, 0.0, centred)
+
+
+def spread(b: View, x: Tensor, group: Tensor) -> Tensor:
+    """(G,) largest minus smallest x of the prompt's `group` (N,) bool; 0 without members."""
+    values, index = x[group], b.prompt[group]
+    zeros = torch.zeros_like(b.per_prompt(group))
+    largest = zeros.scatter_reduce(0, index, values, "amax", include_self=False)
+    return largest - zeros.scatter_reduce(0, index, values, "amin", include_self=False)
+
+
+def success(b: View) -> Tensor:
+    """(G,) P: the mean reward of the prompt's rollouts; 0 without any."""
+    return b.per_prompt(b.reward * b.rollout) / b.per_prompt(b.rollout).clamp(min=1)

@@ -1,0 +1,42 @@
+"""SRFT's two weights."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from upge import Mask, View
+
+
+class EntropyWeight(Mask):
+    """A weight by how unsure the policy is: imitation fades where it is unsure (−), exploration grows there (+).
+
+        mask_t = scale · exp(sign·H_t)   where the advantage has the sign that `where` asks for;   else 1
+
+    H is detached. A weight, and no trust region.
+    Shapes: entropy (T,), nats → (T,), dimensionless. Source: SRFT, arXiv 2506.19767.
+    """
+
+    needs = frozenset({"entropy"})
+    scope = "trajectory"
+
+    sign: Literal[-1, 1]
+    """−1 fades with the entropy, 1 grows with it."""
+    scale: float = Field(gt=0)
+    """The weight at entropy 0."""
+    level: Literal["token", "sequence"] = "token"
+    """Each token's own entropy, or its trajectory's mean."""
+    where: Literal["all", "positive", "negative"] = "all"
+    """Which tokens it weighs, by the sign of their advantage: with `signed`, positive are those of right answers."""
+
+    def __call__(self, b: View) -> Tensor:
+        entropy = b.entropy
+        if self.level == "sequence":
+            entropy = b.to_tokens(b.per_trajectory(entropy) / b.length.clamp(min=1))
+        weight = self.scale * torch.exp(self.sign * entropy)
+        if self.where == "all":
+            return weight
+        return torch.where(b.advantage > 0 if self.where == "positive" else b.advantage < 0, weight, 1.0)

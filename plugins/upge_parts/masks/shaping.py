@@ -1,0 +1,25 @@
+"""LUFFY's policy shaping."""
+
+from __future__ import annotations
+
+from pydantic import Field
+from torch import Tensor
+
+from upge import Mask, View
+
+
+class Shaping(Mask):
+    """A weight that lifts unlikely tokens: the derivative of f(π) = π/(π + gamma), over the denominator `one`.
+
+        mask_t = f'(π_θ) = gamma/(π_θ(t) + gamma)²
+
+    A weight, and no trust region. Shapes: logp (T,) → (T,), dimensionless. Source: LUFFY, arXiv 2504.14945.
+    """
+
+    needs = frozenset({"logp"})
+
+    gamma: float = Field(gt=0)
+    """γ, a probability: tokens likelier than it lose weight, the others gain."""
+
+    def __call__(self, b: View) -> Tensor:
+        return self.gamma / (b.logp.exp() + self.gamma) ** 2

@@ -1,0 +1,1 @@
+"""The shapings that ship with upge."""

@@ -1,0 +1,29 @@
+"""A KL penalty as a cost of each token."""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from upge import Shaping, View
+
+
+class KlInReward(Shaping):
+    """Each token of a rollout costs what the policy has moved away from the reference model there (k1).
+
+        shaping_t = −coefficient · ln(π_old/π_0)_t
+
+    Summed from a token to the end it is the KL-to-go, whose gradient is that of the sequence's KL(π_θ‖π_0).
+    Demonstrations cost nothing.
+    Shapes: old_logp, reference_logp (T,), nats → (T,), in units of the reward.
+    Source: RLHF, arXiv 2203.02155, eq. 2; REINFORCE++, arXiv 2501.03262.
+    """
+
+    needs = frozenset({"old_logp", "reference_logp"})
+
+    coefficient: float = Field(ge=0)
+    """β, in units of the reward per nat."""
+
+    def __call__(self, b: View) -> Tensor:
+        return torch.where(b.to_tokens(b.rollout), -self.coefficient * (b.old_logp - b.reference_logp), 0)

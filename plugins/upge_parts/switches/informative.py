@@ -1,0 +1,31 @@
+"""DAPO's dynamic sampling, the half that is an estimator's."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from upge import Switch, View
+from upge_parts.groups import spread
+from upge_parts.switches.naming import Terms
+
+
+class Informative(Switch):
+    """Keeps the prompts whose rollouts were scored differently: the others say nothing about what to prefer.
+
+        s_keep(q) = 1 where the prompt's rollouts do not all have the same reward, else 0
+
+    With `rollout.refill` fresh prompts take the place of those that no term weighs.
+    Shapes: reward (N,) → (G,) per term, dimensionless. Source: DAPO, arXiv 2503.14476, eq. 11.
+    """
+
+    needs = frozenset({"reward"})
+
+    keep: Terms
+    """The term, or terms, that weigh only informative prompts."""
+
+    def terms(self) -> tuple[str, ...]:
+        return self.keep
+
+    def __call__(self, b: View) -> dict[str, Tensor]:
+        informative = (spread(b, b.reward, b.rollout) > 0).to(b.dtype)
+        return dict.fromkeys(self.keep, informative)

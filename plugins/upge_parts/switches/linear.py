@@ -1,0 +1,32 @@
+"""A soft gate."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from upge import Switch, View
+from upge_parts.groups import success
+
+
+class Linear(Switch):
+    """HPT without a threshold: each prompt is explored as far as the policy solves it, and imitated for the rest.
+
+        s_success(q) = P(q) = mean reward of the prompt's rollouts (0 without any)        s_failure(q) = 1 − P(q)
+
+    Meant for rewards within [0, 1]; beyond them a coefficient is negative, and unlearns.
+    Shapes: reward (N,) → (G,) per term, dimensionless. Source: HPT, arXiv 2509.04419, f and g linear in P.
+    """
+
+    needs = frozenset({"reward"})
+
+    success: str
+    """The term that gets P (reinforcement)."""
+    failure: str
+    """The term that gets 1 − P (imitation)."""
+
+    def terms(self) -> tuple[str, ...]:
+        return (self.success, self.failure)
+
+    def __call__(self, b: View) -> dict[str, Tensor]:
+        rate = success(b)
+        return {self.success: rate, self.failure: 1 - rate}

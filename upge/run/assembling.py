@@ -1,0 +1,136 @@
+"""A rollout batch: the wanted trajectories of its prompts, and fresh prompts in place of those that no term weighs.
+
+A prompt's place in the batch is its group; all ranks agree on which problem stands in which place, and rank r of w has
+the places r, r + w, r + 2w, … to itself.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from upge.asking import State
+from upge.flow import DataSession, Problem, Sampling, Trajectory
+from upge.recipe import Recipe
+from upge.run.collect import Asked, Collector
+from upge.run.packing import rollout_batch
+from upge.schedule import at
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """This rank's share of a rollout batch.
+
+    Attributes:
+        grouped: (group, trajectory), those of a group together. counts: what there is to report, over all ranks.
+        taken: how many problems the run has taken from the data by now.
+    """
+
+    grouped: list[tuple[int, Trajectory]]
+    counts: dict[str, float]
+    taken: int
+
+
+@dataclass
+class Places:
+    """What stands in the places of a rollout batch so far: this rank's trajectories, and all ranks' problems."""
+
+    trajectories: dict[int, list[Trajectory]] = field(default_factory=dict)
+    without: dict[int, Counter[str]] = field(default_factory=dict)
+    seen: Counter[str] = field(default_factory=Counter)
+
+    def grouped(self) -> list[tuple[int, Trajectory]]:
+        return [(group, each) for group in sorted(self.trajectories) for each in self.trajectories[group]]
+
+
+@dataclass(frozen=True)
+class Assembler:
+    """Makes rollout batches.
+
+    Attributes:
+        keep: logs sampled trajectories (all ranks call it together). total: sums a tensor over ranks.
+        rank, world: this process among the data-parallel ones. device, dtype: of tensors.
+    """
+
+    recipe: Recipe
+    data: DataSession
+    collector: Collector
+    keep: Callable[[int, list[Trajectory]], None]
+    total: Callable[[Tensor], Tensor]
+    rank: int = 0
+    world: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    dtype: torch.dtype = torch.float32
+
+    def assemble(self, step: int, taken: int, state: State) -> Assembled:
+        """What the wanted terms weigh, or a switch must see, and no more.
+
+        Args: step: of the rollout batch. taken: problems taken before it. state: the estimator's.
+        """
+        prompts, places = self.recipe.train.prompts, Places()
+        refill = self.recipe.rollout.refill
+        if refill is None or not self.recipe.estimator.wants_rollouts(step):
+            self._fill(places, step, dict(enumerate(self.data.take(step, prompts))))
+            return Assembled(places.grouped(), self._counts(places, step), taken + prompts)
+        self._fill(places, step, self._fresh(range(prompts), taken))
+        discarded, rounds = 0, 0
+        idle = self._idle(places, step, state)
+        while idle and rounds < refill.rounds:
+            self._fill(places, step, self._fresh(idle, taken + prompts + discarded))
+            discarded, rounds = discarded + len(idle), rounds + 1
+            idle = self._idle(places, step, state)
+        counts = {"refill/rounds": rounds, "refill/discarded": discarded, "refill/left": len(idle)}
+        counted = self._counts(places, step) | {name: float(count) for name, count in counts.items()}
+        return Assembled(places.grouped(), counted, taken + prompts + discarded)
+
+    def _fresh(self, groups: Iterable[int], position: int) -> dict[int, Problem]:
+        """The next problems of the data's stream, for these places."""
+        return {group: self.data.take(position + index, 1)[0] for index, group in enumerate(groups)}
+
+    def _fill(self, places: Places, step: int, problems: dict[int, Problem]) -> None:
+        """Put problems, with their trajectories, into places; what stood there is forgotten."""
+        estimator, settings = self.recipe.estimator, self.recipe.rollout
+        asked = []
+        for group, problem in problems.items():
+            if group % self.world == self.rank:
+                # A problem asked again in one rollout batch draws other noise.
+                asked.append(self.collector.ask(problem, group, first=places.seen[problem.id] * settings.n))
+            places.seen[problem.id] += 1
+        for each in asked:
+            places.trajectories[each.group], places.without[each.group] = [], Counter()
+        if estimator.wants_rollouts(step):
+            sampling = Sampling(at(settings.temperature, step), settings.top_p, settings.top_k, settings.max_tokens)
+            sampled = self.collector.rollouts(asked, settings.n, sampling, stream="train", step=step)
+            self.keep(step, [trajectory for _, trajectory in sampled])
+            for group, trajectory in sampled:
+                places.trajectories[group].append(trajectory)
+        if estimator.wants_demonstrations(step):
+            self._show(places, asked)
+
+    def _show(self, places: Places, asked: Sequence[Asked]) -> None:
+        """Add the demonstrations of these problems, or what they lack."""
+        for each, (shown, lack) in zip(asked, self.collector.demonstrations(asked), strict=True):
+            places.trajectories[each.group] += [] if shown is None else [shown]
+            places.without[each.group] = Counter([] if lack is None else [lack])
+
+    def _idle(self, places: Places, step: int, state: State) -> list[int]:
+        """The places, of all ranks, whose every coefficient is 0."""
+        batch = rollout_batch(places.grouped(), self.device, self.dtype)
+        mine = self.recipe.estimator.idle(batch, step, state=state, reduce=self.total)
+        groups = torch.unique(batch.group)[mine]
+        idle = torch.zeros(self.recipe.train.prompts, device=self.device)
+        idle[groups] = 1
+        return [int(group) for group in self.total(idle).nonzero()[:, 0]]
+
+    def _counts(self, places: Places, step: int) -> dict[str, float]:
+        """Demonstrations that could not be had, over all ranks."""
+        if not self.recipe.estimator.wants_demonstrations(step):
+            return {}
+        lacks = sum(places.without.values(), Counter())
+        found = torch.tensor([lacks["missing"], lacks["too_long"]], device=self.device)
+        missing, too_long = self.total(found).tolist()
+        return {"demonstrations/missing": missing, "demonstrations/too_long": too_long}
