@@ -52,9 +52,7 @@ def assert_same(actual: Gradient, wanted: Gradient) -> None:
 
 def reaches_a_kink(method: Method, batch: Batch) -> bool:
     """Whether a ratio, through exp(log), lies within 1e-9 of a bound other than 1, where rounding decides the side."""
-    if batch.old_logp is None or batch.logp is None:
-        return False
-    ratio = (batch.logp.detach() - batch.old_logp).exp()
+    ratio = method.ratio(Padded.of(fresh(batch)))
     return any(bool(((ratio - kink).abs() < 1e-9).any()) for kink in method.clipped if kink != 1.0)
 
 
@@ -62,7 +60,7 @@ def check_published_gradient(method: Method, batch: Batch) -> None:
     """The recipe's gradient is that of the textbook's loss under autograd."""
     leaf = fresh(batch)
     textbook = gradient_of(method.loss(Padded.of(leaf)), leaf)
-    assert_same(gradient(Estimator.model_validate(method.estimator), batch), textbook)
+    assert_same(gradient(Estimator.model_validate(method.estimator), batch, method.step), textbook)
 
 
 # 2. Splitting.
@@ -151,10 +149,9 @@ def check_permutation(estimator: Estimator, batch: Batch, *, seed: int) -> None:
 
 def _pieces(estimator: Estimator, batch: Batch, pieces: int, random: torch.Generator) -> Tensor:
     """(N,) the micro-batch of each trajectory, as fine as the parts' scopes allow."""
-    scopes = {part.scope for part in estimator.parts().values()}
-    if "step" in scopes:
+    if estimator.scope == "step":
         return torch.zeros(batch.size, dtype=torch.int64)
-    if "group" in scopes:
+    if estimator.scope == "group":
         return torch.randint(0, pieces, (max(batch.prompts, 1),), generator=random)[batch.prompt]
     return torch.randint(0, pieces, (batch.size,), generator=random)
 

@@ -63,7 +63,7 @@ def test_a_term_weighs_its_source_and_nothing_else(source: str) -> None:
 
 
 def test_kept_rows_are_those_that_some_likelihood_term_weighs() -> None:
-    block = METHODS["hpt as its code runs it"].estimator
+    block = METHODS["hpt_upt"].estimator
     entropy = -laws.gradient(estimator(block), BATCH)[1]
     solved = torch.tensor(
         [bool((BATCH.reward[(BATCH.group == g) & ~BATCH.demonstration]).mean() > 0) for g in BATCH.group]
@@ -444,7 +444,7 @@ def complaints(block: dict[str, Any]) -> dict[tuple[Any, ...], str]:
         (pushing(source="kept"), ("terms", "rl", "source"), "keeps any rows"),
         (
             {**pushing(), "switch": {"use": "always", "weights": {"sft": 1.0}}},
-            ("switch", 0),
+            ("switch", 0, "weights", "sft"),
             "there is no term 'sft'; there are 'rl'",
         ),
     ],

@@ -11,13 +11,13 @@ import pytest
 import torch
 from hypothesis import assume, example, given
 from laws import check_published_gradient, reaches_a_kink
-from methods import METHODS
+from methods import BUDGET, METHODS, Method
 from registry import made
 from strategies import EMPTY, PINNED, Case, Prompt, cases
 from torch import Tensor
 
 import upge
-from upge import Batch, View
+from upge import Batch, Estimator, View
 
 
 def pinned(test: Callable[..., None]) -> Callable[..., None]:
@@ -36,6 +36,13 @@ def test_the_gradient_is_the_textbooks(name: str, case: Case) -> None:
 
 
 SHIPPED = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
+OVERRIDES = {"dapo": ["estimator.shaping.soft_limit=3"]}
+"""What the textbook's table sets so that short trajectories meet it."""
+
+
+def of(stem: str) -> list[Method]:
+    """The table's entries for a shipped recipe: its own, and those of its later steps."""
+    return [METHODS[name] for name in METHODS if name in (stem, f"{stem}, later")]
 
 
 @pytest.mark.parametrize("recipe", SHIPPED, ids=lambda path: path.stem)
@@ -43,10 +50,12 @@ SHIPPED = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
 @given(cases())
 def test_every_shipped_recipe_has_the_textbooks_gradient(recipe: Path, case: Case) -> None:
     """The YAML itself, with the completion budget that the textbook's table has."""
-    method = METHODS[recipe.stem]
-    estimator = upge.load(recipe, ["rollout.max_tokens=7"]).estimator
-    assume(not reaches_a_kink(method, case.batch))
-    check_published_gradient(replace(method, estimator=estimator.model_dump()), case.batch)
+    overrides = [f"rollout.max_tokens={BUDGET}", *OVERRIDES.get(recipe.stem, [])]
+    estimator = upge.load(recipe, overrides).estimator
+    assert of(recipe.stem)
+    for method in of(recipe.stem):
+        assume(not reaches_a_kink(method, case.batch))
+        check_published_gradient(replace(method, estimator=estimator.model_dump()), case.batch)
 
 
 def one_token(ratio: float, advantage: float, mask: dict[str, Any]) -> float:
@@ -109,6 +118,64 @@ def test_clip_only_ends_the_push_on_the_side_it_is_pushed_to() -> None:
     assert one_token(9.0, 0.0, clip) == 1.0
 
 
+def test_dual_clip_keeps_the_gradient_at_its_third_bound_and_drops_it_just_beyond() -> None:
+    dual = {"use": "dual_clip", "low": 0.2, "high": 0.2, "ratio_max": 3.0}
+    assert one_token(3.0, -1.0, dual) == 1.0
+    assert one_token(just_above(3.0), -1.0, dual) == 0.0
+    assert one_token(just_above(3.0), 0.0, dual) == 1.0
+    assert one_token(1.2, +1.0, dual) == 1.0
+    assert one_token(just_above(1.2), +1.0, dual) == 0.0
+    assert one_token(just_below(0.8), -1.0, dual) == 0.0
+
+
+@pytest.mark.parametrize("advantage", [-1.0, 0.0, 1.0])
+def test_cap_bounds_the_weight_and_keeps_every_gradient(advantage: float) -> None:
+    for ratio in (1e-8, 0.5, 1.0, 5.0, just_above(5.0), 80.0):
+        weight = ratio * one_token(ratio, advantage, {"use": "cap", "ratio_max": 5.0})
+        assert weight == pytest.approx(min(ratio, 5.0), rel=1e-15)
+    assert one_token(5.0, advantage, {"use": "cap", "ratio_max": 5.0}) == 1.0
+
+
+def test_cis_mask_drops_what_is_pushed_beyond_its_bounds_and_caps_the_rest() -> None:
+    cis = {"use": "cis_mask", "low": 0.2, "high": 0.5}
+    assert one_token(1.5, +1.0, cis) == 1.0
+    assert one_token(just_above(1.5), +1.0, cis) == 0.0
+    assert one_token(3.0, -1.0, cis) == 0.5
+    assert one_token(0.8, -1.0, cis) == 1.0
+    assert one_token(just_below(0.8), -1.0, cis) == 0.0
+    assert one_token(0.1, +1.0, cis) == 1.0
+
+
+def shaped(length: int, soft_limit: int, limit: int) -> list[float]:
+    """What `overlong` adds to the tokens of a rollout of this length."""
+    batch = Batch(
+        logp=torch.zeros(length, dtype=torch.float64),
+        trajectory=torch.zeros(length, dtype=torch.int64),
+        group=torch.tensor([0]),
+        demonstration=torch.tensor([False]),
+        reward=torch.tensor([1.0], dtype=torch.float64),
+    )
+    part = made("shaping", {"use": "overlong", "soft_limit": soft_limit, "limit": limit})
+    return part(View(batch, part.reads())).tolist()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(("length", "penalty"), [(1, 0.0), (4, 0.0), (5, -0.25), (7, -0.75), (8, -1.0), (9, -1.0)])
+def test_overlong_costs_from_its_soft_limit_and_all_at_its_limit(length: int, penalty: float) -> None:
+    assert shaped(length, 4, 8) == [0.0] * (length - 1) + [penalty]
+
+
+@pytest.mark.parametrize("reward", [0.1, 1.0, 1 / 3])
+def test_whitening_a_batch_of_equal_rewards_gives_exactly_nothing(reward: float) -> None:
+    batch = Case((Prompt(3), Prompt(6)), longest=6).batch
+    for dtype in (torch.float32, torch.float64):
+        assert batch.logp is not None
+        alike = replace(batch, logp=batch.logp.to(dtype), reward=torch.full_like(batch.reward, reward).to(dtype))
+        term = METHODS["reinforce_pp"].estimator["terms"]["rl"]
+        advantage = Estimator.model_validate({"terms": {"rl": term}}).credit(alike).terms["rl"].advantage
+        assert advantage is not None
+        assert bool((advantage == 0).all())
+
+
 def test_a_group_of_one_has_no_advantage() -> None:
-    for name in ("grpo", "dr_grpo"):
+    for name in ("grpo", "drgrpo", "rloo", "rloo, demonstrations held against rollouts"):
         check_published_gradient(METHODS[name], Case((Prompt(1, 2, "wild"), Prompt(1, 0, "right")), old="far").batch)

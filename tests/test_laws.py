@@ -401,7 +401,7 @@ def test_every_default_is_valid() -> None:
         assert issubclass(kind, SLOTS[offer.slot])
         for field in kind.model_fields.values():
             if not field.is_required():
-                constrained = TypeAdapter(Annotated[field.annotation, field])  # type: ignore[valid-type]
+                constrained = TypeAdapter(Annotated[(field.annotation, *field.metadata, None)])
                 constrained.validate_python(field.get_default(call_default_factory=True), strict=True)
 
 

@@ -10,6 +10,7 @@ import laws
 import pytest
 import test_gradients
 import test_laws
+import test_refill
 from methods import METHODS, Padded
 from mutants import MUTANTS, Mutant
 from registry import FACTORS, estimator, host, made, values
@@ -27,7 +28,7 @@ def textbook_gradient(name: str, case: Case) -> laws.Gradient:
 
 
 def check_published_gradient(name: str, case: Case) -> None:
-    ours = laws.gradient(estimator(METHODS[name].estimator), case.batch)
+    ours = laws.gradient(estimator(METHODS[name].estimator), case.batch, METHODS[name].step)
     laws.assert_same(ours, textbook_gradient(name, case))
 
 
@@ -35,6 +36,10 @@ def checks() -> Iterator[Check]:
     """The checks of the property tests on a fixed set of batches: cheap and pointed ones first."""
     for bounds in test_gradients.BOUNDS:
         yield partial(test_gradients.test_clip_keeps_the_gradient_at_its_bounds_and_drops_it_just_beyond, *bounds)
+    yield test_gradients.test_dual_clip_keeps_the_gradient_at_its_third_bound_and_drops_it_just_beyond
+    yield test_gradients.test_cis_mask_drops_what_is_pushed_beyond_its_bounds_and_caps_the_rest
+    yield partial(test_gradients.test_whitening_a_batch_of_equal_rewards_gives_exactly_nothing, 0.1)
+    yield test_refill.test_idle_prompts_are_those_whose_every_coefficient_is_zero
     yield partial(test_laws.test_a_group_whose_rewards_are_all_alike_has_exactly_no_advantage, "group_norm")
     yield test_laws.test_a_masked_token_with_a_huge_ratio_has_no_weight
     yield partial(test_laws.test_an_impossible_token_without_weight_costs_nothing, "old", "near")
@@ -46,10 +51,12 @@ def checks() -> Iterator[Check]:
     for case in CASES:
         yield from (partial(check_published_gradient, name, case) for name in METHODS)
     for case in CASES[:12]:
-        for name in ("hpt", "hpt as its code runs it", "half imitation, half reinforcement"):
+        for name in ("hpt", "hpt_upt", "half imitation, half reinforcement"):
             whole = estimator(METHODS[name].estimator)
             yield partial(laws.check_splitting, whole, case.batch, ranks=2, pieces=2, seed=case.seed)
             yield partial(laws.check_dropping, whole, case.batch)
+        whitened = host("advantage", {"use": "batch_norm"})
+        yield partial(laws.check_splitting, whitened, case.batch, ranks=2, pieces=2, seed=case.seed)
     for case in CASES[:6]:
         yield from _checks_of_parts(case)
 

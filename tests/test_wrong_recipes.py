@@ -102,6 +102,44 @@ CASES = {
     "pass@k without samples": ("pass_at: [4]", "pass_at: [▶8]", "n is 4"),
     "more minibatches than prompts": ("  prompts: 8", "  prompts: 8\n  minibatches: ▶9", "whole prompts"),
     "cut sampling": ("n: 4, temperature", "top_p: ▶0.9, n: 4, temperature", "not samples of the policy"),
+    "no critic for its values": (
+        "advantage: {use: group_norm, epsilon: 1e-6}",
+        "advantage: ▶{use: gae}",
+        "add a critic",
+    ),
+    "correcting twice": (
+        "mask: {use: clip, low: 0.2, high: 0.2}\n      denominator: old",
+        "mask: [none, ▶{use: truncated_importance, cap: 2.0}]\n      denominator: rollout",
+        "counts twice",
+    ),
+    "refill without rounds": ("n: 4, temperature", "▶refill: {}, n: 4, temperature", "'rounds' is missing"),
+    "soft limit beyond the limit": (
+        "estimator:",
+        "estimator:\n  shaping: {use: overlong, soft_limit: ▶16}",
+        "below the limit 16",
+    ),
+    "reserved word misspelt": (
+        "advantage: {use: group_norm, epsilon: 1e-6}",
+        "advantage: {use: gae, ▶lamda: 1.0}",
+        "did you mean 'lambda'?",
+    ),
+    "a phase of nothing": (
+        "switch: {use: success_rate, threshold: 0.0, above: rl, otherwise: sft}",
+        "switch: {use: phases, first: ▶[], then: rl, steps: 3}",
+        "at least 1 item",
+    ),
+    "a weight of no term": (
+        "switch: {use: success_rate, threshold: 0.0, above: rl, otherwise: sft}",
+        "switch: {use: always, weights: {rl: 1.0, sfft: ▶0.5}}",
+        "no term 'sfft'",
+    ),
+    "a phase that names no term": (
+        "switch: {use: success_rate, threshold: 0.0, above: rl, otherwise: sft}",
+        "switch: {use: phases, first: ▶sfft, then: rl, steps: 3}",
+        "no term 'sfft'",
+    ),
+    "missing reference folder": ("log: {", "reference: ▶./nowhere\nlog: {", "no folder './nowhere'"),
+    "typo in the critic": ("log: {", "critic: {lr: 1e-4, ▶clp: 0.2}\nlog: {", "did you mean 'clip'?"),
     "missing model folder": ("upge_parts:data/lab/base", "▶./nowhere", "no folder './nowhere'"),
     "model twice": (
         "model: upge_parts:data/lab/base",
@@ -153,6 +191,25 @@ def test_a_wrong_recipe_is_refused_with_its_place(case: str, tmp_path: Path) -> 
     assert CASES[case][2].lower() in str(caught.value).lower()
     if place is not None:
         assert place in places, str(caught.value)
+
+
+def test_refilling_needs_a_switch_that_looks_at_rewards(tmp_path: Path) -> None:
+    text = GOOD.replace("n: 4, temp", "refill: {rounds: 2}, n: 4, temp").replace("  switch: {use: success_rate", "  #")
+    path = tmp_path / "wrong.yaml"
+    path.write_text(text)
+    with pytest.raises(RecipeError, match="nothing is ever refilled") as caught:
+        upge.load(path)
+    assert [(fault.place.line, fault.place.column) for fault in caught.value.faults if fault.place] == [(6, 41)]
+
+
+def test_two_terms_teach_the_critic_one_thing(tmp_path: Path) -> None:
+    text = GOOD.replace("{use: group_norm, epsilon: 1e-6}", "gae").replace(
+        "advantage: one", "advantage: {use: gae, gamma: 0.9}"
+    )
+    path = tmp_path / "wrong.yaml"
+    path.write_text(text + "critic: {lr: 1e-4}\n")
+    with pytest.raises(RecipeError, match="teaches the critic other returns than the term 'rl'"):
+        upge.load(path)
 
 
 def test_all_faults_are_reported_at_once(tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ from upge.parts import (
     Settings,
     Shapings,
     Stateful,
+    Switch,
     Switches,
 )
 from upge.schedule import Number, at
@@ -191,8 +192,9 @@ class Estimator(Settings):
             for named in switch.terms():
                 if named not in self.terms:
                     there = ", ".join(f"'{name}'" for name in self.terms)
-                    field = [key for key, value in switch if value == named]
-                    self.refuse(("switch", index, *field[:1]), f"there is no term '{named}'; there are {there}")
+                    self.refuse(
+                        ("switch", index, *_place(switch, named)), f"there is no term '{named}'; there are {there}"
+                    )
         return self
 
     # What a run must provide.
@@ -390,6 +392,16 @@ class Estimator(Settings):
 
     def _counts_of(self, name: str) -> str:
         return self.terms[name].count_with or name
+
+
+def _place(switch: Switch, term: str) -> tuple[str, ...]:
+    """The path of the parameter that names a term."""
+    for field, value in switch:
+        if value == term or (isinstance(value, tuple) and term in value):
+            return (field,)
+        if isinstance(value, Mapping) and term in value:
+            return (field, term)
+    return ()
 
 
 def _settled(tensor: Tensor | None, phase: str) -> Tensor:

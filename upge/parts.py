@@ -63,7 +63,8 @@ class Part(Settings):
     Class variables:
         needs: the batch fields that `__call__` reads (`"logp"`, `"old_logp"`, `"reward"`, …). Reading another raises.
         trust_region: for masks: on-policy data is never masked, g(1) = 1.
-        scope: how much must be seen at once: a token, its trajectory, its prompt's group, or the optimizer step.
+        scope: how much must be seen at once: a token, its trajectory, its prompt's group, or all of the optimizer step
+            (of the rollout batch, where the part is computed once for that).
     """
 
     slot: ClassVar[str]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,7 +67,8 @@ def load_critic(policy: Policy, path: str | None = None) -> Critic:
 
 def _copied(policy: Policy) -> PreTrainedModel:
     """The policy's body under a head of zeros."""
-    config = type(policy.model.config).from_dict(policy.model.config.to_dict() | {"num_labels": 1})
+    config = copy.deepcopy(policy.model.config)
+    config.num_labels = 1
     with explained("critic"), torch.random.fork_rng(devices=[]):
         model: PreTrainedModel = AutoModelForTokenClassification.from_config(config, dtype=policy.model.dtype)
     body = model.base_model.load_state_dict(policy.model.base_model.state_dict(), strict=False)

@@ -23,6 +23,7 @@ class BatchNorm(Advantage):
     """
 
     needs = frozenset({"reward"})
+    scope = "step"
 
     baseline: Literal["none", "group_mean"] = "none"
     """Whether the mean score of the prompt's rollouts is taken off before whitening."""

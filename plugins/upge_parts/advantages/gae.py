@@ -21,6 +21,7 @@ class Gae(Advantage):
     """
 
     needs = frozenset({"reward", "value"})
+    scope = "step"
 
     gamma: float = Field(default=1.0, ge=0, le=1)
     """γ, the discount of a token's reward by the tokens before it."""
