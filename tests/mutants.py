@@ -269,7 +269,7 @@ MUTANTS = [
             "rows=rows, active=active, reduce=reduce)",
             "rows=rows, active=active)",
         ),
-        ("what matters has no advantage", "estimator", "weighty = weighty & pushed", "weighty = weighty & ~pushed"),
-        ("what matters is dropped", "estimator", "rows = rows | weighty", "rows = weighty"),
+        ("what matters has no advantage", "credit", "weighty = weighty & pushed", "weighty = weighty & ~pushed"),
+        ("what matters is dropped", "credit", "rows = rows | weighty", "rows = weighty"),
     ),
 ]

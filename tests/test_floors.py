@@ -19,6 +19,7 @@ FLOORS = [
     {"discovery", "batch", "errors"},
     {"parts", "schedule", "flow"},
     {"asking"},
+    {"credit"},
     {"estimator", "recipe", "testing"},
     {"policy"},
     {"run"},
@@ -90,7 +91,7 @@ def test_no_module_imports_a_floor_above_its_own(path: Path) -> None:
 
 
 def test_the_estimator_knows_neither_models_nor_recipes() -> None:
-    for name in ("batch", "parts", "schedule", "asking", "estimator"):
+    for name in ("batch", "parts", "schedule", "asking", "credit", "estimator"):
         for imported in imports(ROOT / "upge" / f"{name}.py", checking=name == "estimator"):
             assert imported.partition(".")[0] not in {"transformers", "accelerate", "ruamel", "typer", "rich"}
             assert within_upge(imported) not in {"recipe", "policy", "run", "command"}

@@ -87,7 +87,7 @@ def overlong(length: Tensor, soft: int, limit: int) -> Tensor:
 
 
 def priced(p: Any, soft: int, limit: int, beta: float) -> Tensor:
-    """−(1/N) Σ_i Â_i log π(o_i) over rollouts and demonstrations, Â against all; only rollouts pay for length and KL."""
+    """−(1/N) Σ_i Â_i log π(o_i) over all rows, Â against all of the prompt; rollouts alone pay for length and KL."""
     cost = torch.stack([((p.old_logp - p.reference_logp) * p.mask).sum(1), -overlong(p.mask.sum(1), soft, limit)])
     shaped = p.reward - torch.where(p.demonstration, 0.0, beta * cost[0] + cost[1])
     losses = []

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from upge.asking import PartError as PartError
     from upge.batch import Batch as Batch
     from upge.batch import View as View
+    from upge.credit import Credit as Credit
     from upge.discovery import register as register
     from upge.errors import InputError as InputError
-    from upge.estimator import Credit as Credit
     from upge.estimator import Estimator as Estimator
     from upge.estimator import Term as Term
     from upge.flow import Completion as Completion
@@ -56,9 +56,10 @@ __version__ = "0.1.0"
 _HOMES = {
     "upge.asking": ("PartError",),
     "upge.batch": ("Batch", "View"),
+    "upge.credit": ("Credit",),
     "upge.discovery": ("register",),
     "upge.errors": ("InputError",),
-    "upge.estimator": ("Credit", "Estimator", "Term"),
+    "upge.estimator": ("Estimator", "Term"),
     "upge.flow": (
         "Completion",
         "Context",

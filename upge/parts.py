@@ -77,13 +77,23 @@ class Part(Settings):
         return self.needs
 
     def dump(self) -> dict[str, Any]:
-        """The YAML value that makes this part: `{"use": name, **parameters}`."""
-        return {"use": discovery.name_of(type(self), self.slot), **self.model_dump()}
+        """The YAML value that makes this part: `{"use": name, **parameters}`, its own parameters before its base's."""
+        dumped = self.model_dump()
+        inherited = {field.alias or name for base in type(self).__bases__ for name, field in _fields_of(base).items()}
+        return {
+            "use": discovery.name_of(type(self), self.slot),
+            **{key: value for key, value in dumped.items() if key not in inherited},
+            **{key: value for key, value in dumped.items() if key in inherited},
+        }
 
     @classmethod
     def fields(cls) -> Mapping[str, Any]:
         """Field names and their Pydantic descriptions: the part's YAML keys beside `use`."""
         return {field.alias or name: field for name, field in cls.model_fields.items()}
+
+
+def _fields_of(kind: type) -> Mapping[str, Any]:
+    return kind.model_fields if issubclass(kind, BaseModel) else {}
 
 
 class Factor(Part):

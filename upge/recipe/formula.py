@@ -28,6 +28,7 @@ def explanation(recipe: Recipe) -> str:
         lines += ["shaping", *_part("added to R", shaping), ""]
     for name, term in recipe.estimator.terms.items():
         lines += [*_term(name, term, recipe.estimator), ""]
+    lines += _providers(recipe)
     return "\n".join(lines).rstrip()
 
 
@@ -67,14 +68,43 @@ def _weight(term: Term) -> str:
     return "" if term.weight == 1 else f"{term.weight:g}"
 
 
+def _providers(recipe: Recipe) -> Iterator[str]:
+    """What else there is beside the policy, and what is done about prompts that no term weighs."""
+    needs = recipe.estimator.needs()
+    if "reference_logp" in needs:
+        yield f"    π_0        {recipe.reference.path or 'the policy as it starts, frozen'}"
+    if "value" in needs and recipe.critic is not None:
+        origin = recipe.critic.path or "the policy's body under a new head"
+        yield f"    V          a critic from {origin}; clip {recipe.critic.clip:g}"
+    if recipe.rollout.refill is not None:
+        rounds = recipe.rollout.refill.rounds
+        yield f"    prompts whose every s is 0 are replaced by fresh ones, in {rounds} rounds at most"
+
+
 def _part(factor: str, part: Part) -> Iterator[str]:
     """A factor's part with its parameters, the formula in its docstring, and what it reads."""
     dumped = part.dump()
-    parameters = ", ".join(f"{key}={value}" for key, value in dumped.items() if key != "use")
+    parameters = ", ".join(f"{key}={written(value)}" for key, value in dumped.items() if key != "use")
     reads = f"   reads {', '.join(sorted(part.reads()))}" if part.reads() else ""
     yield f"    {factor:<10} {dumped['use']}({parameters}){reads}"
     for line in formula(type(part)):
         yield f"    {'':<10}   {line}"
+
+
+def written(value: object) -> str:
+    """A parameter's value, for people."""
+    match value:
+        case {"start": start, "end": end, "steps": steps}:
+            return f"{start:g}→{end:g} in {steps} steps"
+        case dict():
+            return "{" + ", ".join(f"{key}: {written(each)}" for key, each in value.items()) + "}"
+        case list() | tuple():
+            return "+".join(map(written, value))
+        case bool():
+            return str(value).lower()
+        case float():
+            return f"{value:g}"
+    return "null" if value is None else str(value)
 
 
 def formula(kind: type[Part]) -> list[str]:

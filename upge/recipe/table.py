@@ -7,6 +7,7 @@ from typing import Any
 
 from upge.estimator import Term
 from upge.parts import Part
+from upge.recipe.formula import written
 from upge.recipe.schema import Recipe
 from upge.schedule import Schedule
 
@@ -35,8 +36,10 @@ def brief(part: Part) -> str:
     dumped = part.dump()
     fields = {field.alias or name: field for name, field in type(part).model_fields.items()}
     said = {k: v for k, v in dumped.items() if k != "use" and not _usual(fields[k], v)}
-    return f"{dumped['use']}({', '.join(f'{key}={_value(value)}' for key, value in said.items())})" if said else (
-        str(dumped["use"])
+    return (
+        f"{dumped['use']}({', '.join(f'{key}={written(value)}' for key, value in said.items())})"
+        if said
+        else (str(dumped["use"]))
     )
 
 
@@ -44,16 +47,6 @@ def _usual(field: Any, value: object) -> bool:
     """Whether a parameter need not be said: it is the default, or follows another value of the recipe."""
     extra = field.json_schema_extra
     return field.default == value or (isinstance(extra, dict) and "follows" in extra)
-
-
-def _value(value: object) -> str:
-    if isinstance(value, Mapping):
-        if set(value) == {"start", "end", "steps", "shape"}:
-            return f"{value['start']:g}→{value['end']:g} in {value['steps']} steps"
-        return "{" + ", ".join(f"{key}: {_value(each)}" for key, each in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return "+".join(map(_value, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _reduction(term: Term) -> str:
@@ -68,6 +61,6 @@ def _more(name: str, term: Term, recipe: Recipe) -> Iterator[str]:
         yield from (f"R + {brief(shaping)}" for shaping in recipe.estimator.shaping)
     if term.weight != 1:
         weight = term.weight.model_dump() if isinstance(term.weight, Schedule) else term.weight
-        yield f"× {_value(weight)}"
+        yield f"× {written(weight)}"
     if term.direction == "entropy":
         yield "pushes on H"

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from upge.batch import Batch
-from upge.estimator import Credit
+from upge.credit import Credit
 from upge.flow import Trajectory
 from upge.policy import Critic
 from upge.recipe.schema import Critic as Settings

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from upge.asking import State
 from upge.batch import Batch
-from upge.estimator import Credit
+from upge.credit import Credit
 from upge.flow import Trajectory
 from upge.policy import Policy, Reference
 from upge.recipe import Recipe

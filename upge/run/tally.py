@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from upge.batch import Batch
-from upge.estimator import Credit, Weighed
+from upge.credit import Credit, Weighed
 
 
 class Tally:
