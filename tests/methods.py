@@ -11,10 +11,12 @@ import textbook
 import textbook_mixed
 import textbook_rl
 import torch
-from padded import BUDGET, CLIP, RL, SFT, Given, Method, Padded, Uncertain, method
+from entries import BUDGET, CLIP, RL, SFT, Given, Method, Uncertain, method
 from torch import Tensor
 
-__all__ = ["BUDGET", "CLIP", "METHODS", "RL", "SFT", "Given", "Method", "Padded", "Uncertain"]
+from upge.testing import Padded
+
+__all__ = ["BUDGET", "CLIP", "METHODS", "RL", "SFT", "Given", "Method", "Uncertain"]
 
 
 def _grpo(p: Padded, epsilon: float = 0.2) -> Tensor:

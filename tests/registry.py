@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from methods import CLIP, RL, SFT, Given
-
 from upge import Estimator, Part, discovery
 from upge.parts import SLOTS, Workshop, build
+from upge.testing import hosting
 
 FACTORS = ("mask", "denominator", "advantage", "reduction", "switch", "shaping")
 
@@ -100,16 +99,4 @@ def estimator(value: dict[str, Any]) -> Estimator:
 
 def host(slot: str, value: dict[str, Any]) -> Estimator:
     """An estimator in which this part has a say, among parts that distinguish tokens."""
-    rl: dict[str, Any] = {**RL, "mask": CLIP, "advantage": "group_mean", "reduction": "sequence_mean"}
-    sft: dict[str, Any] = {**SFT, "reduction": "token_mean", "weight": 0.5}
-    block: dict[str, Any] = {"terms": {"rl": rl, "sft": sft}, "switch": [], "shaping": []}
-    if slot in ("switch", "shaping"):
-        block[slot] = [value]
-    else:
-        rl[slot] = value
-    if slot == "mask":
-        rl["advantage"] = Given()
-    if slot == "reduction":  # with a gate, so that some rows are inactive
-        sft["reduction"] = value
-        block["switch"] = [{"use": "success_rate", "above": "rl", "otherwise": "sft"}]
-    return estimator(block)
+    return hosting.host(made(slot, value))

@@ -9,11 +9,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import EMPTY, PER_TOKEN, PER_TRAJECTORY, Case, Prompt, cases
 from torch import Tensor
 
 from upge import Batch, View
 from upge.batch import log_ratio
+from upge.testing.batches import EMPTY, PER_TOKEN, PER_TRAJECTORY, Case, Prompt
+from upge.testing.drawing import cases
 
 
 def batch(**changes: Any) -> Batch:

@@ -7,16 +7,16 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import laws
 import pytest
 import torch
 from methods import CLIP, METHODS, RL, SFT, Given
 from pydantic import ValidationError
 from registry import estimator
-from strategies import Case, Prompt, fresh
 from torch import Tensor
 
 from upge import Advantage, Denominator, Estimator, Mask, PartError, Reduction, Shaping, Switch, View, register
+from upge.testing import laws
+from upge.testing.batches import Case, Prompt, fresh
 
 assert_close = partial(torch.testing.assert_close, check_dtype=False)
 CASE = Case((Prompt(4, 1, "wild"), Prompt(3, 1, "wrong"), Prompt(3, 0, "mixed")), "far", 5, interleaved=True, seed=11)

@@ -7,7 +7,6 @@ import json
 from dataclasses import replace
 from typing import Annotated, Any
 
-import laws
 import pytest
 import torch
 from hypothesis import example, given, settings
@@ -15,10 +14,12 @@ from hypothesis import strategies as st
 from methods import CLIP, METHODS, RL, SFT, Given, Uncertain
 from pydantic import TypeAdapter, ValidationError
 from registry import FACTORS, describe, estimator, host, made, values
-from strategies import EMPTY, PINNED, Case, Prompt, cases, fresh
 
 from upge import Estimator, Mask, PartError, discovery
 from upge.parts import SLOTS
+from upge.testing import laws
+from upge.testing.batches import EMPTY, PINNED, RICH, Case, Prompt, fresh
+from upge.testing.drawing import cases
 
 every_factor = pytest.mark.parametrize(("slot", "value"), values(*FACTORS), ids=describe)
 every_mask = pytest.mark.parametrize("value", [value for _, value in values("mask")], ids=describe)
@@ -28,9 +29,6 @@ seeds = st.integers(0, 2**16)
 
 thrifty = settings(max_examples=max(5, settings().max_examples // 4))
 """For laws that every part is put to: there are many parts."""
-
-RICH = Case((Prompt(4, 1, "wild"), Prompt(3, 1, "wrong"), Prompt(3, 0, "right")), "far", 5, interleaved=True, seed=5)
-"""A batch in which everything happens: a gate that divides, ratios beyond bounds, all fields."""
 
 
 # 2. Splitting.

@@ -6,15 +6,16 @@ from collections.abc import Callable, Iterator
 from functools import cache, partial
 from typing import Any
 
-import laws
 import pytest
 import test_gradients
 import test_laws
 import test_refill
-from methods import METHODS, Padded
+from methods import METHODS
 from mutants import MUTANTS, Mutant
 from registry import FACTORS, estimator, host, made, values
-from strategies import EMPTY, Case, fresh, seeded
+
+from upge.testing import Padded, laws
+from upge.testing.batches import EMPTY, RICH, Case, fresh, seeded
 
 Check = Callable[[], None]
 CASES = seeded(30)
@@ -44,7 +45,7 @@ def checks() -> Iterator[Check]:
     yield test_laws.test_a_masked_token_with_a_huge_ratio_has_no_weight
     yield partial(test_laws.test_an_impossible_token_without_weight_costs_nothing, "old", "near")
     for slot, value in values(*FACTORS):
-        part, rich = made(slot, value), test_laws.RICH.batch
+        part, rich = made(slot, value), RICH.batch
         yield partial(laws.check_declared_needs, part, rich)
         yield partial(laws.check_detached, part, rich)
         yield partial(laws.check_contributes_nothing, host(slot, value), EMPTY.batch)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import laws
 import pytest
 import torch
 from hypothesis import example, given
 from reductions import REDUCTIONS, Line
-from strategies import PINNED, Case, cases, seeded
+
+from upge.testing import laws
+from upge.testing.batches import PINNED, Case, seeded
+from upge.testing.drawing import cases
 
 
 def title(line: Line) -> str:

@@ -1,23 +1,25 @@
-"""The laws as check functions: the property tests call them on drawn batches, the mutants on a fixed set.
+"""The laws as check functions, for any part and any estimator.
 
-Each takes the thing to check and a batch, and raises AssertionError where the law is broken.
+Each takes the thing to check and a batch, and raises AssertionError where the law is broken. Property tests call them
+on drawn batches, mutants on a fixed set, `upge.testing.conformance` for one part at a time.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import fields, replace
 from typing import Any, TypeVar
 
-import pytest
 import torch
-from methods import Method, Padded
-from strategies import fresh, permuted
 from torch import Tensor
 
-from upge import Advantage, Batch, Credit, Denominator, Estimator, Mask, Part, Switch, View
-from upge.batch import Reduce
+from upge.batch import Batch, Reduce, View
+from upge.credit import Credit
+from upge.estimator import Estimator
+from upge.parts import Advantage, Denominator, Factor, Mask, Part, Switch
+from upge.testing.batches import fresh, permuted
+from upge.testing.padded import Padded
 
 Result = TypeVar("Result")
 Gradient = tuple[Tensor, Tensor]
@@ -29,9 +31,14 @@ FIELDS = frozenset(field.name for field in fields(Batch)) - {"trajectory", "grou
 
 def gradient_of(loss: Tensor, batch: Batch) -> Gradient:
     """The gradient with respect to the batch's leaves; 0 where the loss doesn't depend on one."""
-    leaves = [batch.logp, batch.entropy]
-    found = torch.autograd.grad(loss, [x for x in leaves if x is not None], allow_unused=True)
-    return tuple(torch.zeros_like(x) if g is None else g for x, g in zip(leaves, found, strict=True))  # type: ignore
+    assert batch.logp is not None
+    assert batch.entropy is not None
+    logp, entropy = torch.autograd.grad(loss, [batch.logp, batch.entropy], allow_unused=True)
+    return _or_zero(logp, batch.logp), _or_zero(entropy, batch.entropy)
+
+
+def _or_zero(gradient: Tensor | None, of: Tensor) -> Tensor:
+    return torch.zeros_like(of) if gradient is None else gradient
 
 
 def gradient(estimator: Estimator, batch: Batch, step: int = 0) -> Gradient:
@@ -43,24 +50,24 @@ def gradient(estimator: Estimator, batch: Batch, step: int = 0) -> Gradient:
 def assert_same(actual: Gradient, wanted: Gradient) -> None:
     """Equal up to rounding in float64, and finite."""
     for ours, theirs in zip(actual, wanted, strict=True):
-        assert torch.isfinite(ours).all()
+        assert torch.isfinite(ours).all(), "the gradient is not finite"
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
 
 
 # 1. Published gradient.
 
 
-def reaches_a_kink(method: Method, batch: Batch) -> bool:
+def reaches_a_kink(ratio: Callable[[Padded], Tensor], kinks: Iterable[float], batch: Batch) -> bool:
     """Whether a ratio, through exp(log), lies within 1e-9 of a bound other than 1, where rounding decides the side."""
-    ratio = method.ratio(Padded.of(fresh(batch)))
-    return any(bool(((ratio - kink).abs() < 1e-9).any()) for kink in method.clipped if kink != 1.0)
+    found = ratio(Padded.of(fresh(batch)))
+    return any(bool(((found - kink).abs() < 1e-9).any()) for kink in kinks if kink != 1.0)
 
 
-def check_published_gradient(method: Method, batch: Batch) -> None:
-    """The recipe's gradient is that of the textbook's loss under autograd."""
+def check_gradient(estimator: Estimator, loss: Callable[[Padded], Tensor], batch: Batch, step: int = 0) -> None:
+    """The estimator's gradient is that of a textbook's `loss` of the padded batch, under autograd."""
     leaf = fresh(batch)
-    textbook = gradient_of(method.loss(Padded.of(leaf)), leaf)
-    assert_same(gradient(Estimator.model_validate(method.estimator), batch, method.step), textbook)
+    textbook = gradient_of(loss(Padded.of(leaf)), leaf)
+    assert_same(gradient(estimator, batch, step), textbook)
 
 
 # 2. Splitting.
@@ -169,8 +176,11 @@ def _assert_same_state(ours: Credit, theirs: Credit) -> None:
 
 def combined(parts: list[tuple[float, Gradient]]) -> Gradient:
     """Σ c·g."""
-    logp = sum((c * g[0] for c, g in parts[1:]), parts[0][0] * parts[0][1][0])
-    return logp, sum((c * g[1] for c, g in parts[1:]), parts[0][0] * parts[0][1][1])
+    (first, (logp, entropy)), *rest = parts
+    logp, entropy = first * logp, first * entropy
+    for factor, (more_logp, more_entropy) in rest:
+        logp, entropy = logp + factor * more_logp, entropy + factor * more_entropy
+    return logp, entropy
 
 
 def check_sum_of_terms(terms: dict[str, Any], batch: Batch) -> None:
@@ -211,7 +221,7 @@ def check_trust_region(mask: Part, batch: Batch, advantage: Tensor) -> None:
     ones = torch.ones_like(batch.logp)
     same = replace(batch, old_logp=None, rollout_logp=batch.logp)
     view = View(same, mask.reads(), known={"advantage": advantage, "ratio": ones, "mask": ones})
-    assert bool((mask(view) == 1).all())
+    assert bool((mask(view) == 1).all()), "it calls itself a trust region, and at ratio 1 it is not 1"
 
 
 # 5. Detachment.
@@ -234,14 +244,23 @@ def view_for(part: Part, batch: Batch, reads: frozenset[str] | None = None) -> V
 
 def check_detached(part: Part, batch: Batch) -> None:
     """A factor is numbers: (T,) or (), or (G,) per term of a switch, and carries no gradient."""
-    result = part(view_for(part, fresh(batch)))  # type: ignore[operator]
+    wanted = {(batch.prompts,)} if isinstance(part, Switch) else {(), tuple(batch.trajectory.shape)}
+    results = called(part, view_for(part, fresh(batch)))
     if isinstance(part, Switch):
-        assert set(result) == set(part.terms())
-        assert all(x.shape == (batch.prompts,) and not x.requires_grad for x in result.values())
-    else:
-        assert tuple(result.shape) in ((), tuple(batch.trajectory.shape))
-        assert not result.requires_grad
-        assert not torch.isnan(result).any()
+        assert set(results) == set(part.terms()), f"it names {part.terms()} and answers for {tuple(results)}"
+    for result in results.values():
+        assert isinstance(result, Tensor), f"it gives {type(result).__name__}, not a tensor"
+        assert tuple(result.shape) in wanted, f"it gives the shape {tuple(result.shape)}, not one of {wanted}"
+        assert not result.requires_grad, "its numbers carry gradient"
+        assert not torch.isnan(result).any(), "it gives NaN"
+
+
+def called(part: Part, view: View) -> dict[str, Tensor]:
+    """A factor's numbers by name: "" for all but a switch, which has them per term."""
+    if isinstance(part, Switch):
+        return part(view)
+    assert isinstance(part, Factor)
+    return {"": part(view)}
 
 
 def check_gradient_flows_only_to_logp(estimator: Estimator, batch: Batch) -> None:
@@ -263,11 +282,39 @@ def check_gradient_flows_only_to_logp(estimator: Estimator, batch: Batch) -> Non
 def check_declared_needs(part: Part, batch: Batch) -> None:
     """A part works on what it declares alone, and reads all of that."""
     absent = FIELDS - part.reads() - {"reward"}
-    bare = replace(batch, **dict.fromkeys(absent))
-    part(view_for(part, bare))  # type: ignore[operator]
-    for field in part.reads():
-        with pytest.raises(AttributeError, match=field):
-            part(view_for(part, batch, part.reads() - {field}))  # type: ignore[operator]
+    nothing: dict[str, Any] = dict.fromkeys(absent)
+    bare = replace(batch, **nothing)
+    called(part, view_for(part, bare))
+    unread = [field for field in part.reads() if not _stopped_without(part, batch, field)]
+    assert not unread, f"it declares that it reads {', '.join(unread)}, and does not"
+
+
+def _stopped_without(part: Part, batch: Batch, field: str) -> bool:
+    """Whether the part asks for a field that it is not given."""
+    try:
+        called(part, view_for(part, batch, part.reads() - {field}))
+    except AttributeError as error:
+        return field in str(error)
+    return False
+
+
+def check_repeatable(part: Part, batch: Batch) -> None:
+    """The same batch gives the same numbers again: a part draws nothing, keeps nothing, and changes no input."""
+    before = {name: x.clone() for name in FIELDS if (x := getattr(batch, name)) is not None}
+    first, second = (called(part, view_for(part, batch)) for _ in range(2))
+    assert first.keys() == second.keys(), "a second call answers for other terms"
+    assert all(torch.equal(first[name], second[name]) for name in first), "a second call gives other numbers"
+    for name, x in before.items():
+        assert torch.equal(getattr(batch, name), x), f"it changes b.{name} in place"
+
+
+def check_single_precision(part: Part, batch: Batch) -> None:
+    """On a float32 batch a part gives finite floats, as it does on float64."""
+    named = [name for name in FIELDS if name != "truncated"]
+    single = {name: x.float() for name in named if (x := getattr(batch, name)) is not None}
+    for result in called(part, view_for(part, replace(batch, **single))).values():
+        assert result.is_floating_point(), f"it gives {result.dtype}"
+        assert not torch.isnan(result).any(), "it gives NaN on a float32 batch"
 
 
 # 6. Empty streams.
@@ -277,14 +324,14 @@ def check_contributes_nothing(estimator: Estimator, batch: Batch) -> None:
     """The loss is exactly 0, can be differentiated, and its gradient is exactly 0: not NaN, not tiny."""
     leaf = fresh(batch)
     loss = estimator.loss(leaf)
-    assert loss.item() == 0.0
+    assert loss.item() == 0.0, f"the loss is {loss.item()}, not 0"
     for found in gradient_of(loss, leaf):
-        assert bool((found == 0).all())
+        assert bool((found == 0).all()), "the gradient is not exactly 0"
 
 
 def check_finite(estimator: Estimator, batch: Batch) -> None:
     """Neither the loss nor its gradient is NaN or infinite."""
     leaf = fresh(batch)
     loss = estimator.loss(leaf)
-    assert bool(torch.isfinite(loss))
-    assert all(bool(torch.isfinite(found).all()) for found in gradient_of(loss, leaf))
+    assert bool(torch.isfinite(loss)), f"the loss is {loss.item()}"
+    assert all(bool(torch.isfinite(found).all()) for found in gradient_of(loss, leaf)), "the gradient is not finite"

@@ -1,4 +1,4 @@
-"""Ragged batches for property tests: a small drawn `Case` says what a batch looks like, its seed gives the numbers."""
+"""Ragged synthetic batches: a small `Case` says what a batch looks like, its seed gives the numbers."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
-from hypothesis import strategies as st
 from torch import Tensor
 
-from upge import Batch
+from upge.batch import Batch
 
 Rewards = Literal["mixed", "right", "wrong", "wild"]
 Distance = Literal["none", "equal", "near", "far"]
@@ -35,6 +34,7 @@ class Case:
     longest: int = 4
     interleaved: bool = False
     seed: int = 0
+    shortest: int = 1
 
     @property
     def batch(self) -> Batch:
@@ -42,7 +42,7 @@ class Case:
         random = torch.Generator().manual_seed(self.seed)
         group, demonstration, reward = self._trajectories(random)
         size = len(reward)
-        length = torch.randint(1, self.longest + 1, (size,), generator=random)
+        length = torch.randint(self.shortest, self.longest + 1, (size,), generator=random)
         tokens = int(length.sum())
 
         def uniform(low: float, high: float) -> Tensor:
@@ -91,33 +91,11 @@ def _scores(prompt: Prompt, random: torch.Generator) -> list[float]:
     return (torch.randint(-16, 17, (prompt.rollouts,), generator=random) / 8).tolist()
 
 
-def prompts() -> st.SearchStrategy[Prompt]:
-    """1 to 6 rollouts and 0 to 2 demonstrations, or demonstrations only."""
-    rewards = st.sampled_from(("mixed", "right", "wrong", "wild"))
-    explored = st.builds(Prompt, st.integers(1, 6), st.integers(0, 2), rewards)
-    shown = st.builds(Prompt, st.just(0), st.integers(1, 2))
-    return st.one_of(explored, explored, shown)
-
-
-def cases() -> st.SearchStrategy[Case]:
-    """1 to 4 prompts; now and then no demonstrations at all, or no rollouts at all."""
-    no_demonstrations = st.builds(lambda p: replace(p, demonstrations=0, rollouts=max(1, p.rollouts)), prompts())
-    no_rollouts = st.builds(lambda p: replace(p, rollouts=0, demonstrations=max(1, p.demonstrations)), prompts())
-    return st.builds(
-        Case,
-        prompts=st.one_of(*(_up_to_four(kind) for kind in (prompts(), prompts(), no_demonstrations, no_rollouts))),
-        old=st.sampled_from(("near", "far", "none", "equal")),
-        longest=st.integers(1, 6),
-        interleaved=st.booleans(),
-        seed=st.integers(0, 2**16),
-    )
-
-
-def _up_to_four(kind: st.SearchStrategy[Prompt]) -> st.SearchStrategy[tuple[Prompt, ...]]:
-    return st.lists(kind, min_size=1, max_size=4).map(tuple)
-
-
 EMPTY = Case(())
+WORDLESS = Case((Prompt(3, 1), Prompt(2)), longest=2, seed=3, shortest=0)
+"""Some trajectories have no token at all."""
+RICH = Case((Prompt(4, 1, "wild"), Prompt(3, 1, "wrong"), Prompt(3, 0, "right")), "far", 5, interleaved=True, seed=5)
+"""Everything happens: a gate that divides, ratios beyond bounds, all fields."""
 PINNED = (
     Case((Prompt(1),)),  # a group of one
     Case((Prompt(2), Prompt(3, 1)), old="none", interleaved=True),  # strictly on-policy

@@ -1,4 +1,4 @@
-"""What a line of law 1's table is made of: a padded batch, a method twice, and the pieces that estimators share."""
+"""What a line of law 1's table is made of: a method twice, and the pieces that estimators share."""
 
 from __future__ import annotations
 
@@ -6,54 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from upge import Advantage, Batch, Mask, View
-
-
-@dataclass(frozen=True)
-class Padded:
-    """A batch as papers write it: (B, L), a row a trajectory, zeros to its right."""
-
-    logp: Tensor
-    old_logp: Tensor
-    rollout_logp: Tensor
-    reference_logp: Tensor
-    entropy: Tensor
-    value: Tensor
-    mask: Tensor
-    reward: Tensor
-    group: Tensor
-    demonstration: Tensor
-
-    @classmethod
-    def of(cls, batch: Batch) -> Padded:
-        """Padded copies that lead gradient back to the flat `logp` and `entropy`."""
-        assert batch.logp is not None
-        lengths = [int((batch.trajectory == i).sum()) for i in range(len(batch.reward))]
-        mask = torch.arange(max(lengths, default=0)) < torch.tensor(lengths, dtype=torch.int64)[:, None]
-
-        def pad(flat: Tensor | None) -> Tensor:
-            assert flat is not None
-            return torch.zeros(mask.shape, dtype=flat.dtype).masked_scatter(mask, flat)
-
-        old = batch.logp.detach() if batch.old_logp is None else batch.old_logp
-        others = (batch.rollout_logp, batch.reference_logp, batch.entropy, batch.value)
-        numbers = (pad(batch.logp), pad(old), *map(pad, others))
-        return cls(*numbers, mask, batch.reward, batch.group, batch.demonstration)
-
-    def rows(self, chosen: Tensor) -> Padded:
-        """The rows that `chosen` (B,) marks."""
-        return Padded(*(getattr(self, name)[chosen] for name in self.__dataclass_fields__))
-
-    @property
-    def rollouts(self) -> Padded:
-        return self.rows(~self.demonstration)
-
-    @property
-    def demonstrations(self) -> Padded:
-        return self.rows(self.demonstration)
+from upge import Advantage, Mask, View
+from upge.testing import Padded
 
 
 class Given(Advantage):
