@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from upge.parts import Part
 
 GROUP = "upge."
+RECIPES = "upge.recipes"
+"""The entry-point group of packages that bring recipes."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,19 @@ def summary(offer: Offer) -> str:
     return ""
 
 
+def recipe_folders() -> list[tuple[str, Path]]:
+    """(package, folder) of the recipes that installed packages bring: entry points `any = package.folder` in the group
+    `upge.recipes`. Imports nothing."""
+    found = []
+    for parser, distribution in _distributions(tuple(sys.path)):
+        for section in parser.sections():
+            if section.strip() == RECIPES:
+                targets = (target for _, target in parser.items(section, raw=True))
+                folders = (_folder((target or "").strip()) for target in targets)
+                found += [(distribution.name, folder) for folder in folders if folder is not None]
+    return sorted(found)
+
+
 def refresh() -> None:
     """Forget what was found, for a package installed by this very process."""
     _scan.cache_clear()
@@ -228,18 +243,29 @@ def slots() -> frozenset[str]:
 
 def _source(module: str) -> Path | None:
     """The source file of a module, found without importing the packages that it is in."""
-    package, *rest = module.split(".")
-    try:
-        spec = importlib.util.find_spec(package)
-    except (ImportError, ValueError):
-        return None
-    if spec is None:
-        return None
-    if not rest:
-        return Path(spec.origin) if spec.origin else None
-    for location in spec.submodule_search_locations or ():
-        base = Path(location, *rest)
+    for base in _places(module):
         for candidate in (base.with_suffix(".py"), base / "__init__.py"):
             if candidate.is_file():
                 return candidate
     return None
+
+
+def _folder(package: str) -> Path | None:
+    """The folder of a package, or of one within it, found without importing either."""
+    return next((place for place in _places(package) if place.is_dir()), None)
+
+
+def _places(module: str) -> Iterator[Path]:
+    """Where a module can be, without the ending of a file."""
+    package, *rest = module.split(".")
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):
+        return
+    if spec is None:
+        return
+    locations = spec.submodule_search_locations
+    if locations is None and not rest and spec.origin:
+        yield Path(spec.origin).with_suffix("")
+    for location in locations or ():
+        yield Path(location, *rest)

@@ -16,6 +16,7 @@ from pydantic_core import ErrorDetails
 
 from upge.parts import SLOTS, Settings
 from upge.recipe.faults import Fault, RecipeError, nearest
+from upge.recipe.finding import find_recipe, shipped_recipes
 from upge.recipe.merging import Composed, compose, locate
 from upge.recipe.nodes import Node, plain
 from upge.recipe.rules import broken_rules
@@ -89,23 +90,6 @@ def _removed_unknown(composed: Composed, workshop: RecipeWorkshop) -> Iterator[F
             close = nearest(path[-1], options)
             hint = f"did you mean '{close}'?" if close else None
             yield Fault(f"unknown key '{path[-1]}'{_within(path)}", place, hint)
-
-
-def shipped_recipes() -> Path:
-    """The folder of the recipes that ship: in the wheel `upge/recipes`, in a checkout `recipes` beside `upge`."""
-    package = Path(__file__).resolve().parent.parent
-    inside = package / "recipes"
-    return inside if inside.is_dir() else package.parent / "recipes"
-
-
-def find_recipe(path: str | Path) -> Path:
-    """The file, or where there is none the shipped recipe of that name (`grpo`, `recipes/grpo.yaml`)."""
-    file = Path(path)
-    if file.exists() or file.is_absolute():
-        return file
-    name = file.relative_to("recipes") if file.parts[:1] == ("recipes",) else file
-    shipped = shipped_recipes() / (name if name.suffix else name.with_suffix(".yaml"))
-    return shipped if shipped.is_file() else file
 
 
 def shorthand(path: tuple[str, ...]) -> str | None:
