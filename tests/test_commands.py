@@ -65,14 +65,6 @@ def test_a_shipped_recipe_is_explained_from_any_folder(name: str, tmp_path: Path
     assert "∇log π_θ" in finished.stdout
 
 
-def test_explain_shows_formula_parameters_and_needs() -> None:
-    shown = upge("explain", "hpt", "estimator.terms.rl.mask.high=0.28").stdout
-    assert "s_rl(q) · n_t · mask_t · (π_θ/π_ref)_t · Â_t · ∇log π_θ(t)" in shown
-    assert "success_rate(threshold=0, above=rl, otherwise=sft)" in shown
-    assert "high=0.28" in shown
-    assert "reads reward" in shown
-
-
 def test_wrong_input_exits_with_2_and_says_where(tmp_path: Path) -> None:
     path = tiny.recipe(tmp_path, train={"stps": 3})
     for verb in ("validate", "explain", "run"):

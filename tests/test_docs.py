@@ -14,6 +14,7 @@ import upge
 from upge.command import app
 
 ROOT = Path(__file__).parent.parent
+VERBS = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -52,7 +53,7 @@ def test_shown_commands_are_real() -> None:
     assert shown
     for command in shown:
         verb, *rest = shlex.split(command.replace("\n", " "))[1:]
-        assert verb in {"run", "validate", "explain", "list"}, command
+        assert verb in VERBS, command
         recipes = [word for word in rest if word.endswith(".yaml")]
         if verb != "list" and recipes:
             overrides = [word for word in rest if re.match(r"[\w.]+=", word)]

@@ -42,4 +42,12 @@ def _terminated(signum: int, frame: FrameType | None) -> None:
     sys.exit(128 + signum)
 
 
-from upge.command import explain, list_, run, validate  # noqa: E402, F401  (each registers its verb)
+from upge.command import (  # noqa: E402  (each registers its verb)
+    check,  # noqa: F401
+    diff,  # noqa: F401
+    explain,  # noqa: F401
+    list_,  # noqa: F401
+    run,  # noqa: F401
+    show,  # noqa: F401
+    validate,  # noqa: F401
+)

@@ -1,7 +1,7 @@
 """The recipe: YAML with places, composed, checked, and made into parts."""
 
 from upge.recipe.faults import Fault, Place, RecipeError
-from upge.recipe.resolving import Checked, check, load
+from upge.recipe.resolving import Checked, check, load, load_composed
 from upge.recipe.schema import Recipe
 
-__all__ = ["Checked", "Fault", "Place", "Recipe", "RecipeError", "check", "load"]
+__all__ = ["Checked", "Fault", "Place", "Recipe", "RecipeError", "check", "load", "load_composed"]

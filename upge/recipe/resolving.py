@@ -30,11 +30,18 @@ def load(path: str | Path, overrides: Sequence[str] = (), *, allow_code: bool = 
 
     Raises RecipeError, which holds every fault with its file, line and column.
     """
+    return load_composed(path, overrides, allow_code=allow_code)[0]
+
+
+def load_composed(
+    path: str | Path, overrides: Sequence[str] = (), *, allow_code: bool = False
+) -> tuple[Recipe, Composed]:
+    """As `load`, with the merged tree that says where everything stands."""
     checked = check(path, overrides, allow_code=allow_code)
     if checked.recipe is None:
         place = locate(checked.composed.root, ("abstract",), prefer="value")
         raise RecipeError([Fault("this is a fragment to extend, not a recipe to load", place)])
-    return checked.recipe
+    return checked.recipe, checked.composed
 
 
 @dataclass(frozen=True)

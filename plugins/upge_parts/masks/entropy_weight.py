@@ -14,7 +14,9 @@ from upge import Mask, View
 class EntropyWeight(Mask):
     """A weight by how unsure the policy is: imitation fades where it is unsure (−), exploration grows there (+).
 
-        mask_t = scale · exp(sign·H_t)   where the advantage has the sign that `where` asks for;   else 1
+        all:       mask_t = scale · exp(sign·H_t)
+        positive:  mask_t = scale · exp(sign·H_t) where Â_t > 0, else 1
+        negative:  mask_t = scale · exp(sign·H_t) where Â_t < 0, else 1
 
     H is detached. A weight, and no trust region.
     Shapes: entropy (T,), nats → (T,), dimensionless. Source: SRFT, arXiv 2506.19767.

@@ -14,7 +14,8 @@ from upge import Mask, View
 class TruncatedImportance(Mask):
     """The importance weight of the trainer's old policy to the engine's, cut at a bound; independent of θ.
 
-        mask_t = min((π_old/π_rollout)_t, cap)        level sequence: min(Π_i (π_old/π_rollout)_i, cap)
+        token:     mask_t = min((π_old/π_rollout)_t, cap)
+        sequence:  mask_t = min(Π_i (π_old/π_rollout)_i, cap)
 
     Demonstrations, which no engine drew, keep 1. A weight, and no trust region. The product over a long trajectory is
     far from 1 even for small differences, so the level `sequence` drops long trajectories first.

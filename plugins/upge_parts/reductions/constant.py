@@ -13,7 +13,8 @@ from upge import Follows, Reduction, View
 class Constant(Reduction):
     """Sums over tokens divided by a fixed length, so that length has no influence on a token's weight (Dr.GRPO).
 
-        n_t = 1 / (N · L)      N all counted trajectories of the optimizer step; `per: none` leaves out the N
+        trajectory:  n_t = 1 / (N · length)    with N all counted trajectories of the optimizer step
+        none:        n_t = 1 / length
 
     Shapes: → (), 1/tokens. Source: Dr.GRPO, arXiv 2503.20783, listing 1; `per: none`: the code of arXiv 2509.04419.
     """

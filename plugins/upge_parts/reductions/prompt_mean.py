@@ -10,7 +10,7 @@ from upge import Reduction, View
 class PromptMean(Reduction):
     """The mean over prompts of each one's token mean: long trajectories weigh more only among their own group.
 
-        n_t = 1 / (G · Σ_{i of the prompt} |o_i|)      G all prompts of the optimizer step with a counted trajectory
+        n_t = 1 / (G · Σ_{i of the prompt} |o_i|)      with G all prompts with a counted trajectory
 
     Shapes: → (T,), 1/(prompts · tokens). Source: DAPO, arXiv 2503.14476, and CISPO, arXiv 2506.13585, in print.
     """

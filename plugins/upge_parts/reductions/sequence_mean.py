@@ -10,7 +10,7 @@ from upge import Reduction, View
 class SequenceMean(Reduction):
     """The mean over trajectories of each one's token mean (GRPO as published, GSPO).
 
-        n_t = 1 / (N · |o_i|)      N all counted trajectories of the optimizer step
+        n_t = 1 / (N · |o_i|)      with N all counted trajectories of the optimizer step
 
     Shapes: → (T,), 1/(trajectories · tokens). Source: GRPO, arXiv 2402.03300, eq. 3.
     """

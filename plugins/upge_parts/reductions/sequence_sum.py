@@ -10,7 +10,7 @@ from upge import Reduction, View
 class SequenceSum(Reduction):
     """The mean over trajectories of each one's sum over tokens (RLOO, REINFORCE on whole sequences).
 
-        n_t = 1 / N      N all counted trajectories of the optimizer step
+        n_t = 1 / N      with N all counted trajectories of the optimizer step
 
     Shapes: → (), 1/trajectories. Source: RLOO, arXiv 2402.14740.
     """

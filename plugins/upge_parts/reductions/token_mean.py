@@ -10,7 +10,7 @@ from upge import Reduction, View
 class TokenMean(Reduction):
     """The mean over all tokens of the optimizer step: long trajectories weigh more (SFT, DAPO's and CISPO's code).
 
-        n_t = 1 / Σ_i |o_i|      the sum over all counted trajectories, micro-batches and ranks
+        n_t = 1 / Σ_i |o_i|      with the sum over all counted trajectories
 
     Shapes: → (), 1/tokens. Source: DAPO, arXiv 2503.14476, eq. 12; verl's token-mean.
     """

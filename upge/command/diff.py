@@ -1,0 +1,71 @@
+"""`upge diff`: two recipes part by part, and how far their gradients are apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from upge.command import app
+from upge.command.arguments import AllowCode
+
+if TYPE_CHECKING:
+    from upge.recipe import Recipe
+
+One = Annotated[str, typer.Argument(metavar="A", help="A recipe file, or the name of one that is installed.")]
+Other = Annotated[str, typer.Argument(metavar="B")]
+Everything = Annotated[bool, typer.Option("--all", help="Also the blocks beside the estimator.")]
+
+
+@app.command()
+def diff(a: One, b: Other, everything: Everything = False, allow_code: AllowCode = False) -> None:
+    """Compare two recipes: the parts that differ, and norms and cosine of their gradients on a synthetic batch."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from upge.likeness import apart
+    from upge.recipe import load
+
+    recipes = [load(path, allow_code=allow_code) for path in (a, b)]
+    table = Table(box=box.SIMPLE_HEAD)
+    for column in ("", recipes[0].name, recipes[1].name):
+        table.add_column(column, overflow="fold")
+    for row in _differences(*(_settings(recipe, everything) for recipe in recipes)):
+        table.add_row(*row)
+    console = Console(highlight=False, markup=False)
+    console.print(table if table.row_count else "no part differs")
+    for distance in apart(recipes[0].estimator, recipes[1].estimator):
+        norms = " and ".join(f"{norm:.4g}" for norm in distance.norms)
+        console.print(f"on a synthetic batch, {distance.batch}: norms {norms}, cosine {distance.cosine:.6f}")
+
+
+def _settings(recipe: Recipe, everything: bool) -> dict[str, str]:
+    """Every part, and what else a term says, by its place; with `everything` the other blocks' settings too."""
+    from upge.recipe.table import brief
+
+    found = {place.removeprefix("terms."): brief(part) for place, part in recipe.estimator.parts().items()}
+    for name, term in recipe.estimator.terms.items():
+        said = term.model_dump(include={"source", "weight", "direction", "count_with"}, exclude_defaults=True)
+        found |= dict(_flat(said, name))
+    if everything:
+        found |= dict(_flat(recipe.model_dump(exclude={"name", "about", "estimator"}), ""))
+    return found
+
+
+def _flat(value: Any, path: str) -> Iterator[tuple[str, str]]:
+    from upge.recipe.formula import written
+
+    if isinstance(value, Mapping) and value:
+        for key, inner in value.items():
+            yield from _flat(inner, f"{path}.{key}".lstrip("."))
+    else:
+        yield path, written(value)
+
+
+def _differences(ours: Mapping[str, str], theirs: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
+    for place in dict.fromkeys((*ours, *theirs)):
+        pair = (ours.get(place, ""), theirs.get(place, ""))
+        if pair[0] != pair[1]:
+            yield (place, *pair)
