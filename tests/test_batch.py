@@ -13,7 +13,8 @@ from torch import Tensor
 
 from upge import Batch, View
 from upge.batch import log_ratio
-from upge.testing.batches import EMPTY, PER_TOKEN, PER_TRAJECTORY, Case, Prompt
+from upge.testing import Padded
+from upge.testing.batches import EMPTY, PER_TOKEN, PER_TRAJECTORY, Case, Prompt, fresh
 from upge.testing.drawing import cases
 
 
@@ -191,3 +192,52 @@ def test_ratios_may_look_at_another_policy() -> None:
 
 def test_log_ratios_are_bounded() -> None:
     assert log_ratio(torch.tensor([0.0, -1e9, -1.0]), torch.tensor([-1e9, 0.0, -2.0])).tolist() == [20.0, -20.0, 1.0]
+
+
+# From padded tensors.
+
+
+@given(cases())
+def test_a_padded_batch_is_the_flat_one_and_leads_gradient_back(case: Case) -> None:
+    flat = fresh(case.batch)
+    padded = Padded.of(flat)
+    again = Batch.from_padded(
+        padded.logp,
+        padded.mask.long(),
+        group=padded.group,
+        reward=padded.reward,
+        demonstration=padded.demonstration,
+        truncated=flat.truncated,
+        old_logp=None if flat.old_logp is None else padded.old_logp,
+        **{name: getattr(padded, name) for name in ("rollout_logp", "reference_logp", "entropy", "value")},
+    )
+    for name in (*PER_TOKEN, *PER_TRAJECTORY, "trajectory"):
+        ours, theirs = getattr(again, name), getattr(flat, name)
+        assert (ours is None and theirs is None) or torch.equal(ours, theirs), name
+    assert again.logp is not None
+    if again.logp.numel():
+        again.logp.sum().backward()
+        assert flat.logp is not None
+        assert flat.logp.grad is not None
+        assert bool((flat.logp.grad == 1).all())
+
+
+def test_what_stands_at_padding_is_never_read() -> None:
+    logp = torch.tensor([[float("nan"), -1.0, float("nan")], [-2.0, float("inf"), -3.0]])
+    mask = torch.tensor([[0, 1, 0], [1, 0, 1]])
+    batch = Batch.from_padded(logp, mask, group=torch.tensor([0, 0]), reward=torch.tensor([1.0, 0.0]))
+    assert batch.logp is not None
+    assert batch.logp.tolist() == [-1.0, -2.0, -3.0]
+    assert batch.trajectory.tolist() == [0, 1, 1]
+    assert not batch.demonstration.any()
+
+
+def test_a_padded_tensor_that_does_not_fit_is_named() -> None:
+    rows: dict[str, Any] = {"group": torch.tensor([0, 0]), "reward": torch.tensor([1.0, 0.0])}
+    logp, mask = torch.zeros(2, 3), torch.ones(2, 3)
+    with pytest.raises(ValueError, match=r"old_logp has shape \(2, 2\); it should be that of mask: \(2, 3\)"):
+        Batch.from_padded(logp, mask, old_logp=torch.zeros(2, 2), **rows)
+    with pytest.raises(ValueError, match="no field 'oldlogp' per token"):
+        Batch.from_padded(logp, mask, oldlogp=logp, **rows)
+    with pytest.raises(ValueError, match=r"Batch.group has shape \(1,\)"):
+        Batch.from_padded(logp, mask, group=torch.tensor([0]), reward=rows["reward"])

@@ -20,10 +20,10 @@ FLOORS = [
     {"parts", "schedule", "flow"},
     {"asking"},
     {"credit"},
-    {"estimator", "recipe", "testing"},
+    {"estimator", "recipe", "testing", "likeness", "authoring"},
     {"policy"},
     {"run"},
-    {"study", "report"},
+    {"authoring", "study", "report"},
     {"command"},
 ]
 """From the ground. `upge/__init__.py` is the door, and imports names from any floor when they are first used."""

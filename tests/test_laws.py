@@ -234,7 +234,7 @@ def test_a_part_that_reads_what_it_did_not_declare_is_told_so() -> None:
             return b.old_logp
 
     terms = {"rl": {**RL, "mask": Sly(), "advantage": "one", "reduction": "token_mean"}}
-    with pytest.raises(AttributeError, match=r"Sly .*terms\.rl\.mask\.0.* reads b\.old_logp without declaring it"):
+    with pytest.raises(PartError, match=r"Sly .*terms\.rl\.mask\.0.* reads b\.old_logp without declaring it"):
         estimator({"terms": terms}).loss(RICH.batch)
 
 

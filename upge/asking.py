@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
+from upge import discovery
 from upge.batch import Batch, Reduce, View, alone
+from upge.errors import InputError
 from upge.parts import Factor, Part, Switch
 
 State = dict[str, dict[str, Tensor]]
@@ -32,20 +36,21 @@ class Viewer:
 
     def factor(self, part: Factor, place: str, state: State | None = None) -> Tensor:
         """(T,) the part's numbers."""
-        result = part(self.view(part, place, state))
         tokens = self.batch.trajectory.shape
-        wanted = "a number per token, (T,), or one for all, ()"
-        check(result, tokens, wanted, label_of(part, place), scalar=True)
+        with answering(part, f"estimator.{place}"):
+            result = part(self.view(part, place, state))
+            check(result, tokens, "a number per token, (T,), or one for all, ()", scalar=True)
         return result.detach().to(self.batch.reward).expand(tokens)
 
     def coefficients(self, switch: Switch, place: str, state: State) -> dict[str, Tensor]:
         """(G,) a switch's coefficients for each term that it names."""
-        result, label = switch(self.view(switch, place, state)), label_of(switch, place)
-        if not isinstance(result, dict) or result.keys() != set(switch.terms()):
-            answer = f"for {', '.join(map(str, result))}" if isinstance(result, dict) else type(result).__name__
-            raise PartError(f"{label} returned {answer or 'nothing'}; it names {', '.join(switch.terms())}")
-        for coefficient in result.values():
-            check(coefficient, (self.batch.prompts,), "a coefficient per prompt, (G,)", label)
+        with answering(switch, f"estimator.{place}"):
+            result = switch(self.view(switch, place, state))
+            if not isinstance(result, dict) or result.keys() != set(switch.terms()):
+                answer = f"for {', '.join(map(str, result))}" if isinstance(result, dict) else type(result).__name__
+                raise BrokenPromise(f"returned {answer or 'nothing'}; it names {', '.join(switch.terms())}")
+            for coefficient in result.values():
+                check(coefficient, (self.batch.prompts,), "a coefficient per prompt, (G,)")
         return result
 
     def view(self, part: Part, place: str, state: State | None = None) -> View:
@@ -53,7 +58,7 @@ class Viewer:
         return View(
             self.batch,
             part.reads(),
-            label_of(part, place),
+            type(part).__name__,
             step=self.step,
             known=self.known,
             rows=self.rows,
@@ -64,19 +69,47 @@ class Viewer:
 
 
 class PartError(RuntimeError):
-    """A part did not keep its contract at run time; the message names it and its place in the estimator."""
+    """A part did not keep its contract at run time; the message names it, its package, and its place in the recipe.
+
+    Attributes: place: the dotted path of the part in the recipe (`estimator.terms.rl.mask.0`).
+    """
+
+    def __init__(self, message: str, place: str = "") -> None:
+        super().__init__(message)
+        self.place = place
 
 
-def check(result: object, shape: tuple[int, ...], wanted: str, label: str, *, scalar: bool = False) -> None:
-    """Raise PartError unless the result is a tensor of this shape (or, where allowed, a scalar) without NaN."""
+class BrokenPromise(Exception):
+    """What a part returned is not what it owes; said by whoever asked, and turned into a `PartError`."""
+
+
+@contextmanager
+def answering(part: Part, place: str) -> Iterator[None]:
+    """Turns whatever a part raises into a `PartError`; errors about the user's input pass."""
+    try:
+        yield
+    except (InputError, PartError):
+        raise
+    except BrokenPromise as broken:
+        raise PartError(f"{label_of(part, place)} {broken}", place) from broken
+    except Exception as error:  # a part is anybody's code
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{frame.filename}:{frame.lineno}"
+        raise PartError(f"{label_of(part, place)} raised {type(error).__name__}: {error} ({where})", place) from error
+
+
+def check(result: object, shape: tuple[int, ...], wanted: str, *, scalar: bool = False) -> None:
+    """Raise BrokenPromise unless the result is a tensor of this shape (or, where allowed, a scalar) without NaN."""
     if not isinstance(result, Tensor):
-        raise PartError(f"{label} returned {type(result).__name__}; it should return a tensor: {wanted}")
+        raise BrokenPromise(f"returned {type(result).__name__}; it should return a tensor: {wanted}")
     if tuple(result.shape) != tuple(shape) and not (scalar and result.ndim == 0):
-        raise PartError(f"{label} returned the shape {tuple(result.shape)}; it should be {wanted}: {tuple(shape)}")
+        raise BrokenPromise(f"returned the shape {tuple(result.shape)}; it should be {wanted}: {tuple(shape)}")
     if bool(torch.isnan(result).any()):
-        raise PartError(f"{label} returned NaN")
+        raise BrokenPromise("returned NaN")
 
 
 def label_of(part: Part, place: str) -> str:
-    """How messages name a part: its class and its place in the estimator."""
-    return f"{type(part).__name__} (estimator.{place})"
+    """How messages name a part: its class, its place in the recipe, and the package that offers it."""
+    offers = (o for o in discovery.offers(part.slot) if discovery.names_class(o, type(part)))
+    package = next((f" of the package {offer.package} {offer.version}" for offer in offers), "")
+    return f"{type(part).__name__} ({place}){package}"

@@ -73,6 +73,41 @@ class Batch:
             if tensor is not None and name != "trajectory":
                 object.__setattr__(self, name, tensor.to(dtype))
 
+    @classmethod
+    def from_padded(
+        cls,
+        logp: Tensor,
+        mask: Tensor,
+        *,
+        group: Tensor,
+        reward: Tensor,
+        demonstration: Tensor | None = None,
+        truncated: Tensor | None = None,
+        **per_token: Tensor | None,
+    ) -> Batch:
+        """The batch of padded rows, as other training loops hold them; gradient flows back to the padded tensors.
+
+        Args:
+            logp: (B, L) float, a row a trajectory, padding anywhere. mask: (B, L): not 0 at response tokens.
+            group, reward: (B,), as the batch has them. demonstration: (B,) bool; without it all rows are rollouts.
+            truncated: (B,) bool. per_token: `old_logp`, `rollout_logp`, `reference_logp`, `entropy`, `value`, (B, L).
+
+        Raises ValueError where a name or shape doesn't fit; what stands at padding is never read.
+        """
+        kept, given = mask != 0, {"logp": logp, **per_token}
+        for name, x in given.items():
+            if name not in _PER_TOKEN:
+                raise ValueError(f"Batch has no field '{name}' per token; it has {', '.join(_PER_TOKEN[1:])}")
+            if x is not None and (x.shape != mask.shape or x.ndim != 2):
+                raise ValueError(f"{name} has shape {tuple(x.shape)}; it should be that of mask: {tuple(mask.shape)}")
+        flat: dict[str, Any] = {name: None if x is None else x[kept] for name, x in given.items()}
+        if demonstration is None:
+            demonstration = torch.zeros_like(reward, dtype=torch.bool)
+        rows = kept.nonzero()[:, 0]
+        return cls(
+            trajectory=rows, group=group, demonstration=demonstration, reward=reward, truncated=truncated, **flat
+        )
+
     @property
     def dtype(self) -> torch.dtype:
         """The floating type of every number in this batch."""

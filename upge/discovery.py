@@ -109,6 +109,9 @@ def load(offer: Offer, base: type[Part]) -> type[Part]:
         raise Unknown(f"{where} can't be imported: {type(error).__name__}: {error}") from error
     if not (isinstance(kind, type) and issubclass(kind, base)):
         raise Unknown(f"{where} is not a subclass of upge.{base.__name__}")
+    if kind.api != base.api:
+        older = f"upgrade {'upge' if kind.api > base.api else offer.package}"
+        raise Unknown(f"{where} was written for version {kind.api} of the part API; this is {base.api}", older)
     return kind
 
 
@@ -121,11 +124,16 @@ def name_of(kind: type[Part], slot: str) -> str:
         if its_slot == slot and registered is kind:
             return name
     for offer in offers(slot):
-        if (offer.module, offer.attribute) == (kind.__module__, kind.__qualname__):
+        if names_class(offer, kind):
             alone = sum(other.name == offer.name for other in offers(slot)) == 1
             return offer.name if alone else f"{offer.package}/{offer.name}"
     source = getattr(sys.modules.get(kind.__module__), "__file__", None) or f"{kind.__module__}.py"
     return f"{source}:{kind.__qualname__}"
+
+
+def names_class(offer: Offer, kind: type[Part]) -> bool:
+    """Whether an offer is of this class."""
+    return (offer.module, offer.attribute) == (kind.__module__, kind.__qualname__)
 
 
 def offers(slot: str | None = None) -> list[Offer]:

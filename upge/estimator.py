@@ -22,7 +22,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from upge.asking import State, Viewer
+from upge.asking import State, Viewer, answering
 from upge.batch import Batch, Reduce, alone, log_ratio
 from upge.credit import Credit, TermCredit, TermWeights, Weighed
 from upge.parts import (
@@ -109,9 +109,9 @@ class Estimator(Settings):
             for named in switch.terms():
                 if named not in self.terms:
                     there = ", ".join(f"'{name}'" for name in self.terms)
-                    self.refuse(
-                        ("switch", index, *_place(switch, named)), f"there is no term '{named}'; there are {there}"
-                    )
+                    place = _place(switch, named)
+                    message = f"there is no term '{named}'; there are {there}"
+                    self.refuse(("switch", index, *place), message, key=place[1:] == (named,))
         return self
 
     # What a run must provide.
@@ -185,9 +185,10 @@ class Estimator(Settings):
             viewer = Viewer(batch, step, rows=rows, known=shaped, reduce=reduce)
             advantage = None if term.live else viewer.factor(term.advantage, place, state)
             view = viewer.view(term.advantage, place, state)
-            after[place] = term.advantage.advance(view)
+            with answering(term.advantage, f"estimator.{place}"):
+                after[place] = term.advantage.advance(view)
+                returns = None if term.live else term.advantage.returns(view)
             coefficient = torch.where(rows, coefficients[name], 0)
-            returns = None if term.live else term.advantage.returns(view)
             terms[name] = TermCredit(coefficient, rows, coefficient != 0, advantage, returns=returns)
         return Credit(terms, step, before=state, state=after, **shaped)
 
@@ -275,7 +276,8 @@ class Estimator(Settings):
             for name, coefficient in viewer.coefficients(switch, place, state).items():
                 spread = coefficient.to(batch.dtype)[batch.prompt]
                 coefficients[name] = coefficients[name] * spread
-            after[place] = switch.advance(viewer.view(switch, place, state))
+            with answering(switch, f"estimator.{place}"):
+                after[place] = switch.advance(viewer.view(switch, place, state))
         return coefficients
 
     def _shaped(self, batch: Batch, step: int, reduce: Reduce) -> dict[str, Tensor]:

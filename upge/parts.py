@@ -30,6 +30,10 @@ Scope = Literal["token", "trajectory", "group", "step"]
 SCOPES: tuple[Scope, ...] = ("token", "trajectory", "group", "step")
 
 
+API = 1
+"""The version of what a part owes and is given; it grows when a part written for the one before would go wrong."""
+
+
 class Settings(BaseModel):
     """A frozen, strict model: unknown keys and silent conversions ("0.2" for 0.2) are refused."""
 
@@ -49,9 +53,9 @@ class Settings(BaseModel):
         # Equal models must hash alike: whatever the order of a map, and 0.0 like −0.0.
         return hash((type(self), json.dumps(self.model_dump(mode="json"), sort_keys=True).replace("-0.0", "0.0")))
 
-    def refuse(self, at: tuple[str | int, ...], message: str) -> None:
-        """Raise a validation error that points at the path `at` below this block."""
-        fault = PydanticCustomError("refused", "{message}", {"message": message})
+    def refuse(self, at: tuple[str | int, ...], message: str, *, key: bool = False) -> None:
+        """Raise a validation error that points at the path `at` below this block: at its value, or at its key."""
+        fault = PydanticCustomError("refused_key" if key else "refused", "{message}", {"message": message})
         raise ValidationError.from_exception_data(
             type(self).__name__, [InitErrorDetails(type=fault, loc=at, input=None)]
         )
@@ -65,9 +69,12 @@ class Part(Settings):
         trust_region: for masks: on-policy data is never masked, g(1) = 1.
         scope: how much must be seen at once: a token, its trajectory, its prompt's group, or all of the optimizer step
             (of the rollout batch, where the part is computed once for that).
+        api: the version of this contract that the part was written for. A package says its own (`api = 1`), so that a
+            later upge, whose parts owe something else, can tell and refuse it.
     """
 
     slot: ClassVar[str]
+    api: ClassVar[int] = API
     needs: ClassVar[frozenset[str]] = frozenset()
     trust_region: ClassVar[bool] = False
     scope: ClassVar[Scope] = "token"
@@ -250,12 +257,23 @@ def build(base: type[Part], value: Any, workshop: Workshop) -> Any:
     if isinstance(value, str):
         value = {"use": value}
     if not isinstance(value, Mapping):
-        raise PydanticCustomError(
-            "part_type", "expected a {slot}: its name, or a map with 'use' and parameters", {"slot": base.slot}
-        )
-    if not isinstance(value.get("use"), str):
-        raise PydanticCustomError("part_use", "a {slot} needs 'use: <name>'", {"slot": base.slot})
-    return _construct(base, value["use"], {k: v for k, v in value.items() if k != "use"}, workshop)
+        message = "should be the name of {slot}, or a map with 'use' and parameters"
+        raise PydanticCustomError("part_type", message, {"slot": _one(base)})
+    use = value.get("use")
+    if use is None:
+        raise _about_use(value, "missing")
+    if not isinstance(use, str):
+        raise _about_use(use, PydanticCustomError("part_use", "should be the name of {slot}", {"slot": _one(base)}))
+    return _construct(base, use, {k: v for k, v in value.items() if k != "use"}, workshop)
+
+
+def _one(base: type[Part]) -> str:
+    """The slot's name with its article."""
+    return {"data": "a data source"}.get(base.slot, f"{'an' if base.slot[0] in 'aeiou' else 'a'} {base.slot}")
+
+
+def _about_use(given: Any, fault: str | PydanticCustomError) -> ValidationError:
+    return ValidationError.from_exception_data("part", [InitErrorDetails(type=fault, loc=("use",), input=given)])
 
 
 def _construct(base: type[Part], use: str, parameters: dict[str, Any], workshop: Workshop) -> Part:
@@ -263,8 +281,7 @@ def _construct(base: type[Part], use: str, parameters: dict[str, Any], workshop:
         kind = workshop.find(base, use)
     except discovery.Unknown as unknown:
         fault = PydanticCustomError("part_unknown", "{message}", {"message": str(unknown), "hint": unknown.hint})
-        detail = InitErrorDetails(type=fault, loc=("use",), input=use)
-        raise ValidationError.from_exception_data(use, [detail]) from unknown
+        raise _about_use(use, fault) from unknown
     for name, field in kind.fields().items():
         extra = field.json_schema_extra
         if name not in parameters and isinstance(extra, dict) and "follows" in extra:

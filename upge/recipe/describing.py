@@ -95,7 +95,8 @@ def kind_of(annotation: Any) -> str:
     """A type in words: `number`, `whole number`, `a | b`, `list of text`, …"""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        return kind_of(arguments[0])
+        bounds = (bounds_of(each) for each in arguments[1:] if isinstance(each, FieldInfo))
+        return " ".join([kind_of(arguments[0]), *filter(None, bounds)])
     if origin is Literal:
         return " | ".join(map(str, arguments))
     if origin in (Union, types.UnionType):
@@ -109,7 +110,8 @@ def kind_of(annotation: Any) -> str:
         return "schedule"
     if isinstance(annotation, type) and issubclass(annotation, Settings):
         return "map"
-    return {float: "number", int: "whole number", str: "text", bool: "true | false"}.get(annotation, str(annotation))
+    words = {float: "number", int: "whole number", str: "text", bool: "true | false", Any: "anything"}
+    return words.get(annotation, str(annotation))
 
 
 def bounds_of(field: FieldInfo) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +12,10 @@ from upge.parts import Part
 from upge.recipe.faults import Place
 from upge.recipe.finding import shipped_recipes
 from upge.recipe.formula import filled, written
-from upge.recipe.merging import Composed
+from upge.recipe.merging import Composed, path_in_tree
 from upge.recipe.nodes import Node
 from upge.recipe.schema import Recipe
+from upge.recipe.sources import COMMAND_LINE
 from upge.schedule import Schedule
 
 SOURCES = {
@@ -161,29 +162,22 @@ def _weight(term: Term) -> str:
     return "" if term.weight == 1 else f"{term.weight:g}"
 
 
-def stated(root: Node | None, path: tuple[str | int, ...] | list[str]) -> Place | None:
+def stated(root: Node | None, path: Sequence[str | int]) -> Place | None:
     """Where a recipe says the value at this path; None where it does not say it."""
     node = root
-    for step in path:
+    for step in path_in_tree(path, root):
         value = None if node is None else node.value
         if isinstance(value, dict):
             node = value.get(str(step))
-        elif isinstance(value, tuple) and str(step).isdecimal():
-            node = value[int(step)] if int(step) < len(value) else None
         else:
-            node = None
-        if isinstance(step, int) and isinstance(value, dict):  # a list of one, written without brackets
-            node = Node(value, _NOWHERE)
+            node = value[step] if isinstance(value, tuple) and isinstance(step, int) and step < len(value) else None
     return None if node is None else node.place
-
-
-_NOWHERE = Place("", 0, 0, "")
 
 
 def source_of(place: Place) -> str:
     """`file:line` as short as it can be said from here."""
-    if place.line == 0 or place.file == "command line":
-        return "command line"
+    if place.file == COMMAND_LINE:
+        return COMMAND_LINE
     path = Path(place.file)
     for folder in (Path.cwd(), shipped_recipes()):
         if path.is_relative_to(folder):

@@ -17,7 +17,9 @@ from upge.recipe.layers import Shorthand, merge
 from upge.recipe.nodes import Node
 from upge.recipe.overriding import Override, apply, parse_override
 
-__all__ = ["Composed", "Shorthand", "compose", "locate", "merge"]
+__all__ = ["Composed", "PathInRecipe", "Shorthand", "compose", "locate", "merge", "path_in_tree", "place_of"]
+
+PathInRecipe = tuple[str | int, ...]
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,27 @@ def locate(root: Node, path: tuple[str | int, ...], *, prefer: Literal["key", "v
             return node.key or node.place
         node = inner
     return (node.key or node.place) if prefer == "key" else node.place
+
+
+def place_of(root: Node, dotted: str) -> Place:
+    """The place of the value at a dotted path, as parts are named by: `estimator.terms.rl.mask.0`."""
+    keys = tuple(int(key) if key.isdigit() else key for key in dotted.split("."))
+    return locate(root, path_in_tree(keys, root), prefer="value")
+
+
+def path_in_tree(keys: Sequence[str | int], node: Node | None) -> PathInRecipe:
+    """A path in the schema as a path in the YAML: without union tags, and without the index of a list of one."""
+    path: list[str | int] = []
+    for key in keys:
+        value = node.value if node is not None else None
+        if str(key).startswith("[") or (isinstance(key, int) and not isinstance(value, tuple)):
+            continue
+        path.append(key)
+        if isinstance(value, dict):
+            node = value.get(str(key))
+        else:
+            node = value[key] if isinstance(value, tuple) and isinstance(key, int) and key < len(value) else None
+    return tuple(path)
 
 
 def _parse(overrides: Sequence[str], faults: list[Fault]) -> list[Override]:

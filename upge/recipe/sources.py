@@ -9,8 +9,8 @@ from functools import cached_property
 
 from upge.recipe.faults import Place
 
-# YAML 1.2 counts these as line breaks and, unlike str.splitlines, no others.
-_LINE_BREAK = re.compile(r"\r\n|\n|\r")
+LINE_BREAK = re.compile(r"\r\n|\n|\r")
+"""YAML 1.2 counts these as line breaks and, unlike str.splitlines, no others."""
 
 COMMAND_LINE = "command line"
 """The file name of places in an override."""
@@ -47,7 +47,7 @@ class Source:
     @cached_property
     def _starts(self) -> list[int]:
         """The index at which each line starts."""
-        return [0, *(match.end() for match in _LINE_BREAK.finditer(self.text))]
+        return [0, *(match.end() for match in LINE_BREAK.finditer(self.text))]
 
     def _line(self, line: int) -> str:
         after = self._starts[line + 1] if line + 1 < len(self._starts) else len(self.text)

@@ -22,7 +22,7 @@ from upge import policy as policies
 from upge.flow import Context, DataSession, EngineSession, Trajectory
 from upge.policy import Policy
 from upge.recipe import Recipe
-from upge.run import checkpoint
+from upge.run import checkpoint, guarding
 from upge.run.assembling import Assembler
 from upge.run.checkpoint import Progress
 from upge.run.collect import Collector
@@ -30,6 +30,7 @@ from upge.run.critic import CriticLearner
 from upge.run.display import Display
 from upge.run.evaluating import evaluate
 from upge.run.folder import RunFolder
+from upge.run.guarding import Scorer
 from upge.run.learning import Learner
 
 
@@ -177,9 +178,11 @@ def opened(recipe: Recipe, resume: Path | None, display: Display) -> Iterator[Tr
             rank=accelerator.process_index,
             world=accelerator.num_processes,
         )
-        data = stack.enter_context(recipe.data.open(context))
-        engine = stack.enter_context(recipe.rollout.engine.open(context))
-        reward = stack.enter_context(recipe.reward.open(context))
+        data = stack.enter_context(guarding.opened(recipe.data, "data", recipe.data.open, context))
+        engine_of = recipe.rollout.engine
+        engine = stack.enter_context(guarding.opened(engine_of, "rollout.engine", engine_of.open, context))
+        scored = stack.enter_context(guarding.opened(recipe.reward, "reward", recipe.reward.open, context))
+        reward = Scorer(scored, recipe.reward)
         templater = policy.templater(recipe.data.template, recipe.data.system)
         limit = recipe.train.demonstration_tokens or recipe.rollout.max_tokens
         collector = Collector(

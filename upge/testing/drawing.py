@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 from upge.parts import Part, Settings
 from upge.testing.batches import Case, Prompt
 
-TERMS = ("rl", "sft")
+TERMS = ("explore", "imitate")
 """What a text parameter is drawn from: in a switch, texts name terms."""
 
 

@@ -36,12 +36,12 @@ IMITATE = {
     "reduction": "token_mean",
     "weight": 0.5,
 }
-GATE = {"use": "success_rate", "above": "rl", "otherwise": "sft"}
+GATE = {"use": "success_rate", "above": "explore", "otherwise": "imitate"}
 
 
 def host(part: Part) -> Estimator:
     """An estimator in which this part has a say, among parts that distinguish tokens."""
-    names = part.terms() if isinstance(part, Switch) else ("rl", "sft")
+    names = part.terms() if isinstance(part, Switch) else ("explore", "imitate")
     terms: dict[str, dict[str, Any]] = {
         name: dict(IMITATE if index % 2 else EXPLORE) for index, name in enumerate(sorted(names))
     }
@@ -49,10 +49,10 @@ def host(part: Part) -> Estimator:
     if isinstance(part, Switch | Shaping):
         block[part.slot] = [part]
         return Estimator.model_validate(block)
-    terms["rl"][part.slot] = part
+    terms["explore"][part.slot] = part
     if isinstance(part, Mask):
-        terms["rl"]["advantage"] = Given()
+        terms["explore"]["advantage"] = Given()
     if isinstance(part, Reduction):  # with a gate, so that some rows are inactive
-        terms["sft"]["reduction"] = part
+        terms["imitate"]["reduction"] = part
         block["switch"] = [GATE]
     return Estimator.model_validate(block)

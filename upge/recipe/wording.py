@@ -1,0 +1,150 @@
+"""What Pydantic finds wrong with a recipe, at the places and in the words that help whoever wrote it.
+
+An unknown key is shown at the key, a bad value at the value, and something missing at the enclosing block's key.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pydantic_core import ErrorDetails
+
+from upge import discovery
+from upge.recipe.faults import Fault, Place, nearest
+from upge.recipe.keys import homes_of, keys_at, slot_at
+from upge.recipe.merging import Composed, PathInRecipe, locate, path_in_tree
+from upge.recipe.scalars import resolve
+from upge.recipe.schema import RecipeWorkshop
+
+_KINDS = {
+    r"a valid dictionary( or instance of \w+)?": "a map",
+    "a valid tuple": "a list",
+    "a valid string": "a text",
+    "a valid integer": "an integer",
+    "a valid number": "a number",
+    "a valid boolean": "true or false",
+}
+"""Pydantic's names of kinds, as regular expressions, and what they are called in YAML."""
+
+_OWN = ("refused", "refused_key", "part_unknown")
+"""Errors whose messages are ours, and whole."""
+
+
+@dataclass(frozen=True)
+class Wording:
+    """Turns the errors of one recipe into faults."""
+
+    composed: Composed
+    workshop: RecipeWorkshop
+
+    def faults(self, details: Sequence[ErrorDetails], *, abstract: bool = False) -> Iterator[Fault]:
+        """A fault for each error; none for what is missing in a fragment, or only because its key is misspelt."""
+        found = [(self._place_in_tree(detail), detail) for detail in details]
+        meant = {(*path[:-1], self._meant(path)) for (kind, path), _ in found if kind == "extra_forbidden"}
+        for (kind, path), detail in found:
+            explained = abstract or path in meant or (len(path) == 1 and ("extends",) in meant)
+            if kind != "missing" or not explained:
+                yield self._fault(kind, path, detail)
+
+    def unknown_key(self, path: PathInRecipe, place: Place) -> Fault:
+        """The last key of a path is none that can stand there."""
+        key = str(path[-1])
+        if close := self._meant(path):
+            return Fault(f"unknown key '{key}'{_within(path)}", place, f"did you mean '{close}'?")
+        options = keys_at(path[:-1], self.composed, self.workshop)
+        homes = [home for home in homes_of(key) if home != path[0]]
+        elsewhere = f"; '{key}' belongs in {' or '.join(homes)}" if homes else ""
+        return Fault(f"unknown key '{key}'{_within(path)}", place, f"possible here: {', '.join(options)}{elsewhere}")
+
+    def _meant(self, path: PathInRecipe) -> str | None:
+        return nearest(str(path[-1]), keys_at(path[:-1], self.composed, self.workshop))
+
+    def _place_in_tree(self, detail: ErrorDetails) -> tuple[str, PathInRecipe]:
+        """The error's kind and path; where a part lacks its `use` for a misspelt one, it is that key that is unknown."""
+        path = path_in_tree(detail["loc"], self.composed.root)
+        if detail["type"] == "missing" and path[-1] == "use" and (misspelt := nearest("use", detail["input"] or ())):
+            return "extra_forbidden", (*path[:-1], misspelt)
+        return detail["type"], path
+
+    def _fault(self, kind: str, path: PathInRecipe, detail: ErrorDetails) -> Fault:
+        key, value = (locate(self.composed.root, path, prefer=prefer) for prefer in ("key", "value"))
+        match kind:
+            case "extra_forbidden":
+                return self.unknown_key(path, key)
+            case "missing":
+                return self._missing(path)
+            case "refused_key":
+                return Fault(_message(detail, path), key)
+        return Fault(_message(detail, path), value, _hint(detail))
+
+    def _missing(self, path: PathInRecipe) -> Fault:
+        place = locate(self.composed.root, path[:-1], prefer="key")
+        if len(path) == 1:  # the recipe's first line, which says nothing about what else it should have
+            place = replace(place, text="")
+        slot = slot_at(path[:-1]) if path[-1] == "use" else None
+        hint = f"there are: {', '.join(dict.fromkeys(o.name for o in discovery.offers(slot)))}" if slot else None
+        return Fault(f"{_called(path)} is missing{_within(path)}", place, hint)
+
+
+def _hint(detail: ErrorDetails) -> str | None:
+    """What to write instead."""
+    context, value = detail.get("ctx", {}), detail["input"]
+    if detail["type"] == "literal_error":
+        close = nearest(str(value), _choices(str(context.get("expected", ""))))
+        return f"did you mean '{close}'?" if close else None
+    if detail["type"] in ("int_type", "float_type") and isinstance(value, str) and _is_number(value):
+        return "without the quotes it is a number"
+    return context.get("hint") or None
+
+
+def _message(detail: ErrorDetails, path: PathInRecipe) -> str:
+    message = detail["msg"]
+    if detail["type"] in _OWN or not path:
+        return message
+    if detail["type"] in ("value_error", "assertion_error"):
+        return f"{_called(path)}: {message.partition(', ')[2]}"
+    message = re.sub(r"^\w+ (should|must) ", "should ", message)
+    for theirs, ours in _KINDS.items():
+        message = re.sub(theirs, ours, message)
+    if detail["type"] in ("too_short", "too_long"):
+        return f"{_called(path)} {message.replace(' after validation', '')}"
+    return f"{_called(path)} {message}, not {_shown(detail['input'])}"
+
+
+def _called(path: PathInRecipe) -> str:
+    """The last key of a path, with the indexes behind it: 'pass_at.1'."""
+    keys = [index for index, key in enumerate(path) if isinstance(key, str)]
+    return f"'{'.'.join(map(str, path[keys[-1] if keys else 0 :]))}'"
+
+
+def _within(path: Sequence[str | int]) -> str:
+    return f" in {'.'.join(map(str, path[:-1]))}" if path[:-1] else ""
+
+
+def _shown(value: Any) -> str:
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return str(value).lower()
+        case str():
+            return f"'{value}'"
+        case dict():
+            return "a map"
+        case tuple() | list():
+            return "a list"
+    return str(value)
+
+
+def _choices(expected: str) -> list[str]:
+    return [word.strip("' ") for word in expected.replace(" or ", ", ").split(", ")]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return isinstance(resolve(text), int | float) and not isinstance(resolve(text), bool)
+    except ValueError:
+        return False

@@ -1,0 +1,71 @@
+"""Sessions of data, engines and rewards, guarded: whatever theirs raises names the part, its package and its place."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import wraps
+from typing import Any, TypeVar, cast
+
+from upge.asking import BrokenPromise, answering
+from upge.flow import Context, Problem, RewardSession
+from upge.parts import Part
+
+Session = TypeVar("Session")
+
+
+@contextmanager
+def opened(
+    part: Part, place: str, open_: Callable[[Context], AbstractContextManager[Session]], context: Context
+) -> Iterator[Session]:
+    """The part's session, open; errors in opening, in any of its methods and in closing are the part's own."""
+    with answering(part, place):
+        manager = open_(context)
+        session = manager.__enter__()
+    try:
+        yield cast(Session, Guarded(session, part, place))
+    except BaseException as error:
+        if not manager.__exit__(type(error), error, error.__traceback__):
+            raise
+    else:
+        with answering(part, place):
+            manager.__exit__(None, None, None)
+
+
+class Guarded:
+    """A session whose methods answer for their part."""
+
+    def __init__(self, session: object, part: Part, place: str) -> None:
+        self._session, self._part, self._place = session, part, place
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._session, name)
+        if not callable(found):
+            return found
+
+        @wraps(found)
+        def asked(*given: Any, **named: Any) -> Any:
+            with answering(self._part, self._place):
+                return found(*given, **named)
+
+        return asked
+
+
+class Scorer:
+    """A reward session held to its contract: a finite number for each pair."""
+
+    def __init__(self, session: RewardSession, part: Part) -> None:
+        self._session, self._part = session, part
+
+    def score(self, pairs: Sequence[tuple[Problem, str]]) -> list[float]:
+        """The scores, in the order of the pairs."""
+        scores = self._session.score(pairs)
+        with answering(self._part, "reward"):
+            if not isinstance(scores, Sequence) or len(scores) != len(pairs):
+                counted = len(scores) if isinstance(scores, Sequence) else type(scores).__name__
+                raise BrokenPromise(f"returned {counted} for {len(pairs)} responses; it owes a number for each")
+            wrong = [score for score in scores if not isinstance(score, int | float) or not math.isfinite(score)]
+            if wrong:
+                raise BrokenPromise(f"scored a response {wrong[0]!r}; a score is a finite number")
+        return [float(score) for score in scores]
