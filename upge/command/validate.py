@@ -2,20 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
 import typer
 
 from upge.command import app
 from upge.command.arguments import AllowCode, Overrides, RecipePath
 
+if TYPE_CHECKING:
+    from upge.recipe import Recipe
+
 
 @app.command()
 def validate(recipe: RecipePath, overrides: Overrides = None, allow_code: AllowCode = False) -> None:
-    """Check a recipe without running it: names, types, bounds, and what its parts need."""
+    """Check a recipe without running it, and say what it would open, run and write."""
     from upge.recipe import check
 
     checked = check(recipe, overrides or (), allow_code=allow_code)
     if checked.recipe is None:
         typer.echo(f"{recipe}: a fragment to extend, right as far as it goes")
         return
-    opens = checked.recipe.model.path or "random weights"
-    typer.echo(f"{recipe}: valid; it would open the model {opens} and the data {checked.recipe.data.dump()['use']}")
+    typer.echo(f"{recipe}: valid")
+    for what, which in _touched(checked.recipe):
+        typer.echo(f"  {what:<9} {which}")
+
+
+def _touched(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """Whatever a run would open, run or write: (kind, name)."""
+    from upge.recipe.code import names_file
+    from upge.recipe.table import brief
+
+    needs, model = recipe.estimator.needs(), recipe.model
+    yield "model", model.path or f"random weights, {(model.config or {}).get('model_type', '?')}"
+    if model.tokenizer is not None:
+        yield "tokenizer", model.tokenizer
+    if "reference_logp" in needs and recipe.reference.path is not None:
+        yield "reference", recipe.reference.path
+    if "value" in needs and recipe.critic is not None and recipe.critic.path is not None:
+        yield "critic", recipe.critic.path
+    yield from (
+        ("data", brief(recipe.data)),
+        ("reward", brief(recipe.reward)),
+        ("engine", brief(recipe.rollout.engine)),
+    )
+    parts = (recipe.data, recipe.reward, recipe.rollout.engine, *recipe.estimator.parts().values())
+    yield from (("code", use) for use in dict.fromkeys(str(part.dump()["use"]) for part in parts) if names_file(use))
+    yield "folder", str(recipe.log.path(recipe.name))

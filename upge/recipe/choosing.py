@@ -8,13 +8,13 @@ of value there is and by what `use` names, and its `then` has the one thing that
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from upge import discovery
 from upge.parts import SLOTS, Part
-from upge.recipe.hints import proposals
+from upge.recipe.hints import in_outline, offering, snippet, to_fill
 
 Schema = dict[str, Any]
 
@@ -54,12 +54,6 @@ class Choice:
         fields = self.kind.fields().items()
         return tuple(name for name, field in fields if field.is_required() and not _follows(field.json_schema_extra))
 
-    @property
-    def template(self) -> str:
-        """The part with what it needs, as an editor's snippet."""
-        places = (f"{name}: ${index}" for index, name in enumerate(self.needed, start=1))
-        return f"{{{', '.join((f'use: {self.label}', *places))}}}"
-
 
 Parts = Mapping[Choice, tuple[Schema, Schema]]
 """For each part the reference to its schema, and this schema."""
@@ -96,37 +90,31 @@ def choice(slot: str, parts: Parts, *, whole: bool) -> Schema:
         parts: for each part the reference to its schema, and this schema.
         whole: whether `use` must be there; else a map without it changes parameters of an extended recipe's part.
     """
+    names = {"allOf": [_name(slot, parts), *(_alone(part, schema) for part, (_, schema) in parts.items())]}
+    snippets = [snippet(part.label, _written(part), schema) for part, (_, schema) in parts.items()]
+    article = "an" if slot[0] in "aeiou" else "a"
+    message = f"should be {article} {slot}: its name, or a map of 'use' and parameters"
     return {
         "title": slot,
-        "anyOf": proposals(_snippet(part, part.template, schema) for part, (_, schema) in parts.items()),
+        "anyOf": offering(
+            defaultSnippets=[snippet(part.label, _written(part), each) for part, each in schemas.items()]
+        ),
         "allOf": [
-            _of_type(slot, "string", "object"),
-            {"if": {"type": "string"}, "then": {"allOf": [_name(slot, parts), *map(_alone, parts, _schemas(parts))]}},
+            {"if": {"type": ["string", "object"]}, "else": {"type": "object", "errorMessage": message}},
+            {"if": {"type": "string"}, "then": names},
             {"if": {"type": "object"}, "then": _map(slot, parts, whole=whole)},
         ],
     }
 
 
-def one_or_several(one: Schema, reference: Schema) -> Schema:
-    """The schema of one part or a list of them, of that of one part and the reference to this."""
-    _, *rules = one["allOf"]
-    in_list = {"if": {"type": "array"}, "then": {"items": reference}}
-    return one | {"allOf": [_of_type(one["title"], "string", "object", "array"), *rules, in_list]}
+def one_or_several(one: Schema) -> Schema:
+    """The schema of one part or a list of them, of the reference to that of one."""
+    return {"anyOf": offering(allOf=[one]), "if": {"type": "array"}, "then": {"items": one}, "else": one}
 
 
-def _of_type(slot: str, *types: str) -> Schema:
-    article = "an" if slot[0] in "aeiou" else "a"
-    several = "; or a list of these" if "array" in types else ""
-    message = f"should be {article} {slot}: its name, or a map of 'use' and parameters{several}"
-    return {"if": {"type": [*types]}, "else": {"type": "object", "errorMessage": message}}
-
-
-def _schemas(parts: Parts) -> Iterator[Schema]:
-    return (schema for _, schema in parts.values())
-
-
-def _snippet(part: Choice, text: str, schema: Schema) -> Schema:
-    return {"label": part.label, "bodyText": text, "markdownDescription": schema["markdownDescription"]}
+def _written(part: Choice) -> str:
+    """The part as short as a recipe can say it."""
+    return to_fill(part.needed, use=part.label) if part.needed else part.label
 
 
 def _name(slot: str, parts: Parts) -> Schema:
@@ -151,14 +139,13 @@ def _alone(part: Choice, schema: Schema) -> Schema:
     """What there is to say of a name alone: what the part is, or that it needs parameters."""
     told: Schema = {"title": schema["title"], "markdownDescription": schema["markdownDescription"]}
     if part.needed:
-        shown = ", ".join((f"use: {part.label}", *(f"{name}: …" for name in part.needed)))
-        message = f"'{part.label}' needs {' and '.join(part.needed)}: {{{shown}}}"
+        message = f"'{part.label}' needs {' and '.join(part.needed)}: {in_outline(part.needed, use=part.label)}"
         told |= {"type": "object", "errorMessage": message}  # which a name never is
     return {"if": {"pattern": part.pattern}, "then": told}
 
 
 def _map(slot: str, parts: Parts, *, whole: bool) -> Schema:
-    names = proposals(_snippet(part, part.label, schema) for part, (_, schema) in parts.items())
+    names = offering(defaultSnippets=[snippet(part.label, part.label, schema) for part, (_, schema) in parts.items()])
     rules = [_where_used(part) | {"then": reference} for part, (reference, _) in parts.items()]
     made: Schema = {"properties": {"use": {"anyOf": names, "allOf": [_name(slot, parts)]}}, "allOf": rules}
     if whole:
@@ -174,7 +161,7 @@ def _where_used(part: Choice) -> Schema:
 def _any_parameter(parts: Parts) -> Schema:
     """The parameters of all parts, for a map that doesn't say which part's it changes."""
     found: dict[str, list[Schema]] = {}
-    for schema in _schemas(parts):
+    for _, schema in parts.values():
         for key, value in schema.get("properties", {}).items():
             if key != "use" and value not in found.setdefault(key, []):
                 found[key].append(value)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
+
+from upge.recipe.formula import written
 
 _FORMULA = re.compile(r"(?:^ {4}.*\n?)+", flags=re.MULTILINE)
 """An indented block of a docstring."""
@@ -25,18 +26,38 @@ def explained(schema: Mapping[str, Any], *, of: Mapping[str, Any] | None = None)
     return {**schema, "markdownDescription": text} if text else dict(schema)
 
 
-def proposals(snippets: Iterable[Mapping[str, str]]) -> list[dict[str, Any]]:
-    """Alternatives for an `anyOf` that holds of everything, with what an editor proposes.
+def offering(**proposed: Any) -> list[dict[str, Any]]:
+    """Alternatives for an `anyOf` that holds of everything: an editor proposes what the second of them says.
 
-    The first one fits anything, the second nothing; the title and the empty `properties` keep the language server from
-    taking them for others when it looks which alternatives a value fits.
+    The first fits any value, and the second none; by the title and the empty `properties` the language server tells
+    them from other schemas when it looks which alternatives a value fits.
     """
-    return [{"properties": {}}, {"title": "proposals", "not": {}, "defaultSnippets": [*snippets]}]
+    return [{"properties": {}}, {"title": "proposals", "not": {}, **proposed}]
+
+
+def snippet(label: str, text: str, schema: Mapping[str, Any]) -> dict[str, str]:
+    """A proposal of what `schema` describes, with `$1`, `$2`, … where the cursor goes next."""
+    return {"label": label, "bodyText": text, "markdownDescription": schema.get("markdownDescription", "")}
+
+
+def to_fill(needed: Iterable[str], **known: str) -> str:
+    """`{use: clip, low: $1, high: $2}`: a map in YAML with places for what it needs."""
+    return _flow(known | {key: f"${index}" for index, key in enumerate(needed, start=1)})
+
+
+def in_outline(needed: Iterable[str], **known: str) -> str:
+    """`{use: clip, low: …, high: …}`: the same for people."""
+    return _flow(known | dict.fromkeys(needed, "…"))
+
+
+def _flow(values: Mapping[str, str]) -> str:
+    return f"{{{', '.join(f'{key}: {value}' for key, value in values.items())}}}"
 
 
 def markdown(docstring: str) -> str:
     """A docstring as Markdown: its formulas as code, and its last lines a paragraph each."""
-    return _LAST_LINES.sub("\n\n", _FORMULA.sub(lambda block: _fenced(block[0]), docstring)).strip()
+    text = _LAST_LINES.sub("\n\n", _FORMULA.sub(lambda block: _fenced(block[0]), docstring))
+    return re.sub(r"\n{3,}", "\n\n", text).strip()
 
 
 def _fenced(block: str) -> str:
@@ -47,6 +68,5 @@ def _facts(schema: Mapping[str, Any]) -> Iterator[str]:
     if "follows" in schema:
         yield f"follows {schema['follows']} unless given"
     if "default" in schema:
-        default = schema["default"]
-        yield f"default: {default if isinstance(default, str) else json.dumps(default)}"
+        yield f"default: {written(schema['default'])}"
     yield from (f"{sign} {schema[key]:g}" for key, sign in _BOUNDS.items() if key in schema)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from upge.recipe.merging import Composed, compose, locate, path_in_tree
 from upge.recipe.nodes import Node, plain
 from upge.recipe.rules import broken_rules
 from upge.recipe.schema import Recipe, RecipeWorkshop
+from upge.recipe.sources import COMMAND_LINE
 from upge.recipe.wording import Wording
 
 
@@ -69,12 +71,27 @@ def check(path: str | Path, overrides: Sequence[str] = (), *, allow_code: bool =
         return Checked(None, composed)
     root = composed.root
     faults = [
-        Fault(message, locate(root, path_in_tree(at, root), prefer="value"), hint)
-        for at, message, hint in broken_rules(recipe)
+        *_leads_out(recipe, root, file),
+        *_broken(recipe, root),
     ]
     if faults:
         raise RecipeError(faults)
     return Checked(None if abstract else recipe, composed)
+
+
+def _broken(recipe: Recipe, root: Node) -> Iterator[Fault]:
+    for at, message, hint in broken_rules(recipe):
+        yield Fault(message, locate(root, path_in_tree(at, root), prefer="value"), hint)
+
+
+def _leads_out(recipe: Recipe, root: Node, file: Path) -> Iterator[Fault]:
+    """A recipe may write below the working folder or its own; anywhere else only the command line may send it."""
+    place = locate(root, ("log", "folder"), prefer="value")
+    wanted = recipe.log.path(recipe.name)
+    homes = [os.path.realpath(home) for home in (Path.cwd(), file.parent)]
+    if place.file != COMMAND_LINE and not any(Path(os.path.realpath(wanted)).is_relative_to(home) for home in homes):
+        hint = f"give it on the command line, where it may lead anywhere: log.folder={wanted}"
+        yield Fault(f"the run folder '{wanted}' leads out of the working folder and the recipe's", place, hint)
 
 
 def _says_abstract(root: Node, file: Path) -> bool:

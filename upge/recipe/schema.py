@@ -6,10 +6,12 @@ Fields that hold parts say so by their type; everything else a part needs to kno
 from __future__ import annotations
 
 import functools
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from packaging.requirements import InvalidRequirement, Requirement
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from upge.estimator import Estimator
@@ -183,6 +185,36 @@ class Log(Settings):
     completions: bool = True
     """Keep every sampled response, for reading and for replay."""
 
+    def path(self, name: str) -> Path:
+        """The folder that the recipe called `name` asks for."""
+        return Path(self.folder.replace("{name}", name)).expanduser()
+
+
+def _as_list(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+def _met(text: str) -> str:
+    """A requirement that is met."""
+    try:
+        requirement = Requirement(text)
+    except InvalidRequirement as error:
+        raise PydanticCustomError(
+            "requirement", "{message}", {"message": "should be a requirement like upge>=0.1"}
+        ) from error
+    try:
+        found = version(requirement.name)
+    except PackageNotFoundError as error:
+        message, hint = f"{requirement.name} is not installed", f"pip install '{text}'"
+        raise PydanticCustomError("refused", "{message}", {"message": message, "hint": hint}) from error
+    if not requirement.specifier.contains(found, prereleases=True):
+        message = f"{text} is required, and {requirement.name} {found} is installed"
+        raise PydanticCustomError("refused", "{message}", {"message": message, "hint": f"pip install '{text}'"})
+    return text
+
+
+Requirements = Annotated[tuple[Annotated[str, AfterValidator(_met)], ...], BeforeValidator(_as_list)]
+
 
 class Recipe(Settings):
     """A whole recipe. `upge.load` makes one from YAML; `recipe.estimator` is its gradient."""
@@ -193,6 +225,8 @@ class Recipe(Settings):
     """One line on what it is."""
     abstract: Literal[False] = False
     """A fragment to extend, which `run` refuses."""
+    requires: Requirements = ()
+    """What has to be installed, as pip writes it: `upge>=0.1`, or a list of such with the packages of its parts."""
     model: Model
     data: SomeData
     """Where problems come from."""

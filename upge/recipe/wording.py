@@ -63,10 +63,12 @@ class Wording:
         return nearest(str(path[-1]), keys_at(path[:-1], self.composed, self.workshop))
 
     def _place_in_tree(self, detail: ErrorDetails) -> tuple[str, PathInRecipe]:
-        """The error's kind and path; where a part lacks its `use` for a misspelt one, it is that key that is unknown."""
+        """An error's kind and path; where a part misspells its `use`, that key is unknown and `use` not missing."""
         path = path_in_tree(detail["loc"], self.composed.root)
-        if detail["type"] == "missing" and path[-1] == "use" and (misspelt := nearest("use", detail["input"] or ())):
-            return "extra_forbidden", (*path[:-1], misspelt)
+        if detail["type"] == "missing" and path[-1] == "use":
+            for key in detail["input"]:
+                if nearest(key, ["use"]):
+                    return "extra_forbidden", (*path[:-1], key)
         return detail["type"], path
 
     def _fault(self, kind: str, path: PathInRecipe, detail: ErrorDetails) -> Fault:

@@ -4,6 +4,7 @@ recipe.yaml        the recipe, resolved          manifest.json      versions, pa
 metrics.jsonl      a line a step, no clocks      timings.jsonl      the clocks
 completions.jsonl  every sampled response        model/             the trained model in the Hub's format
 summary.json       before and after              checkpoints/       to resume from
+report.html        curves to look at             code/              files that the recipe's classes came from
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from ruamel.yaml import YAML
 
 from upge.flow import Trajectory
 from upge.recipe import Recipe
+from upge.recipe.code import names_file
 from upge.run.report import page
 
 PACKAGES = ("upge", "torch", "transformers", "accelerate", "tokenizers", "pydantic", "safetensors")
@@ -38,7 +40,7 @@ class RunFolder:
     @classmethod
     def claim(cls, recipe: Recipe) -> Path:
         """The folder that the recipe names, or with the first free number added if it is there already."""
-        wanted = Path(recipe.log.folder.replace("{name}", recipe.name)).expanduser()
+        wanted = recipe.log.path(recipe.name)
         candidate, number = wanted, 2
         while candidate.exists() and (not candidate.is_dir() or any(candidate.iterdir())):
             candidate, number = wanted.with_name(f"{wanted.name}-{number}"), number + 1
@@ -46,7 +48,7 @@ class RunFolder:
 
     def describe(self, recipe: Recipe, vocabulary: str) -> None:
         """Write recipe.yaml and manifest.json; `vocabulary` is the fingerprint of which token has which id."""
-        text = to_yaml(recipe.model_dump(mode="json"))
+        text = to_yaml(self._with_own_code(recipe.model_dump(mode="json")))
         self._write("recipe.yaml", text)
         manifest = {
             "recipe": {"name": recipe.name, "sha256": hashlib.sha256(text.encode()).hexdigest()},
@@ -59,6 +61,22 @@ class RunFolder:
             "command": sys.argv[1:],
         }
         self._write("manifest.json", json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+
+    def _with_own_code(self, dumped: Any) -> Any:
+        """The recipe with the classes that it names in files copied into the folder, `code/`, and named there."""
+        if isinstance(dumped, dict):
+            return {key: self._with_own_code(value) for key, value in dumped.items()}
+        if isinstance(dumped, list):
+            return [self._with_own_code(value) for value in dumped]
+        if not isinstance(dumped, str) or not names_file(dumped):
+            return dumped
+        source, _, name = dumped.rpartition(":")
+        data = Path(source).read_bytes()
+        kept = f"code/{Path(source).stem}-{hashlib.sha256(data).hexdigest()[:16]}.py"
+        if self.writes:
+            (self.path / "code").mkdir(exist_ok=True)
+            (self.path / kept).write_bytes(data)
+        return f"{kept}:{name}"
 
     def metrics(self, line: Mapping[str, Any]) -> None:
         """Append a line to metrics.jsonl."""
