@@ -115,7 +115,7 @@ MUTANTS = [
         ("sequence_sum counts tokens", "reductions.sequence_sum", "self.counted(b)", "self.counted(b) * b.length"),
         ("token_mean over all rows", "reductions.token_mean", "self.counted(b) * ", ""),
         ("token_mean counts trajectories", "reductions.token_mean", " * b.length", ""),
-        ("the gate opens at its threshold", "switches.success_rate", "success(b) > self", "success(b) >= self"),
+        ("the gate opens at its threshold", "switches.success_rate", "threshold > rounding", "threshold > -rounding"),
         ("the gate sees demonstrations", "groups", "b.reward * b.rollout", "b.reward"),
         ("the gate takes the sum for the mean", "groups", " / b.per_prompt(b.rollout).clamp(min=1)", ""),
         (

@@ -208,7 +208,7 @@ REDUCTIONS = [
     Line(
         spelled("`dft`", "dft"),
         spelled(
-            "`luffy`'s offline term without shaping, with Â = 1 and `token_mean`",
+            "`luffy`'s offline term counted by itself, without shaping, with Â = 1 and `token_mean`",
             "luffy",
             "terms.rl=null",
             "terms.off.mask=null",
@@ -238,7 +238,7 @@ REDUCTIONS = [
     Line(
         spelled("`hpt_soft`", "hpt_soft"),
         spelled("`hpt`", "hpt"),
-        Condition("every prompt is all right or all wrong", _solved_or_failed),
+        Condition("every prompt is all right (R = 1) or all wrong (R = 0)", _solved_or_failed),
     ),
     Line(
         spelled("`hpt_upt` without its entropy bonus", "hpt_upt", "terms.entropy=null"),
@@ -264,14 +264,14 @@ REDUCTIONS = [
     ),
     Line(
         spelled(
-            "`grpo` without clip, with an uncapped `truncated_importance`",
+            "`grpo` without clip, with `truncated_importance` whose cap is out of reach",
             "grpo",
             f"{RL}.mask={{use: truncated_importance, cap: 1e30}}",
         ),
         spelled(
             "`grpo` without clip over the denominator `rollout`", "grpo", f"{RL}.mask=null", f"{RL}.denominator=rollout"
         ),
-        ALWAYS,
+        Condition("log-ratios stay within ±20 nats", _any),
     ),
     Line(
         spelled(

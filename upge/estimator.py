@@ -304,10 +304,13 @@ class Estimator(Settings):
 
     def _count_group(self, name: str, credit: Credit) -> tuple[Tensor, Tensor]:
         """(rows, active) of all terms that share this one's counts."""
-        root = self._counts_of(name)
-        sharing = [credit.terms[other] for other in self.terms if self._counts_of(other) == root]
+        sharing = [credit.terms[other] for other in self.counting_with(name)]
         rows = fold(torch.logical_or, (term.rows for term in sharing))
         return rows, fold(torch.logical_or, (term.active for term in sharing))
+
+    def counting_with(self, name: str) -> list[str]:
+        """The terms that share the counts of the one called `name`, which is among them."""
+        return [other for other in self.terms if self._counts_of(other) == self._counts_of(name)]
 
     def _counts_of(self, name: str) -> str:
         return self.terms[name].count_with or name

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from upge.batch import Batch
 from upge.estimator import Estimator
-from upge.testing.batches import RICH, fresh, seeded
+from upge.testing.batches import RICH, Case, Prompt, fresh, seeded
 
-Gradients = tuple[Tensor, ...]
-"""Of one estimator on several batches: with respect to logp and entropy, end to end."""
+LONGEST = 200
+"""Tokens of the longest trajectories: what only happens beyond them, at a soft limit of thousands say, is not seen."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,18 @@ def _combinations() -> Iterator[tuple[Condition, ...]]:
 
 
 def _batches() -> list[Batch]:
-    return [RICH.batch, *(case.batch for case in seeded(4)[-2:])]
+    """One in which everything happens, one with long trajectories, and ones whose ratios reach any usual bound."""
+    long = Case((Prompt(3, 1), Prompt(2, 1, "wild"), Prompt(2, 0, "right")), "near", LONGEST, seed=21)
+    drawn = [*seeded(4)[-2:], long]
+    return [RICH.batch, *(_with_a_far_engine(case.batch) for case in drawn)]
+
+
+def _with_a_far_engine(batch: Batch) -> Batch:
+    """The batch with an engine whose log-probs are up to 3 nats away from the trainer's."""
+    random = torch.Generator().manual_seed(5)
+    assert batch.logp is not None
+    away = 6 * torch.rand(batch.logp.shape, generator=random, dtype=batch.dtype) - 3
+    return replace(batch, rollout_logp=(batch.logp + away).clamp(max=-1e-3))
 
 
 def _made(batch: Batch, conditions: tuple[Condition, ...]) -> Batch:

@@ -108,7 +108,8 @@ class Explainer:
             self._piece("Â", term.advantage, (*place, "advantage")),
             self._piece("n", term.reduction, (*place, "reduction")),
         )
-        notes = (f"counted together with {term.count_with}",) if term.count_with else ()
+        together = [other for other in self.recipe.estimator.counting_with(name) if other != name]
+        notes = (f"counted together with {' and '.join(together)}",) if together else ()
         return Section(f"{name}: over {SOURCES[term.source]}", self._product(name, term), pieces, notes)
 
     def _product(self, name: str, term: Term) -> tuple[str, ...]:

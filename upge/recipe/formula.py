@@ -8,6 +8,8 @@ from typing import Literal, get_args, get_origin
 
 from upge.parts import Part
 
+GREEK = {"gamma": "γ", "lambda": "λ", "beta": "β", "alpha": "α", "epsilon": "ε", "mu": "μ", "tau": "τ", "delta": "δ"}
+"""Parameters whose letter formulas use."""
 _BETWEEN = re.compile(r"\s{4,}")
 """What stands between two formulas on one line."""
 
@@ -20,10 +22,10 @@ def formula(kind: type[Part]) -> list[str]:
 
 
 def filled(part: Part) -> list[str]:
-    """A part's formulas, one a line, with its own numbers in place of its parameters' names.
+    """A part's formulas, one a line, with its own numbers in place of its parameters' names (γ is `gamma`, λ `lambda`).
 
-    Where a formula begins with a value that one of the part's parameters can choose, as in `k2: …    k3: …`, only that
-    of the chosen value is kept.
+    A formula can begin with a label: a value that one of the part's parameters can choose (`k2: …    k3: …`), or the
+    name of one that is true or false. It is kept only where that is chosen, or true.
     """
     formulas = [piece for line in formula(type(part)) for piece in _pieces(line, part)]
     chosen = [_without_label(piece, part) for piece in formulas]
@@ -34,39 +36,42 @@ def _pieces(line: str, part: Part) -> list[str]:
     """The formulas of one line; what a label stands before belongs to it up to the next label."""
     pieces, label = [], ""
     for piece in _BETWEEN.split(re.sub(r"^(\w+:)\s+", r"\1 ", line)):
-        label = piece.partition(":")[0] if _labelled(piece, part) else label
-        pieces.append(f"{label}: {piece}" if label and not _labelled(piece, part) else piece)
+        own = piece.partition(":")[0] if ":" in piece else ""
+        label = own if _choosing(own, part) else label
+        pieces.append(f"{label}: {piece}" if label and label != own else piece)
     return pieces
 
 
 def _without_label(piece: str, part: Part) -> str | None:
     """The formula behind its label; None where the label is of another choice than the part's."""
     label, _, rest = piece.partition(":")
-    fields = _choosing(label, part)
-    if not fields:
+    wanted = _choosing(label, part)
+    if not wanted:
         return piece
-    return rest.strip() if any(getattr(part, name) == label for name in fields) else None
+    return rest.strip() if any(getattr(part, name) == value for name, value in wanted.items()) else None
 
 
-def _labelled(piece: str, part: Part) -> bool:
-    return bool(_choosing(piece.partition(":")[0], part)) and ":" in piece
-
-
-def _choosing(label: str, part: Part) -> list[str]:
-    """The part's parameters that can choose the value `label`."""
-    fields = type(part).model_fields.items()
-    literal = {name: get_args(field.annotation) for name, field in fields if get_origin(field.annotation) is Literal}
-    return [name for name, choices in literal.items() if label in choices]
+def _choosing(label: str, part: Part) -> dict[str, object]:
+    """The part's parameters that a label speaks of, with the value for which it stands."""
+    found: dict[str, object] = {}
+    for name, field in type(part).model_fields.items():
+        if label == name and field.annotation is bool:
+            found[name] = True
+        elif get_origin(field.annotation) is Literal and label in get_args(field.annotation):
+            found[name] = label
+    return found
 
 
 def _with_values(piece: str, part: Part) -> str:
     for name, value in part.dump().items():
-        if isinstance(value, bool) or name == "use":
+        if name == "use" or isinstance(value, bool):
             continue
         if isinstance(value, int | float):
-            piece = re.sub(rf"(?<![\w.]){name}(?!\w)", written(value), piece)
-        elif isinstance(value, str):
-            piece = re.sub(rf"(?<!\w)s_{name}(?!\w)", f"s_{value}", piece)
+            names = "|".join((re.escape(name), *([GREEK[name]] if name in GREEK else [])))
+            piece = re.sub(rf"(?<![\w.])(?:{names})(?!\w)", written(value), piece)
+        elif isinstance(value, str | list | tuple):
+            terms = (value,) if isinstance(value, str) else value
+            piece = re.sub(rf"(?<!\w)s_{name}(?=\()", ", ".join(f"s_{term}" for term in terms), piece)
     return piece
 
 

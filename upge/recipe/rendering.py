@@ -8,7 +8,7 @@ from upge.recipe.explaining import Explanation, Piece, Section
 from upge.recipe.latex import latex, verbatim
 
 FORMATS = ("text", "markdown", "latex")
-ALIKE = "the same gradient, as measured on synthetic batches, as"
+ALIKE = "the same gradient, on synthetic batches of up to 200 tokens a trajectory, as"
 
 
 def rendered(explanation: Explanation, form: str = "text") -> str:
@@ -57,7 +57,7 @@ def _text_piece(piece: Piece) -> Iterator[str]:
     yield from (f"            {line}" for line in piece.formulas)
     settings = [f"{each.name}={each.value} ({each.origin})" for each in piece.settings]
     if settings:
-        yield f"            with {', '.join(settings)}"
+        yield f"            {', '.join(settings)}"
 
 
 # Markdown.

@@ -54,7 +54,7 @@ def check_part(kind: type[Part], *, examples: int = 50, **parameters: Any) -> No
 
 
 def check_estimator(estimator: Estimator, *, examples: int = 50) -> None:
-    """Raise AssertionError unless an estimator, a recipe's say, keeps the laws of DESIGN on drawn batches.
+    """Raise AssertionError unless an estimator, a recipe's say, keeps the laws on drawn batches.
 
     Splitting into micro-batches and ranks, dropping, order, finiteness, detachment, and that it is a value.
     """

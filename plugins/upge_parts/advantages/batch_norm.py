@@ -15,10 +15,12 @@ from upge_parts.groups import deviation, members
 class BatchNorm(Advantage):
     """The reward, with the shaping still to come, in standard deviations from the mean of the whole rollout batch.
 
-        A_t = R + Σ_{i ≥ t} shaping_i        Â_t = (A_t − mean(A)) / √(var(A) + epsilon)
+        none:        A_t = S + Σ_{i ≥ t} shaping_i
+        group_mean:  A_t = S − mean_group(S) + Σ_{i ≥ t} shaping_i
+        Â_t = (A_t − mean(A)) / √(var(A) + epsilon)
 
-    R is the score without shaping; mean and variance are over all tokens of the term, on all ranks. With the shaping
-    `kl_in_reward` this is the KL-to-go. `baseline: group_mean` takes R − mean_group(R) in place of R first.
+    S is the score without shaping; mean and variance are over all tokens of the term, on all ranks. With the shaping
+    `kl_in_reward` this is the KL-to-go. (The paper prints std + epsilon; this is verl's code.)
     Shapes: reward (N,), shaping (T,) → (T,), dimensionless. Source: REINFORCE++, arXiv 2501.03262.
     """
 

@@ -12,10 +12,12 @@ from upge_parts.advantages.whitening import whitened
 class Gae(Advantage):
     """Generalised advantage estimation: what came of a token, over what the critic expected before it.
 
-        δ_t = r_t + γ·V_{t+1} − V_t        Â_t = Σ_{l ≥ 0} (γλ)^l · δ_{t+l}
+        δ_t = r_t + γ·V_{t+1} − V_t        Â_t = Σ_{l ≥ 0} (γ·λ)^l · δ_{t+l}
+        with r_t the shaping, at the last token the score as well, and V 0 after that
+        whiten:  then Â_t ← (Â_t − mean(Â)) / √(var(Â) + 1e-08)
 
-    V_t is the critic's value of the state before token t, 0 after the last; r_t is the shaping, and at the last token
-    the score as well. The critic learns the returns Â_t + V_t, from before any whitening.
+    V_t is the critic's value of the state before token t. The critic learns the
+    returns Â_t + V_t, from before any whitening.
     Shapes: reward (N,), shaping, value (T,) → (T,), in units of the reward, or dimensionless where whitened.
     Source: GAE, arXiv 1506.02438, eq. 16; PPO, arXiv 1707.06347, eq. 11.
     """

@@ -20,6 +20,7 @@ class GroupNorm(Advantage):
     """
 
     needs = frozenset({"reward"})
+    scope = "group"
 
     unbiased: bool = True
     """Divide the squared deviations by n − 1, not by n."""

@@ -19,7 +19,7 @@ class Kl(Advantage):
     Over the denominator `current` these are the gradients of the penalties ½·ln² and r − 1 − ln r, r = π_0/π_θ. On the
     policy's own tokens k2's is the true gradient of each token's KL(π_θ‖π_0) with its prefix fixed, k3's that of
     KL(π_0‖π_θ). k2 over the denominator `old` is the corrected penalty of DeepSeek-V3.2. (k1 would differentiate to a
-    push of mean zero, and penalises only as a shaping: `kl_in_reward`.)
+    push of mean zero, and penalises only as a shaping: `kl_in_reward`.) Log-ratios are clamped to ±20 nats.
     Shapes: logp, reference_logp (T,) → (T,), nats (k2) or dimensionless (k3).
     Source: k2, k3: Schulman 2020, Approximating KL divergence; k3 in GRPO: arXiv 2402.03300, eq. 4.
     """

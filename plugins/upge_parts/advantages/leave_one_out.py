@@ -18,6 +18,7 @@ class LeaveOneOut(Advantage):
     """
 
     needs = frozenset({"reward"})
+    scope = "group"
 
     over: Over = "rollouts"
     """The group: the prompt's rollouts, or its rollouts and demonstrations."""

@@ -9,12 +9,14 @@ from upge_parts.masks.clip import Clip
 
 
 class CisMask(Clip):
-    """PPO's clip over a capped weight: a token pushed up beyond the bound is dropped, one pushed down counts capped.
+    """PPO's clip over a capped weight: tokens are dropped as by clip, and the rest counts capped.
 
         mask_t = clip_t · min(1, (1 + high)/ρ_t)
+        old:      with ρ_t = π_θ(t)/π_old(t)
+        rollout:  with ρ_t = π_θ(t)/π_rollout(t)
 
     Shapes: ratio, advantage (T,) → (T,), dimensionless.
-    Source: CISPO's unified form, arXiv 2506.13585; CIS-Mask in arXiv 2509.04419, table 1.
+    Source: CISPO's unified form, arXiv 2506.13585, eq. 6-7; CIS-Mask in arXiv 2509.04419, table 1.
     """
 
     def __call__(self, b: View) -> Tensor:

@@ -14,6 +14,8 @@ class Clip(RatioMask):
     """PPO's clip: a token's push ends where its ratio has left the trust region on the side it is pushed to.
 
         mask_t = 0   where  Â_t > 0 and ρ_t > 1 + high   or   Â_t < 0 and ρ_t < 1 − low;   else 1
+        old:      with ρ_t = π_θ(t)/π_old(t)
+        rollout:  with ρ_t = π_θ(t)/π_rollout(t)
 
     This is exactly the gradient of min(ρ·Â, clip(ρ, 1 − low, 1 + high)·Â); at ρ = 1 + high the gradient is kept.
     Shapes: ratio, advantage (T,) → (T,), dimensionless.

@@ -14,6 +14,8 @@ class DualClip(Clip):
     """PPO's clip, and an end to pushing down tokens whose ratio has run far above 1.
 
         mask_t = clip_t,  and 0 where  Â_t < 0 and ρ_t > ratio_max
+        old:      with ρ_t = π_θ(t)/π_old(t)
+        rollout:  with ρ_t = π_θ(t)/π_rollout(t)
 
     This is the gradient of max(min(ρ·Â, clip(ρ)·Â), ratio_max·Â) for Â < 0; at ρ = ratio_max the gradient is kept.
     Shapes: ratio, advantage (T,) → (T,), dimensionless. Source: dual-clip PPO, arXiv 1912.09729.

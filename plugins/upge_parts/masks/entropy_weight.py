@@ -14,12 +14,14 @@ from upge import Mask, View
 class EntropyWeight(Mask):
     """A weight by how unsure the policy is: imitation fades where it is unsure (−), exploration grows there (+).
 
-        all:       mask_t = scale · exp(sign·H_t)
-        positive:  mask_t = scale · exp(sign·H_t) where Â_t > 0, else 1
-        negative:  mask_t = scale · exp(sign·H_t) where Â_t < 0, else 1
+        all:       mask_t = scale · exp(sign·h_t)
+        positive:  mask_t = scale · exp(sign·h_t) where Â_t > 0, else 1
+        negative:  mask_t = scale · exp(sign·h_t) where Â_t < 0, else 1
+        token:     with h_t = H_t
+        sequence:  with h_t = (1/|o|) Σ_i H_i
 
     H is detached. A weight, and no trust region.
-    Shapes: entropy (T,), nats → (T,), dimensionless. Source: SRFT, arXiv 2506.19767.
+    Shapes: entropy (T,), nats → (T,), dimensionless. Source: SRFT, arXiv 2506.19767, eq. 5-13.
     """
 
     needs = frozenset({"entropy"})

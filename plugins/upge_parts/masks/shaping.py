@@ -19,7 +19,7 @@ class Shaping(Mask):
     needs = frozenset({"logp"})
 
     gamma: float = Field(gt=0)
-    """γ, a probability: tokens likelier than it lose weight, the others gain."""
+    """γ, a probability: the whole weight π·f'(π) is largest, ¼, at π = γ; f' lifts tokens below √γ − γ."""
 
     def __call__(self, b: View) -> Tensor:
         return self.gamma / (b.logp.exp() + self.gamma) ** 2

@@ -15,6 +15,8 @@ class PromptMean(Reduction):
     Shapes: → (T,), 1/(prompts · tokens). Source: DAPO, arXiv 2503.14476, and CISPO, arXiv 2506.13585, in print.
     """
 
+    scope = "group"
+
     def __call__(self, b: View) -> Tensor:
         tokens = b.per_prompt(self.counted(b) * b.length)
         prompts = b.total(b.per_prompt(self.counted(b)) > 0)

@@ -12,13 +12,14 @@ from upge_parts.switches.naming import Terms
 class Informative(Switch):
     """Keeps the prompts whose rollouts were scored differently: the others say nothing about what to prefer.
 
-        s_keep(q) = 1 where the prompt's rollouts do not all have the same reward, else 0
+        s_keep(q) = 1 where the prompt's rollouts do not all have the same unshaped reward, else 0
 
     With `rollout.refill` fresh prompts take the place of those that no term weighs.
     Shapes: reward (N,) → (G,) per term, dimensionless. Source: DAPO, arXiv 2503.14476, eq. 11.
     """
 
     needs = frozenset({"reward"})
+    scope = "group"
 
     keep: Terms
     """The term, or terms, that weigh only informative prompts."""

@@ -14,10 +14,11 @@ class Linear(Switch):
         s_success(q) = P(q) = mean reward of the prompt's rollouts (0 without any)        s_failure(q) = 1 − P(q)
 
     Meant for rewards within [0, 1]; beyond them a coefficient is negative, and unlearns.
-    Shapes: reward (N,) → (G,) per term, dimensionless. Source: HPT, arXiv 2509.04419, f and g linear in P.
+    Shapes: reward (N,) → (G,) per term, dimensionless. Source: HPT, arXiv 2509.04419, eq. 9 with f and g linear in P.
     """
 
     needs = frozenset({"reward"})
+    scope = "group"
 
     success: str
     """The term that gets P (reinforcement)."""

@@ -1,0 +1,56 @@
+"""The table of recipes, and that of what reduces to what."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import upge
+from upge.recipe.table import table
+
+ROOT = Path(__file__).resolve().parents[2]
+
+RECIPES = """\
+# {title}
+
+Every algorithm is one file. This table is made from the files by `python docs/tables.py`; a row is a term of
+
+    ∇J = Σ_terms Σ_t  weight · s(prompt) · n_t · mask_t · (π_θ/π_ref)_t · Â_t · ∇log π_θ(t)
+
+A part's parameters stand here only where they differ from their defaults; `upge explain recipes/grpo.yaml` prints a
+recipe with all of them and with the parts' formulas. What each reduces to, and when, is in
+[What reduces to what]({docs}reductions.md); what each does on the lab in [The lab]({docs}lab.md).
+
+"""
+
+REDUCTIONS = """\
+# What reduces to what
+
+Two estimators in a line have the same gradient under its condition. Every line is a test: `tests/test_reductions.py`
+checks it on random batches in float64. This page is made from that test's data by `python docs/tables.py`.
+
+| estimator | is | when |
+|---|---|---|
+"""
+
+
+def recipes_page() -> str:
+    """recipes/README.md."""
+    return _recipes("Recipes", docs="../docs/", recipes="")
+
+
+def methods_page() -> str:
+    """docs/methods.md: the same table, for the site."""
+    return _recipes("The methods", docs="", recipes="../recipes/")
+
+
+def _recipes(title: str, *, docs: str, recipes: str) -> str:
+    """The page, with the way from it to the other pages and to the recipes."""
+    files = sorted((ROOT / "recipes").glob("*.yaml"))
+    return RECIPES.format(title=title, docs=docs) + table({recipes + file.name: upge.load(file) for file in files})
+
+
+def reductions_page() -> str:
+    """docs/reductions.md."""
+    from reductions import REDUCTIONS as LINES  # the tests' folder is on the path only when pages are made
+
+    return REDUCTIONS + "".join(f"| {line.this} | {line.that} | {line.when} |\n" for line in LINES)

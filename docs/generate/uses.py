@@ -1,0 +1,51 @@
+"""Which of the recipes that ship use a part, and with which parameters."""
+
+from __future__ import annotations
+
+import functools
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+
+from upge.parts import Part
+from upge.recipe import Recipe, check
+from upge.recipe.table import brief
+
+RECIPES = Path(__file__).resolve().parents[2] / "recipes"
+
+
+def uses(kind: type[Part]) -> str:
+    """The recipes that use a part, as links, after the part with the parameters that they give it."""
+    recipes = shipped_recipes()
+    found: dict[str, list[str]] = defaultdict(list)
+    for name, recipe in recipes.items():
+        for said in dict.fromkeys(brief(part) for part in parts_of(recipe) if type(part) is kind):
+            found[said].append(name)
+    listed = (f"`{said}` in {_listed(names, recipes)}" for said, names in found.items())
+    return "; ".join(listed) or "none of those that ship"
+
+
+def parts_of(recipe: Recipe) -> tuple[Part, ...]:
+    """Every part that a recipe names."""
+    return (recipe.data, recipe.reward, recipe.rollout.engine, *recipe.estimator.parts().values())
+
+
+@functools.cache
+def shipped_recipes() -> Mapping[str, Recipe]:
+    """The recipes in `recipes/` by their path there, without fragments that only others extend."""
+    checked = {
+        path.relative_to(RECIPES).with_suffix("").as_posix(): check(path) for path in sorted(RECIPES.rglob("*.yaml"))
+    }
+    return {name: each.recipe for name, each in checked.items() if each.recipe is not None}
+
+
+def _listed(names: list[str], recipes: Mapping[str, Recipe]) -> str:
+    """The names, or those that are missing where these are far fewer."""
+    missing = [name for name in recipes if name not in names]
+    if len(missing) > len(recipes) // 5:
+        return _links(names)
+    return "all that ship" + (f" but {_links(missing)}" if missing else "")
+
+
+def _links(names: list[str]) -> str:
+    return ", ".join(f"[{name}](../../recipes/{name}.yaml)" for name in names)
