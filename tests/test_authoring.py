@@ -143,7 +143,7 @@ def test_explain_fills_in_the_numbers_and_says_where_they_come_from(tmp_path: Pa
 def test_explain_says_what_it_reduces_to() -> None:
     text = shown("explain", "gspo")
     assert "    grpo, where π_old is π_θ (on-policy)\n" in text
-    assert "dapo" not in shown("explain", "cispo")  # a price on length tells them apart
+    assert "dapo, where π_old is π_θ (on-policy)\n" not in shown("explain", "cispo")  # a price on length tells them apart
     assert "    sft, at the first step\n" in shown("explain", "sft_then_grpo")
 
 

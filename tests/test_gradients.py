@@ -151,6 +151,33 @@ def test_cis_mask_drops_what_is_pushed_beyond_its_bounds_and_caps_the_rest() -> 
     assert one_token(0.1, +1.0, cis) == 1.0
 
 
+@pytest.mark.parametrize(
+    ("scores", "gate", "explored"),
+    [
+        ([1.0, 0.0, 0.0, 0.0], 0.25, False),
+        ([1.0, 1.0, 0.0, 0.0], 0.25, True),
+        ([0.0, 0.0], 0.0, False),
+        ([0.0, 1e-6], 0.0, True),
+        ([0.1, 0.1, 0.1], 0.1, False),  # their mean is 0.10000000000000002
+        ([0.1, 0.1, 0.1, 0.3], 0.15, False),
+        ([0.1, 0.1, 0.1, 0.3001], 0.15, True),
+    ],
+)
+def test_the_gate_is_closed_at_its_threshold_and_open_just_above(
+    scores: list[float], gate: float, explored: bool
+) -> None:
+    batch = Batch(
+        logp=torch.zeros(len(scores), dtype=torch.float64),
+        trajectory=torch.arange(len(scores)),
+        group=torch.zeros(len(scores), dtype=torch.int64),
+        demonstration=torch.zeros(len(scores), dtype=torch.bool),
+        reward=torch.tensor(scores, dtype=torch.float64),
+    )
+    part = made("switch", {"use": "success_rate", "threshold": gate, "above": "rl", "otherwise": "sft"})
+    coefficients = part(View(batch, part.reads()))  # type: ignore[operator]
+    assert (coefficients["rl"].tolist(), coefficients["sft"].tolist()) == ([float(explored)], [float(not explored)])
+
+
 def shaped(length: int, soft_limit: int, limit: int) -> list[float]:
     """What `overlong` adds to the tokens of a rollout of this length."""
     batch = Batch(
@@ -182,5 +209,6 @@ def test_whitening_a_batch_of_equal_rewards_gives_exactly_nothing(reward: float)
 
 
 def test_a_group_of_one_has_no_advantage() -> None:
+    batch = Case((Prompt(1, 2, "wild"), Prompt(1, 0, "right")), old="far").batch
     for name in ("grpo", "drgrpo", "rloo", "rloo, demonstrations held against rollouts"):
-        check(METHODS[name], Case((Prompt(1, 2, "wild"), Prompt(1, 0, "right")), old="far").batch)
+        check_gradient(Estimator.model_validate(METHODS[name].estimator), METHODS[name].loss, batch)

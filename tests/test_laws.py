@@ -17,7 +17,7 @@ from registry import FACTORS, describe, estimator, host, made, values
 
 from upge import Estimator, Mask, PartError, discovery
 from upge.parts import SLOTS
-from upge.testing import laws
+from upge.testing import hosting, laws
 from upge.testing.batches import EMPTY, PINNED, RICH, Case, Prompt, fresh
 from upge.testing.drawing import cases
 
@@ -384,7 +384,7 @@ def test_an_estimator_dumps_to_the_yaml_that_makes_it(block: dict[str, Any]) -> 
 @every_factor
 @pytest.mark.usefixtures("registry")
 def test_every_part_survives_its_estimators_round_trip(slot: str, value: dict[str, Any]) -> None:
-    discovery.register("given")(Given)
+    discovery.register("given")(hosting.Given)
     hosted = host(slot, value)
     assert estimator(hosted.model_dump()) == hosted
 

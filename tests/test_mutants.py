@@ -39,6 +39,9 @@ def checks() -> Iterator[Check]:
         yield partial(test_gradients.test_clip_keeps_the_gradient_at_its_bounds_and_drops_it_just_beyond, *bounds)
     yield test_gradients.test_dual_clip_keeps_the_gradient_at_its_third_bound_and_drops_it_just_beyond
     yield test_gradients.test_cis_mask_drops_what_is_pushed_beyond_its_bounds_and_caps_the_rest
+    yield partial(
+        test_gradients.test_the_gate_is_closed_at_its_threshold_and_open_just_above, [1.0, 0.0, 0.0, 0.0], 0.25, False
+    )
     yield partial(test_gradients.test_whitening_a_batch_of_equal_rewards_gives_exactly_nothing, 0.1)
     yield test_refill.test_idle_prompts_are_those_whose_every_coefficient_is_zero
     yield partial(test_laws.test_a_group_whose_rewards_are_all_alike_has_exactly_no_advantage, "group_norm")

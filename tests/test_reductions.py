@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from hypothesis import example, given
-from reductions import REDUCTIONS, Line
 
+from reductions import REDUCTIONS, Line
 from upge.testing import laws
 from upge.testing.batches import PINNED, Case, seeded
 from upge.testing.drawing import cases

@@ -326,9 +326,11 @@ class View:
 
     def ratio_to(self, denominator: str) -> Tensor:
         """(T,) π_θ over the term's own `denominator`, over the `old` policy, or over the `rollout` engine's."""
-        if denominator == "denominator":
-            return self.ratio
-        return log_ratio(self.logp, self.old_logp if denominator == "old" else self.rollout_logp).exp()
+        return self.ratio if denominator == "denominator" else self.log_ratio_to(denominator).exp()
+
+    def log_ratio_to(self, denominator: str) -> Tensor:
+        """(T,) log π_θ − log π of the `old` policy or of the `rollout` engine, nats, clamped to ±20."""
+        return log_ratio(self.logp, self.old_logp if denominator == "old" else self.rollout_logp)
 
     # Segment sums.
 

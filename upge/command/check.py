@@ -67,5 +67,6 @@ def _report(name: str, kind: type[Part], parameters: dict[str, Any], examples: i
         broken += finding.failure is not None
         typer.echo(f"{name}  {'BROKEN  ' if finding.failure else 'ok  '}{finding.law}")
         if finding.failure is not None:
-            typer.echo("    " + "\n    ".join(str(finding).partition(": ")[2].splitlines()))
+            said = (finding.failure, *([f"on {finding.example}"] if finding.example else []))
+            typer.echo("    " + "\n        ".join("\n".join(said).splitlines()))
     return broken

@@ -37,7 +37,7 @@ def find_recipe(path: str | Path) -> Path:
     Raises RecipeError for a bare name that no package's recipe has, or that several have.
     """
     file = Path(path)
-    if file.exists() or file.is_absolute():
+    if file.is_file() or file.is_absolute():
         return file
     shipped = _shipped(file)
     if shipped is not None:

@@ -7,17 +7,22 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 Line = Mapping[str, Any]
+Curve = Sequence[tuple[float, float]]
+"""(step, value) pairs."""
 
 WIDTH, HEIGHT = 360, 140
+COLOURS = ("#2563a8", "#c2410c", "#15803d", "#7e22ce", "#a16207", "#be123c", "#0e7490", "#4b5563")
 
 PAGE = """<!doctype html>
-<meta charset="utf-8"><title>{name}</title>
-<style>body{{font:14px sans-serif;margin:2em;max-width:1200px}}figure{{display:inline-block;margin:.5em}}
-svg{{border:1px solid #ccc}}td,th{{padding:.1em .8em;text-align:right}}td:first-child{{text-align:left}}</style>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{name}</title>
+<style>:root{{color-scheme:light dark}}body{{font:14px sans-serif;margin:2em;max-width:1200px}}
+figure{{display:inline-block;margin:.5em}}svg{{border:1px solid #8884;max-width:100%}}
+td,th{{padding:.1em .8em;text-align:right}}td:first-child{{text-align:left}}</style>
 <h1>{name}</h1>
 {table}
 <h2>Curves</h2>
 {figures}
+</html>
 """
 
 
@@ -25,10 +30,10 @@ def page(name: str, metrics: Sequence[Line]) -> str:
     """The page of a run, from the lines of its metrics.jsonl."""
     training = [line for line in metrics if line["phase"] == "train"]
     measured = [line for line in metrics if line["phase"] == "eval"]
-    names = sorted({key for line in training for key in line} - {"phase", "step"})
-    curves = [figure(key, [(line["step"], line[key]) for line in training if key in line]) for key in names]
     scores = sorted({key for line in measured for key in line if "avg@" in key})
-    curves = [figure(key, [(line["step"], line[key]) for line in measured if key in line]) for key in scores] + curves
+    names = sorted({key for line in training for key in line} - {"phase", "step"})
+    curves = [figure(key, {"": [(line["step"], line[key]) for line in measured if key in line]}) for key in scores]
+    curves += [figure(key, {"": [(line["step"], line[key]) for line in training if key in line]}) for key in names]
     return PAGE.format(name=html.escape(name), table=table(measured), figures="\n".join(curves))
 
 
@@ -45,14 +50,21 @@ def table(measured: Sequence[Line]) -> str:
     return f"<table><tr><th></th>{heads}</tr>{''.join(rows)}</table>"
 
 
-def figure(name: str, points: Sequence[tuple[float, float]]) -> str:
-    """One curve as inline SVG, from its least value at the bottom to its greatest at the top."""
-    values, steps = [y for _, y in points], [x for x, _ in points]
-    low, high = min(values), max(values)
-    wide, tall = (max(steps) - min(steps)) or 1, (high - low) or 1
-    path = " ".join(
-        f"{(x - min(steps)) / wide * WIDTH:.1f},{HEIGHT - 5 - (y - low) / tall * (HEIGHT - 10):.1f}" for x, y in points
-    )
-    caption = f"{html.escape(name)}: {values[0]:.4g} → {values[-1]:.4g} (from {low:.4g} to {high:.4g})"
-    line = f'<polyline points="{path}" fill="none" stroke="#2563a8" stroke-width="1.5"/>'
-    return f'<figure><svg width="{WIDTH}" height="{HEIGHT}">{line}</svg><figcaption>{caption}</figcaption></figure>'
+def figure(name: str, curves: Mapping[str, Curve]) -> str:
+    """Curves of one metric as inline SVG, from its least value at the bottom to its greatest at the top."""
+    points = [point for curve in curves.values() for point in curve]
+    steps, values = [x for x, _ in points], [y for _, y in points]
+    left, low, high = min(steps), min(values), max(values)
+    wide, tall = (max(steps) - left) or 1, (high - low) or 1
+    lines, ends = [], []
+    for index, (label, curve) in enumerate(curves.items()):
+        path = " ".join(
+            f"{(x - left) / wide * WIDTH:.1f},{HEIGHT - 5 - (y - low) / tall * (HEIGHT - 10):.1f}" for x, y in curve
+        )
+        colour = COLOURS[index % len(COLOURS)]
+        lines.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.5"/>')
+        if curve:
+            ends.append(f"{html.escape(label)} {curve[0][1]:.4g} → {curve[-1][1]:.4g}".strip())
+    caption = f"{html.escape(name)}: {'; '.join(ends)} (from {low:.4g} to {high:.4g})"
+    drawn = f'<svg width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}">{"".join(lines)}</svg>'
+    return f"<figure>{drawn}<figcaption>{caption}</figcaption></figure>"

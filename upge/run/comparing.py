@@ -1,0 +1,85 @@
+"""Runs side by side: their measurements, and their curves."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from upge.errors import InputError
+from upge.run.report import COLOURS, PAGE, figure
+
+BLOCKS = "▁▂▃▄▅▆▇█"
+WIDTH = 24
+"""Columns of a curve in the terminal."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as its folder tells it: `name` of the recipe, or of the folder where several runs are of one recipe."""
+
+    name: str
+    folder: Path
+    lines: tuple[Mapping[str, Any], ...]
+
+    def curve(self, metric: str) -> list[tuple[float, float]]:
+        """(step, value) of a metric, in order."""
+        return [(line["step"], line[metric]) for line in self.lines if metric in line]
+
+
+def opened(folders: Sequence[Path]) -> list[Run]:
+    """The runs in these folders. Raises InputError where one is none."""
+    runs = [_opened(folder) for folder in folders]
+    names = [run.name for run in runs]
+    return [Run(run.folder.name, run.folder, run.lines) if names.count(run.name) > 1 else run for run in runs]
+
+
+def _opened(folder: Path) -> Run:
+    metrics = folder / "metrics.jsonl"
+    if not metrics.is_file():
+        raise InputError(f"{folder}: no run folder; it has no metrics.jsonl")
+    whole = [line for line in metrics.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+    try:
+        lines = tuple(json.loads(line) for line in whole)
+        name = str(json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["recipe"]["name"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{folder}: its metrics.jsonl or manifest.json can't be read ({error})") from error
+    return Run(name, folder, lines)
+
+
+def shared_metrics(runs: Sequence[Run]) -> list[str]:
+    """The metrics that several of the runs have curves of, measurements first."""
+    measured = _names(runs, "eval")
+    return [*measured, *(name for name in _names(runs, "train") if name not in measured)]
+
+
+def _names(runs: Sequence[Run], phase: str) -> list[str]:
+    held = [{key for line in run.lines if line["phase"] == phase for key in line} for run in runs]
+    names = set().union(*held) - {"phase", "step"}
+    return sorted(name for name in names if sum(name in each for each in held) >= min(2, len(runs)))
+
+
+def sparkline(curve: Sequence[tuple[float, float]], low: float, high: float) -> str:
+    """A curve in one line of text, on a scale from `low` to `high`."""
+    values = [value for _, value in curve]
+    if not values:
+        return ""
+    picked = (
+        [values[round(i * (len(values) - 1) / (WIDTH - 1))] for i in range(WIDTH)] if len(values) > WIDTH else values
+    )
+    span = (high - low) or 1.0
+    return "".join(BLOCKS[min(int((value - low) / span * len(BLOCKS)), len(BLOCKS) - 1)] for value in picked)
+
+
+def page(runs: Sequence[Run]) -> str:
+    """One HTML page that needs nothing but a browser: every shared metric, one curve a run."""
+    names = " · ".join(run.name for run in runs)
+    figures = [figure(metric, {run.name: run.curve(metric) for run in runs}) for metric in shared_metrics(runs)]
+    legend = "".join(
+        f'<span style="color:{COLOURS[index % len(COLOURS)]}">━ {html.escape(run.name)}</span> '
+        for index, run in enumerate(runs)
+    )
+    return PAGE.format(name=html.escape(names), table=f"<p>{legend}</p>", figures="\n".join(figures))
