@@ -23,7 +23,7 @@ FLOORS = [
     {"estimator", "recipe", "testing", "likeness", "authoring"},
     {"policy"},
     {"run"},
-    {"authoring", "study", "report"},
+    {"study", "report"},
     {"command"},
 ]
 """From the ground. `upge/__init__.py` is the door, and imports names from any floor when they are first used."""

@@ -44,10 +44,13 @@ def _terminated(signum: int, frame: FrameType | None) -> None:
 
 from upge.command import (  # noqa: E402  (each registers its verb)
     check,  # noqa: F401
+    compare,  # noqa: F401
     diff,  # noqa: F401
     explain,  # noqa: F401
     list_,  # noqa: F401
+    new,  # noqa: F401
     run,  # noqa: F401
+    schema,  # noqa: F401
     show,  # noqa: F401
     validate,  # noqa: F401
 )

@@ -1,0 +1,298 @@
+"""`upge new`: what it writes is valid, passes its own tests, and can fail them; what it can't write, it says."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import Site
+from typer.core import TyperGroup
+from typer.main import get_command
+
+import upge
+from upge import InputError, RecipeError, discovery
+from upge.authoring import new_plugin, new_recipe
+from upge.command import app
+from upge.command.errors import reported
+from upge.parts import API, SLOTS
+
+every_slot = pytest.mark.parametrize("slot", SLOTS)
+
+
+FILES = {
+    "README.md",
+    "pyproject.toml",
+    "tests/conftest.py",
+    "tests/test_my_part.py",
+    "upge_my_part/__init__.py",
+    "upge_my_part/my_part.py",
+    "upge_my_part/py.typed",
+    "upge_my_part/recipes/grpo_my_part.yaml",
+}
+
+WRONG = {
+    "mask": ("/ self.width", "/ self.width / 2"),
+    "denominator": ("self.power *", "self.power**2 *"),
+    "advantage": (", self.below * deviation", ", deviation"),
+    "switch": ("- self.threshold", "+ self.threshold"),
+    "reduction": ("** self.power", "** 2 ** self.power"),
+    "shaping": ("-self.cost", "-2 * self.cost"),
+    "reward": ("max(len(answer), len(reference))", "len(reference)"),
+    "data": ("row[::-1]", "row[::-1][:-1] + row[-1]"),
+    "engine": ("distribution.exp()", "distribution.exp().sqrt()"),
+}
+"""For each slot what to replace in its template's part, by what, so that it is another one."""
+
+
+class Installed:
+    """A new package for each slot, as `pip install -e` would leave it: a dist-info, and its folder on the path."""
+
+    def __init__(self, folder: Path, prefix: str) -> None:
+        self.folder, self.prefix = folder, prefix
+        self.packages = {slot: folder / f"upge-{prefix}-{slot}" for slot in SLOTS}
+        for slot, package in self.packages.items():
+            new_plugin(package.name, slot, folder=folder)
+            install(Site(folder), package)
+
+    @property
+    def path(self) -> list[str]:
+        return [str(self.folder), *map(str, self.packages.values())]
+
+    def part(self, slot: str) -> Path:
+        name = f"{self.prefix}_{slot}"
+        return self.packages[slot] / f"upge_{name}" / f"{name}.py"
+
+    def tested(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """The packages' own tests, run by pytest in a process of its own."""
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(self.path), "OMP_NUM_THREADS": "1"}
+        return subprocess.run(
+            [sys.executable, "-m", "pytest", *arguments, *map(str, self.packages.values())],
+            capture_output=True,
+            text=True,
+            cwd=self.folder,
+            env=environment,
+            check=False,
+        )
+
+
+def install(site: Site, package: Path) -> None:
+    """A dist-info with the entry points that the package's pyproject.toml declares."""
+    project = tomllib.loads((package / "pyproject.toml").read_text())["project"]
+    groups = [
+        f"[{group}]\n" + "".join(f"{name} = {target}\n" for name, target in entries.items())
+        for group, entries in project["entry-points"].items()
+    ]
+    site.install(project["name"], "\n".join(groups))
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
+    """A package for every slot, installed in this process too; forgotten after the module."""
+    packages = Installed(tmp_path_factory.mktemp("installed"), "my")
+    with pytest.MonkeyPatch.context() as patch:
+        for folder in packages.path:
+            patch.syspath_prepend(folder)
+        discovery.refresh()
+        yield packages
+    for name in [name for name in sys.modules if name.startswith("upge_my_")]:
+        del sys.modules[name]
+    discovery.refresh()
+
+
+def test_a_package_has_these_files_and_no_others(tmp_path: Path) -> None:
+    written = new_plugin("upge-my-part", "mask", folder=tmp_path)
+    target = tmp_path / "upge-my-part"
+    assert {path.relative_to(target).as_posix() for path in written} == FILES
+    assert {path for path in target.rglob("*") if path.is_file()} == set(written)
+
+
+@every_slot
+def test_nothing_of_a_template_is_left_in_what_it_makes(slot: str, installed: Installed) -> None:
+    for path in installed.packages[slot].rglob("*"):
+        assert not re.search("MODULE|PART|[.]txt", str(path.relative_to(installed.folder)))
+        if path.suffix in (".py", ".toml", ".md", ".yaml"):
+            assert "$" not in path.read_text()
+
+
+@every_slot
+def test_its_part_is_listed_with_a_line(slot: str, installed: Installed) -> None:
+    (offer,) = (each for each in discovery.offers(slot) if each.name == f"my_{slot}")
+    assert (offer.package, offer.fault) == (f"upge-my-{slot}", None)
+    assert discovery.summary(offer).endswith(".")
+    assert discovery.find(SLOTS[slot], f"my_{slot}").api == API
+
+
+@every_slot
+def test_its_recipe_is_found_by_name_and_differs_from_its_parent_by_the_part(slot: str, installed: Installed) -> None:
+    recipe, parent = upge.load(f"grpo_my_{slot}"), upge.load("grpo")
+    assert f'"use": "my_{slot}"' in json.dumps(recipe.model_dump(mode="json"))
+    assert recipe.estimator.terms["rl"].source == parent.estimator.terms["rl"].source
+    assert recipe.optimizer == parent.optimizer
+
+
+def test_its_code_is_clean(installed: Installed) -> None:
+    """By its own line length, and more rules than most projects have."""
+    ruff = [sys.executable, "-m", "ruff"]
+    rules = ["--select", "E,F,W,I,N,UP,B,C4,SIM,RUF,PT,RET,PTH,A,ANN", "--ignore", "RUF001,RUF002,RUF003"]
+    packages = list(map(str, installed.packages.values()))
+    for arguments in (["check", *rules], ["format", "--check"]):
+        command = [*ruff, *arguments, "--no-cache", *packages]
+        finished = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert finished.returncode == 0, finished.stdout + finished.stderr
+
+
+def test_its_tests_pass_as_they_are(installed: Installed) -> None:
+    finished = installed.tested()
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+
+
+def test_its_tests_fail_where_the_part_is_another(tmp_path: Path) -> None:
+    """Of every slot: a proof that could not fail would prove nothing."""
+    packages = Installed(tmp_path, "wrong")
+    for slot, (right, wrong) in WRONG.items():
+        text = packages.part(slot).read_text()
+        assert right in text
+        packages.part(slot).write_text(text.replace(right, wrong))
+    finished = packages.tested("--tb=no", "-rf", "-k", "not laws")
+    failed = re.findall(r"^FAILED .*test_wrong_(\w+)\.py", finished.stdout, flags=re.MULTILINE)
+    assert set(failed) == set(SLOTS), finished.stdout + finished.stderr
+
+
+def test_the_least_width_of_the_mask_is_refused(installed: Installed) -> None:
+    """At width 0 on-policy data would be weighed with exp(−0/0)."""
+    with pytest.raises(RecipeError, match="greater than 0"):
+        upge.load("grpo_my_mask", ["estimator.terms.rl.mask.width=0"])
+
+
+@pytest.mark.parametrize(
+    ("package", "part", "module", "use", "kind"),
+    [
+        ("upge-soft-clip", None, "upge_soft_clip", "soft_clip", "SoftClip"),
+        ("Upge.Soft__Clip", None, "upge_soft_clip", "soft_clip", "SoftClip"),
+        ("softer", None, "softer", "softer", "Softer"),
+        ("lab-tools", "k3_2", "lab_tools", "k3_2", "K32"),
+    ],
+)
+def test_what_follows_from_a_name(
+    package: str, part: str | None, module: str, use: str, kind: str, tmp_path: Path
+) -> None:
+    new_plugin(package, "mask", part, tmp_path)
+    project = tomllib.loads((tmp_path / package / "pyproject.toml").read_text())["project"]
+    assert project["name"] == package
+    assert project["entry-points"]["upge.mask"] == {use: f"{module}.{use}:{kind}"}
+    assert f"class {kind}(Mask):" in (tmp_path / package / module / f"{use}.py").read_text()
+
+
+@pytest.mark.parametrize(
+    ("package", "part", "said"),
+    [
+        ("upge soft clip", None, "'upge-soft-clip' would do"),
+        ("-x-", None, "'x' would do"),
+        ("a/b", None, "'a-b' would do"),
+        ("", None, "'upge-my-part' would do"),
+        ("3clips", None, "'upge-3clips' would do"),
+        ("lambda", None, "'upge-lambda' would do"),
+        ("json", None, "there is a module 'json' already: choose another name, for example 'upge-json'"),
+        ("upge", None, "there is a module 'upge' already: choose another name, for example 'upge-upge'"),
+        ("upge-parts", None, "there is a module 'upge_parts' already: choose another name"),
+        ("upge-3clips", None, "--part my_3clips would do"),
+        ("upge-fine", "SoftClip", "--part soft_clip would do"),
+        ("upge-fine", "soft-clip", "--part soft_clip would do"),
+        ("upge-fine", "lambda", "--part my_lambda would do"),
+        ("upge-fine", "none", "--part my_none would do"),
+        ("upge-fine", "clip", "the package upge offers a mask called 'clip' already"),
+        ("upge-fine", "kl", "the package upge brings a recipe called 'grpo_kl' already"),
+        ("upge-fine", "mask", "--part my_mask"),
+        ("upge-mask", None, "--part my_mask"),
+        ("upge-fine", "padded", "a class 'Padded' would hide another one of that name"),
+        ("upge-fine", "recipes", "--part my_recipes"),
+    ],
+)
+def test_a_name_that_cannot_be_had(package: str, part: str | None, said: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=re.escape(said)):
+        new_plugin(package, "mask", part, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_is_there_stays_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "upge-fine").mkdir()
+    with pytest.raises(InputError, match="upge-fine' already"):
+        new_plugin("upge-fine", "mask", folder=tmp_path)
+    assert not list((tmp_path / "upge-fine").iterdir())
+
+
+@pytest.mark.parametrize("below", [False, True])
+def test_a_package_s_recipe_is_copied_whole(below: bool, installed: Installed, tmp_path: Path) -> None:
+    """Even where the package lies below the folder, by chance."""
+    written = new_recipe("mine", "upge-my-mask/grpo_my_mask", installed.folder if below else tmp_path)
+    assert "extends" not in written.read_text()
+    assert "abstract" not in written.read_text()
+    parent = upge.load("grpo_my_mask")
+    assert upge.load(written).model_copy(update={"name": parent.name, "about": parent.about}) == parent
+
+
+# The command.
+
+
+def test_the_commands_that_it_tells_people_of_are_there(installed: Installed, tmp_path: Path) -> None:
+    group = get_command(app)
+    assert isinstance(group, TyperGroup)
+    texts = [new_recipe("mine", "grpo", tmp_path).read_text(), (installed.packages["mask"] / "README.md").read_text()]
+    for text in texts:
+        verbs = re.findall(r"(?:`|: +)upge (\w+)", text)
+        assert {"diff", "run", "compare"} < set(verbs) <= set(group.commands)
+
+
+def called(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of the command in this process."""
+    with pytest.raises(SystemExit) as ended, reported():
+        app(["new", *arguments])
+    said = capsys.readouterr()
+    return int(ended.value.code or 0), said.out, said.err
+
+
+def test_the_command_prints_what_it_wrote(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, out, err = called(capsys, "recipe", "mine", "--like", "grpo", "--folder", str(tmp_path))
+    assert (code, out, err) == (0, f"{tmp_path}/mine.yaml\n", "")
+    code, out, err = called(capsys, "plugin", "upge-fine", "--slot", "mask", "--folder", str(tmp_path))
+    assert code == 0
+    assert set(map(Path, out.split())) == {path for path in (tmp_path / "upge-fine").rglob("*") if path.is_file()}
+    assert f"pip install -e '{tmp_path}/upge-fine[test]'" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["recipe", "mine", "--like", "grp"], "did you mean 'grpo'?"),
+        (["recipe", "mine", "--like", "nowhere.yaml"], "there is no such file"),
+        (["recipe", "mine", "--like", "lab/base"], "a fragment"),
+        (["recipe", "mine", "--like", "grpo_tix"], "did you mean 'grpo_tis'?"),
+        (["recipe", "mi ne", "--like", "grpo"], "'mi_ne' would do"),
+        (["recipe", "mine"], "--like"),
+        (["plugin", "upge-fine", "--slot", "maks"], "did you mean 'mask'?"),
+        (["plugin", "upge-fine", "--slot", "recipe"], "advantage, data, denominator"),
+        (["plugin", "up ge", "--slot", "mask"], "'up-ge' would do"),
+        (["plugin", "upge-fine"], "--slot"),
+        (["plugin", "upge-fine", "--slot", "mask", "--folder", "nowhere"], "nowhere"),
+    ],
+)
+def test_wrong_input_exits_with_2_and_writes_nothing(
+    arguments: list[str],
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = called(capsys, *arguments)
+    assert (code, out) == (2, "")
+    assert said in err
+    assert "Traceback" not in err
+    assert not list(tmp_path.iterdir())

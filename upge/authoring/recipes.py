@@ -1,0 +1,117 @@
+"""A new recipe that starts as another one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from upge.authoring.writing import already, as_yaml, write_new
+from upge.errors import InputError
+from upge.recipe import check
+from upge.recipe.finding import find_recipe, shelved, shipped_recipes
+from upge.recipe.nodes import Node
+from upge.recipe.reading import read
+
+_NAME = re.compile(r"\w[\w.+-]*")
+"""What a recipe's `name` may be."""
+
+
+def new_recipe(name: str, like: str, folder: Path = Path()) -> Path:
+    """Write `name`.yaml into `folder`: the recipe `like`, extended, with its estimator written out; return the file.
+
+    A recipe that can't be extended from there, a package's say, is copied whole, over all that it extends.
+    Raises InputError for a file that is there already, for a name that can't be had and for a fragment; RecipeError
+    where there is no recipe `like`, or it is not valid.
+    """
+    target = folder / f"{name}.yaml"
+    _check_name(name)
+    if target.exists():
+        raise InputError(already(target))
+    parent = find_recipe(like)
+    checked = check(parent)
+    if checked.recipe is None:
+        raise InputError(f"'{like}' is a fragment to extend: it has no estimator to start from")
+    extended = _extendable(parent, folder, pointed_at=parent == Path(like))
+    header = _header(name, like, checked.recipe.name, extended)
+    return write_new(target, header + _text(name, checked.recipe.name, checked.composed.root, extended))
+
+
+def _text(name: str, parent: str, root: Node, extended: str | None) -> str:
+    """The recipe: what it extends, or else all that its parent says, and in either case the parent's estimator."""
+    assert isinstance(root.value, dict)
+    own: dict[str, Node | str] = {"extends": extended} if extended else {}
+    own |= {"name": name, "about": f"{parent}, until you change it"}
+    if not extended:
+        own |= {key: node for key, node in root.value.items() if key not in (*own, "abstract", "estimator")}
+    return as_yaml(own) + _block("estimator", root.value["estimator"])
+
+
+def _check_name(name: str) -> None:
+    stem = re.sub(r"\.ya?ml$", "", name)
+    if _NAME.fullmatch(stem) is None:
+        like = re.sub(r"[^\w.+-]+", "_", Path(stem).name).lstrip(".+-") or "mine"
+        wanted = f"letters, digits, and '.', '+', '-', '_' after the first; '{like}' would do"
+        raise InputError(f"'{name}' can't be the name of a recipe: {wanted} (--folder says where it goes)")
+    if stem != name:
+        raise InputError(f"'{name}' is a file; name the recipe alone: '{stem}'")
+    for each in shelved():
+        if each.name == name:
+            raise InputError(f"the package {each.package} brings a recipe called '{name}' already: choose another name")
+
+
+def _extendable(parent: Path, folder: Path, *, pointed_at: bool) -> str | None:
+    """What `extends` may call the parent in a file in `folder`: one that ships, or, if its path was given, one that
+    lies in or below the folder; else None. A package that was found by name may be gone one day.
+    """
+    real = parent.resolve()
+    for root in (folder.resolve(), shipped_recipes().resolve())[not pointed_at :]:
+        if real.is_relative_to(root):
+            name = real.relative_to(root)
+            beside = folder.resolve() / name  # a file there comes first
+            return name.as_posix() if beside == real or not beside.exists() else None
+    return None
+
+
+def _header(name: str, like: str, parent: str, extended: str | None) -> str:
+    """What to do with the recipe, as comments."""
+    lines = [
+        f"check it:    upge validate {name}.yaml",
+        f"compare it:  upge diff {like} {name}.yaml",
+        f"run it:      upge run {name}.yaml train.steps=4",
+        f"after both:  upge compare runs/{parent} runs/{name}",
+    ]
+    if extended:
+        lines.append(f"A key that you delete here is {extended}'s again; null removes it.")
+    return "".join(f"# {line}\n" for line in lines)
+
+
+def _block(key: str, node: Node) -> str:
+    """A block as its author wrote it, comments and all, where one file says all of it; else written anew."""
+    files = set(_files(node))
+    text = _said(Path(files.pop()), key) if len(files) == 1 else None
+    return text or as_yaml({key: node})
+
+
+def _files(node: Node) -> Iterator[str]:
+    """The files that say a node and what is below it."""
+    yield node.place.file
+    inner = tuple(node.value.values()) if isinstance(node.value, dict) else node.value
+    if isinstance(inner, tuple):
+        for each in inner:
+            yield from _files(each)
+
+
+def _said(file: Path, key: str) -> str | None:
+    """The lines of a file that hold a block; None where it doesn't stand on lines of its own."""
+    root = read(file).value
+    assert isinstance(root, dict)
+    places = {name: node.key for name, node in root.items() if node.key is not None}
+    if key not in places or any(place.column != 1 for place in places.values()):
+        return None
+    first = places[key].line
+    after = [place.line for place in places.values() if place.line > first]
+    lines = file.read_text(encoding="utf-8-sig").split("\n")[first - 1 : min(after) - 1 if after else None]
+    while lines and (not lines[-1].strip() or lines[-1].startswith("#")):  # what comes before the next block
+        lines.pop()
+    return "".join(f"{line}\n" for line in lines)
