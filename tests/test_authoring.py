@@ -14,13 +14,13 @@ import upge
 from upge import discovery
 from upge.command import app
 from upge.errors import InputError
-from upge.likeness import alike, apart
+from upge.explaining.formula import filled, formula
+from upge.explaining.latex import latex, verbatim
+from upge.explaining.likeness import alike, apart
+from upge.explaining.parts import described, used_by
+from upge.explaining.recipes import explained
 from upge.parts import SLOTS
-from upge.recipe.describing import described, used_by
-from upge.recipe.explaining import explained
 from upge.recipe.finding import shelved
-from upge.recipe.formula import filled, formula
-from upge.recipe.latex import latex, verbatim
 from upge.testing import examined
 
 SOFT = '''
@@ -143,14 +143,16 @@ def test_explain_fills_in_the_numbers_and_says_where_they_come_from(tmp_path: Pa
 def test_explain_says_what_it_reduces_to() -> None:
     text = shown("explain", "gspo")
     assert "    grpo, where π_old is π_θ (on-policy)\n" in text
-    assert "dapo, where π_old is π_θ (on-policy)\n" not in shown("explain", "cispo")  # a price on length tells them apart
+    assert "dapo, where π_old is π_θ (on-policy)\n" not in shown(
+        "explain", "cispo"
+    )  # a price on length tells them apart
     assert "    sft, at the first step\n" in shown("explain", "sft_then_grpo")
 
 
 @pytest.mark.parametrize("form", ["markdown", "latex"])
 @pytest.mark.parametrize("recipe", shelved(), ids=lambda each: each.name)
 def test_explanations_for_papers_are_balanced_and_leave_no_unicode_in_formulas(recipe: object, form: str) -> None:
-    from upge.recipe.rendering import rendered
+    from upge.explaining.rendering import rendered
 
     text = rendered(explained(upge.load(recipe.path)), form)  # type: ignore[attr-defined]
     formulas = re.findall(r"\$\$(.+?)\$\$|\$(.+?)\$", text)

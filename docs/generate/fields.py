@@ -10,8 +10,8 @@ from typing import Any, get_args
 from pydantic.fields import FieldInfo
 
 from generate.markdown import prose, table
+from upge.explaining.parts import bounds_of, kind_of
 from upge.parts import Part, Settings
-from upge.recipe.describing import bounds_of, kind_of
 from upge.schedule import Schedule
 
 HEAD = ("key", "type", "default", "meaning")

@@ -7,9 +7,9 @@ from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
+from upge.explaining.table import brief
 from upge.parts import Part
 from upge.recipe import Recipe, check
-from upge.recipe.table import brief
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 

@@ -25,7 +25,7 @@ def diff(a: One, b: Other, everything: Everything = False, allow_code: AllowCode
     from rich.console import Console
     from rich.table import Table
 
-    from upge.likeness import apart
+    from upge.explaining.likeness import apart
     from upge.recipe import load
 
     recipes = [load(path, allow_code=allow_code) for path in (a, b)]
@@ -43,7 +43,7 @@ def diff(a: One, b: Other, everything: Everything = False, allow_code: AllowCode
 
 def _settings(recipe: Recipe, everything: bool) -> dict[str, str]:
     """Every part, and what else a term says, by its place; with `everything` the other blocks' settings too."""
-    from upge.recipe.table import brief
+    from upge.explaining.table import brief
 
     found = {place.removeprefix("terms."): brief(part) for place, part in recipe.estimator.parts().items()}
     for name, term in recipe.estimator.terms.items():
@@ -55,7 +55,7 @@ def _settings(recipe: Recipe, everything: bool) -> dict[str, str]:
 
 
 def _flat(value: Any, path: str) -> Iterator[tuple[str, str]]:
-    from upge.recipe.formula import written
+    from upge.explaining.formula import written
 
     if isinstance(value, Mapping) and value:
         for key, inner in value.items():

@@ -21,9 +21,9 @@ def explain(
     recipe: RecipePath, overrides: Overrides = None, form: Form = "text", allow_code: AllowCode = False
 ) -> None:
     """Print a recipe's gradient as a formula: its factors, where their settings come from, what it reduces to."""
+    from upge.explaining.recipes import explained
+    from upge.explaining.rendering import FORMATS, rendered
     from upge.recipe import load_composed
-    from upge.recipe.explaining import explained
-    from upge.recipe.rendering import FORMATS, rendered
 
     if form not in FORMATS:
         raise typer.BadParameter(f"'{form}' is none of {', '.join(FORMATS)}", param_hint="--format")
@@ -33,7 +33,7 @@ def explain(
 
 def _alike(recipe: Recipe) -> list[str]:
     """Which installed recipes have the same gradient and when, at the first step and at the last where they differ."""
-    from upge.likeness import alike
+    from upge.explaining.likeness import alike
     from upge.recipe import RecipeError, load
     from upge.recipe.finding import shelved
 

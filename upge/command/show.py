@@ -28,7 +28,7 @@ def show(part: Name, slot: OfSlot = None, allow_code: AllowCode = False) -> None
 
 
 def _sheet(name: str, slot: str, kind: type[Part]) -> Iterator[str]:
-    from upge.recipe.describing import described, used_by
+    from upge.explaining.parts import described, used_by
 
     sheet = described(kind)
     yield f"{slot} {name}   {_package(slot, name)}".rstrip()

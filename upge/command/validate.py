@@ -30,8 +30,8 @@ def validate(recipe: RecipePath, overrides: Overrides = None, allow_code: AllowC
 
 def _touched(recipe: Recipe) -> Iterator[tuple[str, str]]:
     """Whatever a run would open, run or write: (kind, name)."""
+    from upge.explaining.table import brief
     from upge.recipe.code import names_file
-    from upge.recipe.table import brief
 
     needs, model = recipe.estimator.needs(), recipe.model
     yield "model", model.path or f"random weights, {(model.config or {}).get('model_type', '?')}"

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from upge.estimator import Term
+from upge.explaining.formula import filled, written
 from upge.parts import Part
 from upge.recipe.faults import Place
 from upge.recipe.finding import shipped_recipes
-from upge.recipe.formula import filled, written
 from upge.recipe.merging import Composed, path_in_tree
 from upge.recipe.nodes import Node
 from upge.recipe.schema import Recipe

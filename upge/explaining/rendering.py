@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from upge.recipe.explaining import Explanation, Piece, Section
-from upge.recipe.latex import latex, verbatim
+from upge.explaining.latex import latex, verbatim
+from upge.explaining.recipes import Explanation, Piece, Section
 
 FORMATS = ("text", "markdown", "latex")
 ALIKE = "the same gradient, on synthetic batches of up to 200 tokens a trajectory, as"

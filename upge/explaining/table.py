@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from upge.estimator import Term
+from upge.explaining.formula import written
 from upge.parts import Part
-from upge.recipe.formula import written
 from upge.recipe.schema import Recipe
 from upge.schedule import Schedule
 

@@ -8,7 +8,8 @@ SYMBOLS = {
     "∇": r"\nabla ", "·": r"\cdot ", "Σ": r"\sum", "Π": r"\prod", "π": r"\pi", "θ": r"\theta", "ρ": r"\rho",
     "γ": r"\gamma ", "λ": r"\lambda ", "δ": r"\delta", "ε": r"\varepsilon ", "μ": r"\mu ", "τ": r"\tau ",
     "β": r"\beta ", "σ": r"\sigma", "φ": r"\varphi ", "Â": r"\hat{A}", "s̃": r"\tilde{s}", "≤": r"\le ",
-    "≥": r"\ge ", "≠": r"\ne ", "≡": r"\equiv ", "⇒": r"\Rightarrow ", "→": r"\to ", "←": r"\gets ", "∈": r"\in ", "∞": r"\infty ",
+    "≥": r"\ge ", "≠": r"\ne ", "≡": r"\equiv ", "⇒": r"\Rightarrow ", "→": r"\to ", "←": r"\gets ",
+    "∈": r"\in ", "∞": r"\infty ",
     "−": "-", "×": r"\times ", "±": r"\pm ", "…": r"\ldots ", "²": "^2", "½": r"\tfrac{1}{2}", "⁺": "^{+}", "⁻": "^{-}",
     "%": r"\%", "#": r"\#", "&": "&", "{": "{", "}": "}", "|": r"\vert ",
 }  # fmt: skip
