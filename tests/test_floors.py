@@ -21,7 +21,7 @@ FLOORS = [
     {"asking"},
     {"credit"},
     {"estimator", "recipe", "testing"},
-    {"explaining"},
+    {"explaining", "editor"},
     {"authoring"},
     {"policy"},
     {"run"},

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Discriminator, Field, Tag
-from pydantic_core import PydanticCustomError
+from pydantic import Discriminator, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, Tag
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError, core_schema
 
 from upge.parts import Settings
 
@@ -42,22 +44,36 @@ Number = Annotated[Annotated[float, Tag("[number]")] | Annotated[Schedule, Tag("
 """A float or a `Schedule`; the field type for whatever may move with the step."""
 
 
-def Within(low: float, high: float = math.inf, *, open_below: bool = False) -> AfterValidator:
+@dataclass(frozen=True)
+class Within:
     """A Pydantic constraint: every value that the number or schedule takes lies in [low, high], or in (low, high]."""
 
-    def check(number: float | Schedule) -> float | Schedule:
-        least, greatest = bounds(number)
-        if least < low or greatest > high or (open_below and least == low):
-            bracket = "(" if open_below else "["
-            message = (
-                f"should lie in {bracket}{low:g}, {high:g}]"
-                if high < math.inf
-                else f"should be {'>' if open_below else '≥'} {low:g}"
-            )
-            raise PydanticCustomError("within", "{message}", {"message": message})
+    low: float
+    high: float = math.inf
+    open_below: bool = field(default=False, kw_only=True)
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        return core_schema.no_info_after_validator_function(self._checked, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        lowest = {"exclusiveMinimum" if self.open_below else "minimum": self.low}
+        return handler(schema) | lowest | ({"maximum": self.high} if self.high < math.inf else {})
+
+    def _checked(self, number: float | Schedule) -> float | Schedule:
+        ends = {"start": number.start, "end": number.end} if isinstance(number, Schedule) else {"": number}
+        for end, value in ends.items():
+            if value < self.low or value > self.high or (self.open_below and value == self.low):
+                fault = PydanticCustomError("within", "{message}", {"message": self._message()})
+                detail = InitErrorDetails(type=fault, loc=(end,) if end else (), input=value)
+                raise ValidationError.from_exception_data("number", [detail])
         return number
 
-    return AfterValidator(check)
+    def _message(self) -> str:
+        if self.high < math.inf:
+            return f"should lie in {'(' if self.open_below else '['}{self.low:g}, {self.high:g}]"
+        return f"should be {'>' if self.open_below else '≥'} {self.low:g}"
 
 
 def at(number: float | Schedule, step: int) -> float:

@@ -7,16 +7,20 @@ of value there is and by what `use` names, and its `then` has the one thing that
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from upge import discovery
+from upge.editor.hints import in_outline, markdown, offering, snippet, to_fill, with_article
 from upge.parts import SLOTS, Part
-from upge.recipe.hints import in_outline, offering, snippet, to_fill
 
 Schema = dict[str, Any]
+
+HIDDEN: Schema = {"doNotSuggest": True}
+"""A key that may stand there, and that an editor doesn't propose."""
 
 _SYNTAX = re.compile(r"[\\^$.*+?()\[\]{}|]")
 """What means something in ECMAScript's regular expressions as in Python's."""
@@ -43,6 +47,16 @@ class Choice:
         return self.name if self.alone else self.full
 
     @property
+    def title(self) -> str:
+        """What an editor heads its explanations with."""
+        return f"{self.slot} {self.label}"
+
+    @property
+    def documentation(self) -> str:
+        """Its docstring, in Markdown."""
+        return markdown(inspect.cleandoc(self.kind.__doc__ or ""))
+
+    @property
     def pattern(self) -> str:
         """A regular expression of the names it has."""
         package, name = _escaped(f"{self.package}/"), _escaped(self.name)
@@ -52,7 +66,9 @@ class Choice:
     def needed(self) -> tuple[str, ...]:
         """The parameters that a recipe must give: those without a default that follow no other value."""
         fields = self.kind.fields().items()
-        return tuple(name for name, field in fields if field.is_required() and not _follows(field.json_schema_extra))
+        return tuple(
+            name for name, field in fields if field.is_required() and not follows_another(field.json_schema_extra)
+        )
 
 
 Parts = Mapping[Choice, tuple[Schema, Schema]]
@@ -63,7 +79,8 @@ def _escaped(name: str) -> str:
     return _SYNTAX.sub(r"\\\g<0>", name)
 
 
-def _follows(extra: object) -> bool:
+def follows_another(extra: object) -> bool:
+    """Whether a parameter takes its value, unless given, from elsewhere in the recipe, by its `json_schema_extra`."""
     return isinstance(extra, dict) and "follows" in extra
 
 
@@ -90,15 +107,12 @@ def choice(slot: str, parts: Parts, *, whole: bool) -> Schema:
         parts: for each part the reference to its schema, and this schema.
         whole: whether `use` must be there; else a map without it changes parameters of an extended recipe's part.
     """
-    names = {"allOf": [_name(slot, parts), *(_alone(part, schema) for part, (_, schema) in parts.items())]}
-    snippets = [snippet(part.label, _written(part), schema) for part, (_, schema) in parts.items()]
-    article = "an" if slot[0] in "aeiou" else "a"
-    message = f"should be {article} {slot}: its name, or a map of 'use' and parameters"
+    names = {"allOf": [_name(slot, parts), *map(_alone, parts)]}
+    snippets = [snippet(part.label, _written(part), part.documentation) for part in parts]
+    message = f"should be {with_article(slot)}: its name, or a map of 'use' and parameters"
     return {
         "title": slot,
-        "anyOf": offering(
-            defaultSnippets=[snippet(part.label, _written(part), each) for part, each in schemas.items()]
-        ),
+        "anyOf": offering(defaultSnippets=snippets),
         "allOf": [
             {"if": {"type": ["string", "object"]}, "else": {"type": "object", "errorMessage": message}},
             {"if": {"type": "string"}, "then": names},
@@ -107,9 +121,11 @@ def choice(slot: str, parts: Parts, *, whole: bool) -> Schema:
     }
 
 
-def one_or_several(one: Schema) -> Schema:
+def one_or_several(slot: str, one: Schema) -> Schema:
     """The schema of one part or a list of them, of the reference to that of one."""
-    return {"anyOf": offering(allOf=[one]), "if": {"type": "array"}, "then": {"items": one}, "else": one}
+    # The empty `properties` tell it from that of one part, which has the same title: see `offering`.
+    proposed = {"title": slot, "properties": {}, "anyOf": offering(allOf=[one])}
+    return proposed | {"if": {"type": "array"}, "then": {"items": one}, "else": one}
 
 
 def _written(part: Choice) -> str:
@@ -135,9 +151,9 @@ def _name(slot: str, parts: Parts) -> Schema:
     return rule
 
 
-def _alone(part: Choice, schema: Schema) -> Schema:
+def _alone(part: Choice) -> Schema:
     """What there is to say of a name alone: what the part is, or that it needs parameters."""
-    told: Schema = {"title": schema["title"], "markdownDescription": schema["markdownDescription"]}
+    told: Schema = {"title": part.title, "markdownDescription": part.documentation}
     if part.needed:
         message = f"'{part.label}' needs {' and '.join(part.needed)}: {in_outline(part.needed, use=part.label)}"
         told |= {"type": "object", "errorMessage": message}  # which a name never is
@@ -145,12 +161,12 @@ def _alone(part: Choice, schema: Schema) -> Schema:
 
 
 def _map(slot: str, parts: Parts, *, whole: bool) -> Schema:
-    names = offering(defaultSnippets=[snippet(part.label, part.label, schema) for part, (_, schema) in parts.items()])
+    names = offering(defaultSnippets=[snippet(part.label, part.label, part.documentation) for part in parts])
     rules = [_where_used(part) | {"then": reference} for part, (reference, _) in parts.items()]
     made: Schema = {"properties": {"use": {"anyOf": names, "allOf": [_name(slot, parts)]}}, "allOf": rules}
     if whole:
         return made | {"required": ["use"]}
-    changes = {"properties": {"use": {}, **_any_parameter(parts)}, "additionalProperties": False}
+    changes = {"properties": {"use": HIDDEN, **_any_parameter(slot, parts)}, "additionalProperties": False}
     return made | {"if": {"not": {"required": ["use"]}}, "then": changes}
 
 
@@ -158,14 +174,16 @@ def _where_used(part: Choice) -> Schema:
     return {"if": {"properties": {"use": {"type": "string", "pattern": part.pattern}}, "required": ["use"]}}
 
 
-def _any_parameter(parts: Parts) -> Schema:
+def _any_parameter(slot: str, parts: Parts) -> Schema:
     """The parameters of all parts, for a map that doesn't say which part's it changes."""
     found: dict[str, list[Schema]] = {}
     for _, schema in parts.values():
         for key, value in schema.get("properties", {}).items():
-            if key != "use" and value not in found.setdefault(key, []):
-                found[key].append(value)
-    return {
-        key: (values[0] if len(values) == 1 else {"anyOf": values}) | {"doNotSuggest": True}
-        for key, values in found.items()
-    }
+            if key != "use" and (shared := _titled(value, slot)) not in found.setdefault(key, []):
+                found[key].append(shared)
+    return {key: HIDDEN | (values[0] if len(values) == 1 else {"anyOf": values}) for key, values in found.items()}
+
+
+def _titled(value: Schema, title: str) -> Schema:
+    first, *others = value["anyOf"]
+    return value | {"anyOf": [first | {"title": title} if "title" in first else first, *others]}

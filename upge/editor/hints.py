@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
-
-from upge.recipe.formula import written
 
 _FORMULA = re.compile(r"(?:^ {4}.*\n?)+", flags=re.MULTILINE)
 """An indented block of a docstring."""
@@ -35,9 +34,9 @@ def offering(**proposed: Any) -> list[dict[str, Any]]:
     return [{"properties": {}}, {"title": "proposals", "not": {}, **proposed}]
 
 
-def snippet(label: str, text: str, schema: Mapping[str, Any]) -> dict[str, str]:
-    """A proposal of what `schema` describes, with `$1`, `$2`, … where the cursor goes next."""
-    return {"label": label, "bodyText": text, "markdownDescription": schema.get("markdownDescription", "")}
+def snippet(label: str, text: str, documentation: str = "") -> dict[str, str]:
+    """A proposal, with `$1`, `$2`, … where the cursor goes next, and what there is to say of it in Markdown."""
+    return {"label": label, "bodyText": text, "markdownDescription": documentation}
 
 
 def to_fill(needed: Iterable[str], **known: str) -> str:
@@ -54,6 +53,11 @@ def _flow(values: Mapping[str, str]) -> str:
     return f"{{{', '.join(f'{key}: {value}' for key, value in values.items())}}}"
 
 
+def with_article(noun: str) -> str:
+    """The noun with its article."""
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+
+
 def markdown(docstring: str) -> str:
     """A docstring as Markdown: its formulas as code, and its last lines a paragraph each."""
     text = _LAST_LINES.sub("\n\n", _FORMULA.sub(lambda block: _fenced(block[0]), docstring))
@@ -68,5 +72,7 @@ def _facts(schema: Mapping[str, Any]) -> Iterator[str]:
     if "follows" in schema:
         yield f"follows {schema['follows']} unless given"
     if "default" in schema:
-        yield f"default: {written(schema['default'])}"
+        default = schema["default"]
+        shown = f"{default:g}" if isinstance(default, float) else json.dumps(default, ensure_ascii=False)
+        yield f"default: {default if isinstance(default, str) else shown}"
     yield from (f"{sign} {schema[key]:g}" for key, sign in _BOUNDS.items() if key in schema)
