@@ -49,6 +49,12 @@ def tokenizer(chat_template: str | None = None, *, bos: bool = False) -> PreTrai
 
 SIZE = len(tokenizer())
 
+Pair = tuple[list[int], list[int]]
+"""The ids of a prompt and of a response to it."""
+
+PAIRS: list[Pair] = [([5, 9, 11], [20, 21, 22, 1]), ([8], [30]), ([7, 7, 7, 7, 7, 9], [40, 41]), ([5, 6], [])]
+TEMPERATURES = torch.tensor([1.0, 0.5, 1.7, 1.0])
+
 
 def llama(**given: Any) -> PreTrainedModel:
     """RMSNorm, rotary positions, grouped keys."""
