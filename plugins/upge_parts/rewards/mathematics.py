@@ -1,0 +1,77 @@
+"""Mathematical answers, compared for what they mean."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
+
+from upge import Context, InputError, Problem, Reward
+from upge_parts.rewards.answers import LONGEST, Where, announced, answer_in, spelled
+from upge_parts.rewards.graders import Graders, Question, graders
+
+LEAD = "The final answer is "
+"""How math-verify knows an announced answer."""
+
+
+class Math(Reward):
+    r"""1 if the response's answer means what the reference answer means, by math-verify, else 0.
+
+        R = 1[answer(response) = reference], as text or as an expression
+
+    The answer is the last complete `\boxed{…}`; or else what follows the last "answer is" or "answer:" on its line; or
+    else the last line, or the last formula or number in it. So `1/2`, `0.5` and `\dfrac12` are one answer. A response
+    that takes longer than `seconds`, or breaks what reads it, scores 0. Needs `upge[math]`, and Linux or macOS.
+
+    Units: dimensionless, {0, 1}. Source: Math-Verify (github.com/huggingface/Math-Verify).
+    """
+
+    where: Where = "any"
+    """Where the answer stands: the last box, last in the text, or any: in a box if there is one, else last."""
+    seconds: Annotated[float, Field(gt=0, le=600)] = 5.0
+    """How long one response may take; then its grader is killed, and the response scores 0."""
+    workers: Annotated[int, Field(ge=1, le=256)] = 4
+    """Processes that grade at once, of each rank."""
+
+    @contextmanager
+    def open(self, context: Context) -> Iterator[MathSession]:
+        if importlib.util.find_spec("math_verify") is None:
+            raise InputError("the reward 'math' needs math-verify: pip install 'upge[math]'")
+        with graders("upge_parts.rewards.verifying", self.workers, self.seconds) as opened:
+            yield MathSession(opened, self.where)
+
+
+@dataclass(frozen=True)
+class MathSession:
+    """Open graders, and where they look for the answer."""
+
+    graders: Graders
+    where: Where
+
+    def score(self, pairs: Sequence[tuple[Problem, str]]) -> list[float]:
+        """The reward of each (problem, response text) pair. Raises InputError for a problem without an answer."""
+        for problem, _ in pairs:
+            if not problem.answer.strip():
+                raise InputError(f"the problem '{problem.id}' has no answer to compare with")
+        scores = [0.0] * len(pairs)
+        asked: dict[int, Question] = {}
+        for index, (problem, text) in enumerate(pairs):
+            found = answer_in(text, self.where)
+            if found is None or not found.strip() or len(found) > LONGEST:
+                continue
+            if spelled(found) == spelled(problem.answer):
+                scores[index] = 1.0
+            else:
+                asked[index] = (problem.answer, found, LEAD if found == announced(text) else "")
+        for index, grade in zip(asked, self.graders.grade(list(asked.values())), strict=True):
+            scores[index] = grade or 0.0
+        return scores
+
+    def answer(self, text: str) -> str | None:
+        """The answer in a response, by its letters: 1/2 and 0.5 are two answers here. None if there is none."""
+        found = answer_in(text, self.where)
+        return spelled(found) or None if found is not None else None
