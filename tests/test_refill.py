@@ -41,7 +41,8 @@ def run(tmp_path: Path) -> Run:
 
 
 def metrics(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["phase"] == "train"]
 
 
 def sampled(folder: Path) -> list[dict[str, Any]]:

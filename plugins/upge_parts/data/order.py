@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import lru_cache
 
 
 def positions(size: int, seed: int, step: int, count: int) -> list[int]:
@@ -14,11 +15,11 @@ def positions(size: int, seed: int, step: int, count: int) -> list[int]:
     if size < 1:
         raise ValueError("there are no problems to take")
     first = step * count
-    orders: dict[int, list[int]] = {}
-    taken = []
-    for place in range(first, first + count):
-        epoch, index = divmod(place, size)
-        if epoch not in orders:
-            orders[epoch] = random.Random(f"{seed}/{epoch}").sample(range(size), size)
-        taken.append(orders[epoch][index])
-    return taken
+    places = (divmod(place, size) for place in range(first, first + count))
+    return [shuffled(size, f"{seed}/{epoch}")[index] for epoch, index in places]
+
+
+@lru_cache(maxsize=16)  # problems may be taken one by one, and from several sources in turn
+def shuffled(size: int, key: str) -> tuple[int, ...]:
+    """0 … size − 1 in the order that this key stands for."""
+    return tuple(random.Random(key).sample(range(size), size))

@@ -1,0 +1,181 @@
+"""Which column of a data set is which field of a problem: one mapping for every source that has columns."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from pydantic import model_validator
+
+from upge import Data, InputError, Message, Problem
+
+Row = Mapping[str, Any]
+
+
+class Columns(Data):
+    """The base of sources with columns; each may be a dotted path: `reward_model.ground_truth`, `target.0.content`.
+
+    A prompt is text or a conversation (a list of `role` and `content`). A conversation that ends with the assistant's
+    turn is a prompt and its demonstration, unless `demonstration` names another. A named column must be in every row;
+    its value may be null, except a prompt's.
+    """
+
+    prompt: str | None = None
+    """The prompt's column; by default `prompt`, or else `messages`."""
+    answer: str | None = "answer"
+    """The reference answer's column; null where there is none, as for imitation alone."""
+    answer_after: str | None = None
+    """The answer is what follows the last of these in its column, as "####" in GSM8K; by default all of it."""
+    demonstration: str | None = None
+    """The demonstration's column; by default `demonstration`, where there is one."""
+    demonstration_template: str = "{demonstration}"
+    """What a demonstration reads like: text with `{demonstration}` (the column's) and, perhaps, `{answer}`."""
+    id: str | None = None
+    """The column that names a problem; by default `id`, where there is one, else its place in the data."""
+    band: str | None = None
+    """The column of how hard it is; by default `band`, where there is one."""
+
+    @model_validator(mode="after")
+    def _shows_something(self) -> Columns:
+        if "{demonstration}" not in self.demonstration_template:
+            self.refuse(("demonstration_template",), "has no {demonstration}: every problem would be shown the same")
+        return self
+
+    def heads(self, there: Sequence[str]) -> list[str]:
+        """The columns, among those that are there, that the mapping reads. Raises InputError for one that isn't."""
+        named = [self.prompt, self.answer, self.demonstration, self.id, self.band]
+        for path in filter(None, named):
+            if not any(head in there for head in _heads(path)):
+                raise InputError(f"there is no column {_missing(path.partition('.')[0], there)}")
+        read = {head for path in filter(None, named) for head in _heads(path)}
+        return [name for name in there if name in read | {"prompt", "messages", "demonstration", "id", "band"}]
+
+    def problem(self, row: Row, default_id: str) -> Problem:
+        """The problem in a row. Raises ValueError saying what is wrong with it."""
+        answer = self._answer(row)
+        prompt = value_at(row, self.prompt) if self.prompt else _either(row, "prompt", "messages")
+        turns, shown = _conversation(prompt, self.prompt or "prompt")
+        demonstration = self._text(row, "demonstration", self.demonstration) or shown
+        return Problem(
+            id=self._text(row, "id", self.id) or default_id,
+            prompt=turns,
+            answer=answer,
+            demonstration=told(self.demonstration_template, demonstration, answer),
+            band=self._text(row, "band", self.band),
+        )
+
+    def _answer(self, row: Row) -> str:
+        if self.answer is None:
+            return ""
+        answer = text_of(value_at(row, self.answer), self.answer) or ""
+        if self.answer_after is None:
+            return answer
+        _, found, after = answer.rpartition(self.answer_after)
+        if not found:
+            raise ValueError(f"'{self.answer}' has no '{self.answer_after}'")
+        return after.strip()
+
+    def _text(self, row: Row, field: str, path: str | None) -> str | None:
+        """A field's text: of the named column, which must be there, or of the one called as the field is."""
+        value = row.get(field) if path is None else value_at(row, path)
+        return text_of(value, path or field, numbers=field != "demonstration")
+
+
+def value_at(row: Any, path: str) -> Any:
+    """What stands at a dotted path of keys and list indices. Raises ValueError naming the nearest key."""
+    if isinstance(row, Mapping) and path in row:
+        return row[path]
+    head, _, rest = path.partition(".")
+    if isinstance(row, Mapping) and head in row:
+        return value_at(row[head], rest) if rest else row[head]
+    if isinstance(row, Sequence) and not isinstance(row, str) and head.lstrip("-").isdigit():
+        if not -len(row) <= int(head) < len(row):
+            raise ValueError(f"has no item {head} where there are {len(row)}")
+        return value_at(row[int(head)], rest) if rest else row[int(head)]
+    raise ValueError(f"has no {_missing(head, list(row) if isinstance(row, Mapping) else [])}")
+
+
+def text_of(value: Any, column: str, *, numbers: bool = True) -> str | None:
+    """A value as text or None. Raises ValueError for what is neither text nor, where these are welcome, a number."""
+    if value is None or isinstance(value, str):
+        return value
+    if numbers and isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    raise ValueError(f"'{column}' should be text, not {type(value).__name__}")
+
+
+def told(template: str, demonstration: str | None, answer: str) -> str | None:
+    """A demonstration in its template; None and "" stay, for they show nothing."""
+    if not demonstration:
+        return demonstration
+    return template.replace("{answer}", answer).replace("{demonstration}", demonstration)
+
+
+def gathered(kind: Columns, rows: Iterable[tuple[str, str, Row | ValueError]]) -> list[Problem]:
+    """The problems of (place, default id, row or what is wrong with it). Raises InputError with the rows at fault."""
+    problems, faults = [], []
+    seen: dict[str, str] = {}
+    for place, default_id, row in rows:
+        try:
+            if isinstance(row, ValueError):
+                raise row
+            problem = kind.problem(row, default_id)
+            if problem.id in seen:
+                raise ValueError(f"the id '{problem.id}' is that of {seen[problem.id]} too")
+            seen[problem.id] = place
+            problems.append(problem)
+        except ValueError as error:
+            faults.append(f"{place}: {error}")
+    refuse(faults)
+    return problems
+
+
+def refuse(faults: Sequence[str], most: int = 20) -> None:
+    """Raise InputError with the first of these faults and the number of the others, if there are any."""
+    if faults:
+        more = [f"… and {len(faults) - most} more"] if len(faults) > most else []
+        raise InputError("\n".join([*faults[:most], *more]))
+
+
+def near(name: str, names: Iterable[str]) -> str:
+    """`; did you mean 'x'?` where a name is near, else `; there are …`."""
+    listed = sorted(map(str, names))
+    close = difflib.get_close_matches(name, listed, n=1)
+    if close:
+        return f"; did you mean '{close[0]}'?"
+    return f"; there are {', '.join(listed)}" if listed else ""
+
+
+def _missing(name: str, there: Iterable[str]) -> str:
+    return f"'{name}'{near(name, there)}"
+
+
+def _heads(path: str) -> list[str]:
+    """The columns that a path may start with: a name with dots is one too."""
+    parts = path.split(".")
+    return [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
+
+
+def _either(row: Row, *names: str) -> Any:
+    for name in names:
+        if name in row:
+            return row[name]
+    raise ValueError(f"has no {_missing(names[0], row)}")
+
+
+def _conversation(value: Any, column: str) -> tuple[str | list[Message], str | None]:
+    """A prompt, and the demonstration in the assistant's turn that ends it."""
+    if isinstance(value, str) and value:
+        return value, None
+    if isinstance(value, list) and value and all(_is_message(turn) for turn in value):
+        # Arrow fills the keys that other turns have with null; a chat template takes the others.
+        turns = [{key: said for key, said in turn.items() if isinstance(said, str)} for turn in value]
+        if turns[-1]["role"] == "assistant" and len(turns) > 1:
+            return turns[:-1], turns[-1]["content"]
+        return turns, None
+    raise ValueError(f"'{column}' should be text, or a list of messages with 'role' and 'content'")
+
+
+def _is_message(turn: Any) -> bool:
+    return isinstance(turn, dict) and all(isinstance(turn.get(key), str) for key in ("role", "content"))

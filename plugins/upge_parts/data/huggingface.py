@@ -1,0 +1,130 @@
+"""Problems from a data set of the Hub, or one in its format on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from upge import Context, DataSession, InputError, Problem
+from upge_parts.data.columns import Columns, Row, gathered
+from upge_parts.data.session import InMemory
+from upge_parts.data.streamed import Streamed
+
+
+class HuggingFace(Columns):
+    """A data set of the Hub, or a folder of one, by the library `datasets`; its columns are mapped to problems.
+
+        path: openai/gsm8k    configuration: main    prompt: question    demonstration: answer    answer_after: "####"
+
+    A folder may hold files of data (Parquet, JSON, CSV) or be what `save_to_disk` wrote. Code of a data set never
+    runs: those that need it are refused. Without `id` a problem is named by its split and row. See docs/data.md.
+    """
+
+    path: str = Field(min_length=1)
+    """The data set: its name on the Hub, or a folder."""
+    configuration: str | None = None
+    """Which of its configurations (subsets); needed where it has several and no default."""
+    revision: str | None = None
+    """A commit, tag or branch on the Hub; a commit makes a run repeatable whatever becomes of the data set."""
+    train: str = "train"
+    """The split to train on, or a slice of it: `train[:90%]`."""
+    evaluation: dict[str, str] = Field(default_factory=dict)
+    """Splits, or slices, of the data set by the names that they have for evaluation."""
+    streaming: bool = False
+    """Read the training split as a stream, holding `window` rows of it; for what is too large to download or hold."""
+    window: int = Field(default=4096, ge=1)
+    """How many consecutive rows of a stream are shuffled among themselves; 1 keeps the stream's order."""
+
+    @contextmanager
+    def open(self, context: Context) -> Iterator[DataSession]:
+        source = Source(self)
+        evaluation = {name: source.problems(split) for name, split in self.evaluation.items()}
+        if self.streaming:
+            stream = Streamed(source.stream, source.streamed, evaluation, context.seed, self.window)
+            stream.take(0, 1)  # what is wrong with its first rows is better known now than later
+            yield stream
+        else:
+            yield InMemory(source.problems(self.train), evaluation, context.seed)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set as its settings name it."""
+
+    settings: HuggingFace
+
+    def problems(self, split: str) -> list[Problem]:
+        """A whole split. Raises InputError where it can't be had, or with its rows at fault."""
+        found = self._loaded(split, streaming=False)
+        rows = found.select_columns(self._heads(found.column_names, split))
+        where = f"{self.settings.path}, {split}, row"
+        numbered = ((f"{where} {number}", f"{split}-{number}", row) for number, row in enumerate(rows))
+        problems = gathered(self.settings, numbered)
+        if not problems:
+            raise InputError(f"{self.settings.path}: the split '{split}' holds no problems")
+        return problems
+
+    def stream(self) -> Iterator[Row]:
+        """The training split's rows, from the first."""
+        found = self._loaded(self.settings.train, streaming=True)
+        if found.column_names is not None:
+            found = found.select_columns(self._heads(found.column_names, self.settings.train))
+        try:
+            yield from found
+        except Exception as error:  # the network's, the format's, the library's
+            raise self._fault(error, self.settings.train) from error
+
+    def streamed(self, row: Row, number: int) -> Problem:
+        """The problem in a row of the stream. Raises InputError."""
+        try:
+            return self.settings.problem(row, f"{self.settings.train}-{number}")
+        except ValueError as error:
+            raise InputError(f"{self.settings.path}, {self.settings.train}, row {number}: {error}") from error
+
+    def _heads(self, there: Sequence[str], split: str) -> list[str]:
+        try:
+            return self.settings.heads(there)
+        except InputError as error:
+            raise InputError(f"{self.settings.path}, {split}: {error}") from error
+
+    def _loaded(self, split: str, *, streaming: bool) -> Any:
+        try:
+            saved = _saved(Path(self.settings.path), split, streaming)
+            return self._load(split, streaming) if saved is None else saved
+        except Exception as error:  # what the library raises depends on where the data are and how they are written
+            raise self._fault(error, split) from error
+
+    def _load(self, split: str, streaming: bool) -> Any:
+        import datasets
+
+        given = self.settings
+        return datasets.load_dataset(
+            given.path, given.configuration, split=split, revision=given.revision, streaming=streaming
+        )
+
+    def _fault(self, error: Exception, split: str) -> InputError:
+        if isinstance(error, InputError):
+            return error
+        reason = (str(error).strip().splitlines() or [""])[0]
+        return InputError(f"{self.settings.path}: the split '{split}' can't be had: {type(error).__name__}: {reason}")
+
+
+def _saved(folder: Path, split: str, streaming: bool) -> Any:
+    """The split of what `save_to_disk` wrote; None for anything else. Raises InputError for an unknown split."""
+    if not any((folder / name).is_file() for name in ("dataset_dict.json", "state.json")):
+        return None
+    import datasets
+
+    found = datasets.load_from_disk(folder)
+    if isinstance(found, datasets.DatasetDict):
+        if split not in found:
+            raise InputError(f"{folder}: there is no split '{split}'; there are {', '.join(found)}")
+        found = found[split]
+    elif split != "train":
+        raise InputError(f"{folder}: there is no split '{split}'; what was saved is one split, 'train'")
+    return found.to_iterable_dataset() if streaming else found

@@ -1,0 +1,40 @@
+"""Problems from Parquet files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from upge import InputError
+from upge_parts.data.columns import Row
+from upge_parts.data.files import FromFiles
+
+
+class Parquet(FromFiles):
+    """Problems from Parquet files: a file, a pattern or a list of these, read by pyarrow.
+
+        path: data/train-*.parquet      prompt: question      answer: reward_model.ground_truth
+
+    Columns are mapped as for every source that has any (see docs/data.md), and only those that are mapped are read.
+    Without `id` a problem is named by its file and row. All problems are held in memory.
+    """
+
+    def rows(self, file: Path) -> Iterator[tuple[int, Row]]:
+        """The rows of a file, in its order."""
+        import pyarrow.parquet
+        from pyarrow import ArrowException
+
+        try:
+            opened = pyarrow.parquet.ParquetFile(file)
+        except (OSError, ArrowException) as error:
+            raise InputError(f"{file}: can't be read: {getattr(error, 'strerror', None) or error}") from error
+        with opened:
+            try:
+                heads = self.heads(opened.schema_arrow.names)
+            except InputError as error:
+                raise InputError(f"{file}: {error}") from error
+            number = 0
+            for batch in opened.iter_batches(columns=heads):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield number, row

@@ -1,0 +1,52 @@
+"""Small data sets for tests of data sources, and what opens these."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import upge
+from upge import Context, Data, discovery
+from upge.parts import SLOTS
+
+LETTERS = [
+    {"question": "a" * (1 + index % 4) + "?", "solution": {"final": "abc"[index % 3], "steps": ["=", "a"]}, "n": index}
+    for index in range(20)
+]
+"""Rows whose answers are nested."""
+
+MAPPED = {"prompt": "question", "answer": "solution.final", "demonstration": "solution.steps.-1", "id": "n"}
+"""The mapping of these rows."""
+
+
+def needed(module: str) -> Any:
+    """An optional package: where it is missing the test is skipped, but never in CI."""
+    if os.environ.get("UPGE_PROFILE") == "ci":
+        return importlib.import_module(module)
+    return pytest.importorskip(module, reason=f"needs the optional package {module}")
+
+
+def data(use: str, **parameters: Any) -> Data:
+    """The data part of this name."""
+    return discovery.find(SLOTS["data"], use).model_validate(parameters)
+
+
+def parquet(folder: Path, rows: list[dict[str, Any]], name: str = "rows.parquet") -> Path:
+    """A Parquet file of rows."""
+    needed("pyarrow")
+    import pyarrow
+    import pyarrow.parquet
+
+    folder.mkdir(parents=True, exist_ok=True)
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder / name)
+    return folder / name
+
+
+def training(part: Data, count: int, seed: int = 0) -> list[upge.Problem]:
+    """The first problems of a source."""
+    with part.open(Context(seed=seed)) as session:
+        return session.take(0, count)

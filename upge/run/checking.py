@@ -1,0 +1,117 @@
+"""What is wrong with the problems of a run, found before it starts."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from upge.flow import DataSession, Message, Problem
+from upge.recipe import Recipe
+from upge.run.collect import Asked, Collector
+
+
+@dataclass(frozen=True)
+class Report:
+    """How many of the training problems looked at have which fault; where nothing was asked, 0.
+
+    Attributes:
+        problems: looked at, each counted once.
+        prompts_too_long: with a prompt that leaves less of the model's context than the completion budget.
+        missing, too_long, wrong: without a demonstration; with one over the token budget; with one that the reward
+            gives no more than 0, for want of an answer say.
+        overlap: of each evaluation split, how many of the problems looked at have a prompt that is in it too.
+    """
+
+    problems: int
+    prompts_too_long: int = 0
+    missing: int = 0
+    too_long: int = 0
+    wrong: int = 0
+    overlap: Mapping[str, int] | None = None
+
+    def metrics(self) -> dict[str, int]:
+        """The counts by their names in metrics.jsonl."""
+        counts = {"data/problems": self.problems, "data/prompts/too_long": self.prompts_too_long}
+        counts |= {f"data/demonstrations/{name}": getattr(self, name) for name in ("missing", "too_long", "wrong")}
+        return counts | {f"data/overlap/{split}": count for split, count in (self.overlap or {}).items()}
+
+    def sentences(self) -> list[str]:
+        """What a person should know; none where nothing is wrong."""
+        told = [(count, f"training prompts are also in {split}") for split, count in (self.overlap or {}).items()]
+        told += [
+            (self.prompts_too_long, "training prompts leave no room for a response in the model's context"),
+            (self.missing, "training problems have no demonstration"),
+            (self.too_long, "demonstrations are over the token budget, and are left out"),
+            (self.wrong, "demonstrations get no reward"),
+        ]
+        return [f"{count} of {self.problems} {what}" for count, what in told if count]
+
+
+def look(recipe: Recipe, data: DataSession, collector: Collector) -> Report:
+    """The report on the first `train.check_problems` problems of a run."""
+    train, steps = recipe.train, range(recipe.train.steps)
+    return checked(
+        list(coming(data, train.steps, train.prompts, train.check_problems)),
+        {split: data.split(split) for split in data.splits()},
+        collector,
+        budget=recipe.rollout.max_tokens if any(map(recipe.estimator.wants_rollouts, steps)) else 0,
+        demonstrations=any(map(recipe.estimator.wants_demonstrations, steps)),
+    )
+
+
+def coming(data: DataSession, steps: int, prompts: int, most: int) -> Iterator[Problem]:
+    """The different problems among the first `most` that rollout batches of `prompts` problems take."""
+    seen = set()
+    for step in range(min(steps, -(-most // prompts))):
+        for problem in data.take(step, prompts)[: most - step * prompts]:
+            if problem.id not in seen:
+                seen.add(problem.id)
+                yield problem
+
+
+def checked(
+    problems: Sequence[Problem],
+    evaluation: Mapping[str, Iterable[Problem]],
+    collector: Collector,
+    *,
+    budget: int,
+    demonstrations: bool,
+) -> Report:
+    """The report on some problems.
+
+    Args:
+        evaluation: the problems of each evaluation split. budget: the response tokens that must fit after a prompt.
+        demonstrations: whether to look at these; each is scored once.
+    """
+    asked = [collector.ask(problem, place) for place, problem in enumerate(problems)]
+    lacks = Counter(_lacks(collector, asked) if demonstrations else ())
+    prompts = Counter(normalised(problem.prompt) for problem in problems)
+    held = {split: {normalised(problem.prompt) for problem in of_it} for split, of_it in evaluation.items()}
+    return Report(
+        len(problems),
+        prompts_too_long=sum(not collector.fits(each, budget) for each in asked),
+        missing=lacks["missing"],
+        too_long=lacks["too_long"],
+        wrong=lacks["wrong"],
+        overlap={split: sum(prompts[prompt] for prompt in texts) for split, texts in held.items()},
+    )
+
+
+def normalised(prompt: str | Sequence[Message]) -> str:
+    """A prompt's text as it is compared: case, white space and the forms of characters (NFKC) don't matter.
+
+    Of a conversation, all turns but the system's.
+    """
+    turns = [prompt] if isinstance(prompt, str) else [each["content"] for each in prompt if each["role"] != "system"]
+    return " ".join(unicodedata.normalize("NFKC", " ".join(turns)).casefold().split())
+
+
+def _lacks(collector: Collector, asked: Sequence[Asked]) -> Iterator[str]:
+    """What each problem's demonstration lacks, if anything."""
+    for shown, lack in collector.demonstrations(asked):
+        if lack is not None:
+            yield lack
+        elif shown is not None and shown.reward <= 0:
+            yield "wrong"
