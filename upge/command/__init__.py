@@ -46,6 +46,7 @@ from upge.command import (  # noqa: E402  (each registers its verb)
     check,  # noqa: F401
     compare,  # noqa: F401
     diff,  # noqa: F401
+    eval_,  # noqa: F401
     explain,  # noqa: F401
     list_,  # noqa: F401
     new,  # noqa: F401

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from upge.command import app
 from upge.command.arguments import AllowCode, Overrides, RecipePath
-
-if TYPE_CHECKING:
-    from upge.asking import PartError
-    from upge.recipe import Composed
 
 
 @app.command()
@@ -25,7 +21,7 @@ def run(
     ] = None,
 ) -> None:
     """Train what a recipe says, and leave a run folder."""
-    from upge.asking import PartError
+    from upge.command.locating import located
     from upge.errors import InputError
     from upge.recipe import load_composed
     from upge.run.trainer import train
@@ -33,16 +29,5 @@ def run(
     loaded, composed = load_composed(recipe, overrides or (), allow_code=allow_code)
     if resume is not None and not resume.is_dir():
         raise InputError(f"--resume: there is no run folder '{resume}'")
-    try:
+    with located(composed):
         train(loaded, resume=resume)
-    except PartError as error:
-        raise _located(error, composed) from error
-
-
-def _located(error: PartError, composed: Composed) -> PartError:
-    """The error with the place at which the recipe names the part."""
-    from upge.asking import PartError
-    from upge.recipe import Fault
-    from upge.recipe.merging import place_of
-
-    return PartError(str(Fault(str(error), place_of(composed.root, error.place))), error.place)

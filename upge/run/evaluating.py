@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
-from itertools import groupby
-from math import comb
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, islice
 from statistics import fmean
 
-from upge.flow import DataSession, Sampling, Trajectory
+from upge.errors import InputError
+from upge.flow import DataSession, Problem, Sampling, Trajectory
 from upge.recipe import Recipe
-from upge.run.collect import Collector
+from upge.run.collect import Asked, Collector
+from upge.run.scores import columns, places, records
+
+CHUNK = 4096
+"""Responses asked for at once. Noise is keyed, so no completion depends on it."""
 
 Gather = Callable[[list[Trajectory]], list[Trajectory]]
 """All ranks' trajectories, in the order of ranks."""
@@ -20,53 +24,70 @@ def evaluate(
     recipe: Recipe, data: DataSession, collector: Collector, step: int, *, rank: int, world: int, gather: Gather
 ) -> tuple[dict[str, float], dict[str, list[Trajectory]]]:
     """The metrics `<split>/avg@n`, `<split>/<band>/avg@n`, `…/pass@k`, `…/truncated`, and the responses by split."""
-    settings = recipe.eval
-    sampling = Sampling(settings.temperature, settings.top_p, settings.top_k, recipe.rollout.max_tokens)
     metrics: dict[str, float] = {}
     responses = {}
-    for split in settings.splits:
-        problems = list(data.split(split))[: settings.limit]
-        seen: Counter[str] = Counter()
-        asked = []
-        for place, problem in enumerate(problems):
-            if place % world == rank:
-                asked.append(collector.ask(problem, place, first=seen[problem.id] * settings.n))
-            seen[problem.id] += 1
-        sampled = collector.rollouts(asked, settings.n, sampling, stream=f"eval/{split}", step=step)
-        responses[split] = gather([trajectory for _, trajectory in sampled])
-        metrics |= measure(split, responses[split], settings.pass_at)
+    for split in recipe.eval.splits:
+        asked = ask(collector, problems_of(recipe, data, split), recipe.eval.n, rank=rank, world=world)
+        mine = chain.from_iterable(sample(recipe, collector, asked, split, step=step))
+        responses[split] = gather(list(mine))
+        metrics |= measure(split, responses[split], recipe.eval.pass_at)
     return metrics, responses
 
 
+def problems_of(recipe: Recipe, data: DataSession, split: str) -> list[Problem]:
+    """The problems of a split, `eval.limit` of them at most. Raises InputError for a split that isn't there."""
+    there = data.splits()
+    if split not in there:
+        raise InputError(f"eval.splits: the data has no split '{split}'; it has {', '.join(there) or 'none'}")
+    return list(data.split(split))[: recipe.eval.limit]
+
+
+def ask(collector: Collector, problems: Sequence[Problem], n: int, *, rank: int = 0, world: int = 1) -> list[Asked]:
+    """This rank's share of the problems; one that stands there again draws other noise."""
+    seen: Counter[str] = Counter()
+    asked = []
+    for place, problem in enumerate(problems):
+        if place % world == rank:
+            asked.append(collector.ask(problem, place, first=seen[problem.id] * n))
+        seen[problem.id] += 1
+    return asked
+
+
+def samples(recipe: Recipe, asked: Sequence[Asked]) -> Iterator[tuple[Asked, int]]:
+    """Every (problem, sample) that a measurement asks for, problem by problem."""
+    return ((each, each.first + sample) for each in asked for sample in range(recipe.eval.n))
+
+
+def sample(
+    recipe: Recipe,
+    collector: Collector,
+    asked: Sequence[Asked],
+    split: str,
+    *,
+    step: int,
+    skip: int = 0,
+    chunk: int = CHUNK,
+) -> Iterator[list[Trajectory]]:
+    """The scored responses to a split's problems, in their order, at most `chunk` at a time, but for the first `skip`.
+
+    Neither prompts repeated n times nor responses are ever held for more than one chunk.
+    """
+    settings = recipe.eval
+    sampling = Sampling(settings.temperature, settings.top_p, settings.top_k, recipe.rollout.max_tokens)
+    wanted = islice(samples(recipe, asked), skip, None)
+    while piece := list(islice(wanted, chunk)):
+        yield [each for _, each in collector.sampled(piece, sampling, stream=stream_of(split), step=step)]
+
+
+def stream_of(split: str) -> str:
+    """What keys a split's sampling noise, and names its completions."""
+    return f"eval/{split}"
+
+
 def measure(split: str, responses: Sequence[Trajectory], pass_at: Sequence[int]) -> dict[str, float]:
-    """avg@n, pass@k and the truncated share of a split's responses, in all and for each band."""
-    bands: dict[str, list[Trajectory]] = defaultdict(list)
-    for each in responses:
-        if each.problem.band is not None:
-            bands[f"{split}/{each.problem.band}"].append(each)
-    metrics: dict[str, float] = {}
-    for name, members in {split: list(responses), **dict(sorted(bands.items()))}.items():
-        metrics |= {f"{name}/{key}": value for key, value in _scores(members, pass_at).items()}
-    return metrics
-
-
-def pass_at_k(n: int, correct: int, k: int) -> float:
-    """The chance that k of n samples hold a correct one: 1 − C(n − c, k)/C(n, k). Source: arXiv 2107.03374, eq. 1."""
-    return 1.0 - comb(n - correct, k) / comb(n, k)
-
-
-def _scores(responses: Sequence[Trajectory], pass_at: Sequence[int]) -> dict[str, float]:
-    if not responses:
-        return {}
-    by_problem = [
-        [each.reward for each in samples] for _, samples in groupby(sorted(responses, key=_identity), key=_identity)
-    ]
-    n = len(by_problem[0])
-    scores = {f"avg@{n}": fmean(fmean(rewards) for rewards in by_problem)}
-    for k in pass_at:
-        scores[f"pass@{k}"] = fmean(pass_at_k(n, sum(reward > 0 for reward in rewards), k) for rewards in by_problem)
-    return scores | {"truncated": fmean(each.truncated for each in responses)}
-
-
-def _identity(trajectory: Trajectory) -> str:
-    return trajectory.problem.id
+    """The mean scores of a split's responses, in all and for each band; see `upge.run.scores.columns`."""
+    return {
+        f"{place}/{score}": fmean(values)
+        for place, members in places(records(split, responses)).items()
+        for score, values in columns(members, pass_at).items()
+    }

@@ -1,0 +1,381 @@
+"""`upge eval` on a tiny model, a run and given completions, and `upge compare` of what it leaves."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+from typer.testing import CliRunner, Result
+
+import upge
+from upge.command import app
+from upge.command.errors import is_about_input
+from upge.run.contrasting import differences, opened, solved
+from upge.run.estimates import bootstrap
+from upge.run.trainer import train
+
+FILES = ("completions.jsonl", "problems.jsonl", "summary.json", "recipe.yaml")
+UPGE = str(Path(sys.executable).parent / "upge")
+
+
+# The command.
+
+
+def call(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, ["eval", *map(str, arguments)])
+
+
+def done(*arguments: str | Path) -> Result:
+    result = call(*arguments)
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def refused(*arguments: str | Path) -> str:
+    """What is said of wrong input, which the command turns into exit code 2."""
+    result = call(*arguments)
+    assert isinstance(result.exception, Exception), result.output
+    assert is_about_input(result.exception), repr(result.exception)
+    return str(result.exception)
+
+
+def lines(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def same(one: Path, other: Path, *names: str) -> bool:
+    return all((one / name).read_bytes() == (other / name).read_bytes() for name in names)
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run that took no step, so that its measurement is of the model that it saved."""
+    monkeypatch.chdir(tmp_path)
+    return train(upge.load(tiny.recipe(tmp_path), ["train.steps=0", "eval.n=3", "eval.pass_at=[1,3]"]))
+
+
+@pytest.fixture
+def sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many responses the engine was asked for, each time."""
+    from upge_parts.engines.generating import Generating
+
+    asked: list[int] = []
+    sample: Callable[..., Any] = Generating.sample
+    monkeypatch.setattr(Generating, "sample", lambda *given: (asked.append(len(given[1])), sample(*given))[1])
+    return asked
+
+
+def test_an_evaluation_of_a_run_says_what_the_run_said(run: Path, tmp_path: Path) -> None:
+    result = done(run)
+    folder = tmp_path / "evaluations" / "tiny" / "run"
+    logged = lines(run / "metrics.jsonl")[-1]
+    summary = json.loads((folder / "summary.json").read_text())
+    found = {f"{place}/{name}": it for place, its in summary["scores"].items() for name, it in its.items()}
+    shared = logged.keys() - {"phase", "step"}
+    assert {"test/avg@3", "test/even/pass@3", "test/truncated", "test/length"} <= shared
+    assert {name: found[name]["value"] for name in shared} == {name: logged[name] for name in shared}
+    assert "test/maj@3" in found
+    assert all(found[name]["low"] <= found[name]["value"] <= found[name]["high"] for name in shared)
+    assert "test/odd" in result.stdout
+    ours, theirs = lines(folder / "completions.jsonl"), lines(run / "completions.jsonl")
+    assert [each["tokens"] for each in ours] == [each["tokens"] for each in theirs if each["stream"] == "eval/test"]
+    problem = lines(folder / "problems.jsonl")[0]
+    assert (problem["id"], problem["n"], len(problem["answers"]), len(problem["rewards"])) == ("p0", 3, 3, 3)
+    assert json.loads((folder / "manifest.json").read_text())["vocabulary"]
+
+
+def test_chunks_change_no_byte_and_bound_what_is_asked_for(run: Path, sizes: list[int]) -> None:
+    done(run, "--output", "whole")
+    assert sizes == [18]
+    for chunk in (1, 4, 18):
+        sizes.clear()
+        done(run, "--output", f"chunk-{chunk}", "--chunk", str(chunk))
+        assert max(sizes) == chunk
+        assert sum(sizes) == 18
+        assert same(Path("whole"), Path(f"chunk-{chunk}"), *FILES)
+
+
+@pytest.mark.parametrize("kept", [0, 1, 7, 18])
+def test_an_evaluation_that_stopped_goes_on(run: Path, sizes: list[int], kept: int) -> None:
+    two = ["data.evaluation.more=problems.jsonl", "eval.splits=[test, more]"]
+    done(run, *two, "--output", "through")
+    done(run, *two, "--output", "stopped")
+    file = Path("stopped/completions.jsonl")
+    written = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join(written[:kept]) + written[kept][:20])
+    Path("stopped/summary.json").unlink()
+    sizes.clear()
+    done(run, *two, "--resume", "stopped", "--chunk", "4")
+    assert sum(sizes) == 36 - kept
+    assert same(Path("through"), Path("stopped"), *FILES)
+
+
+def test_only_the_same_evaluation_goes_on(run: Path) -> None:
+    done(run, "--output", "begun")
+    assert "other settings" in refused(run, "eval.n=4", "--resume", "begun")
+    assert "no evaluation" in refused(run, "--resume", ".")
+    assert "nowhere" in refused(run, "--resume", "nowhere")
+    assert "--output" in refused(run, "--resume", "begun", "--output", "elsewhere")
+    assert "--completions" in refused(run, "--resume", "begun", "--completions", "begun/completions.jsonl")
+    first, second, *rest = Path("begun/completions.jsonl").read_text().splitlines(keepends=True)
+    Path("begun/completions.jsonl").write_text("".join([second, first, *rest]))
+    assert "completions.jsonl:1: is not what comes next" in refused(run, "--resume", "begun")
+
+
+def test_a_model_on_another_recipe(run: Path) -> None:
+    fragment = json.loads(Path("recipe.yaml").read_text()) | {"abstract": True, "name": "bench"}
+    del fragment["model"]
+    Path("bench.yaml").write_text(json.dumps(fragment))
+    done(run / "model", "--recipe", "bench.yaml", "eval.limit=2", "eval.splits=[test]")
+    done(run / "model", "--recipe", "bench.yaml", "eval.limit=2", "eval.splits=[test]")
+    assert len(lines(Path("evaluations/bench/model/problems.jsonl"))) == 2
+    assert same(Path("evaluations/bench/model"), Path("evaluations/bench/model-2"), *FILES)
+    assert upge.load("evaluations/bench/model/recipe.yaml").model.path == str(run / "model")
+
+
+BENCHMARKS = sorted((Path(__file__).parent.parent / "recipes" / "eval").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", [path for path in BENCHMARKS if path.stem != "base"], ids=lambda path: path.stem)
+def test_a_benchmark_is_a_recipe_once_it_has_a_model(path: Path) -> None:
+    recipe = upge.load(path, ["abstract=false", "model.path=upge_parts:data/lab/base"])
+    assert recipe.name == path.stem
+    assert recipe.eval.splits == (path.stem,)
+    assert set(recipe.data.dump()["evaluation"]) == {path.stem}
+    assert (recipe.eval.temperature, recipe.eval.top_p, recipe.rollout.max_tokens) == (0.6, 0.95, 8192)
+    assert recipe.eval.n == (32 if path.stem in ("aime24", "aime25", "amc23") else 1)
+
+
+def test_a_prompt_without_room_is_refused_before_anything_is_sampled(run: Path) -> None:
+    assert "exceed the model's context of 64" in refused(run, "rollout.max_tokens=63")
+
+
+# Completions that are there already.
+
+
+def given_completions(texts: dict[str, list[str]], **more: Any) -> Path:
+    file = Path("given.jsonl")
+    said = [{"problem": problem, "text": text, **more} for problem, its in texts.items() for text in its]
+    file.write_text("".join(json.dumps(each) + "\n" for each in said))
+    return file
+
+
+def test_given_completions_are_scored_twice_alike(run: Path) -> None:
+    file = given_completions({"p0": ["a", "b", "a"], "p1": ["c", "c", "b"], "p2": [" c", "b", "a"]})
+    for name in ("one", "other"):
+        done("--completions", file, "--recipe", "recipe.yaml", "eval.limit=3", "eval.pass_at=[2]", "--output", name)
+    assert same(Path("one"), Path("other"), *FILES)
+    scores = json.loads(Path("one/summary.json").read_text())["scores"]["test"]
+    assert scores["avg@3"]["value"] == pytest.approx((2 + 1 + 1) / 9)
+    assert scores["pass@2"]["value"] == pytest.approx((1 + 2 / 3 + 2 / 3) / 3)
+    assert scores["maj@3"]["value"] == pytest.approx((1 + 0 + 1 / 3) / 3)
+    assert "length" not in scores
+    assert [each["right"] for each in lines(Path("one/problems.jsonl"))] == [2, 1, 1]
+
+
+def test_an_evaluation_scored_again_is_the_same(run: Path) -> None:
+    done(run, "--output", "first")
+    done("--completions", "first/completions.jsonl", "--chunk", "5", "--output", "again")
+    assert same(Path("first"), Path("again"), "completions.jsonl", "problems.jsonl")
+
+
+def test_of_a_run_the_last_measurement_is_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = train(upge.load(tiny.recipe(tmp_path), ["train.steps=2"]))
+    done("--completions", folder / "completions.jsonl", "--output", "last")
+    assert {each["step"] for each in lines(Path("last/completions.jsonl"))} == {2}
+
+
+def test_cut_responses_score_what_the_recipe_says(run: Path) -> None:
+    file = given_completions({"p0": ["a"]}, truncated=True)
+    rest = ("eval.limit=1", "eval.pass_at=[]", "--output")
+    done("--completions", file, "--recipe", "recipe.yaml", *rest, "kept")
+    done("--completions", file, "--recipe", "recipe.yaml", "rollout.truncated=zero_reward", *rest, "zeroed")
+    assert [lines(Path(name) / "problems.jsonl")[0]["rewards"] for name in ("kept", "zeroed")] == [[1.0], [0.0]]
+
+
+def test_a_reward_without_answers_gives_no_majority(run: Path) -> None:
+    Path("plain.py").write_text(PLAIN)
+    file = given_completions({"p0": ["a", "b"]})
+    reward = ("reward={use: 'plain.py:Plain'}", "--allow-code")
+    result = done("--completions", file, "--recipe", "recipe.yaml", "eval.limit=1", *reward, "--output", "out")
+    assert "the reward offers no answers" in result.stderr
+    assert "maj@2" not in (Path("out") / "summary.json").read_text()
+    assert "answers" not in lines(Path("out/problems.jsonl"))[0]
+
+
+PLAIN = '''
+from contextlib import contextmanager
+import upge
+
+class Session:
+    def score(self, pairs):
+        return [0.5 for _ in pairs]
+
+class Plain(upge.Reward):
+    """Half."""
+
+    @contextmanager
+    def open(self, context):
+        yield Session()
+'''
+
+
+def test_an_answer_that_is_no_text_is_the_rewards_fault(run: Path) -> None:
+    Path("plain.py").write_text(
+        PLAIN.replace("    def score", "    answer = len\n    def score", 1).replace("len", ANSWER)
+    )
+    file = given_completions({"p0": ["a", "b"]})
+    reward = ("reward={use: 'plain.py:Plain'}", "--allow-code")
+    result = call("--completions", file, "--recipe", "recipe.yaml", "eval.limit=1", *reward)
+    assert type(result.exception).__name__ == "PartError"
+    assert "Plain (reward) answered 1" in str(result.exception)
+    assert "command line:" in str(result.exception)
+
+
+ANSWER = "staticmethod(len)"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("not JSON", "given.jsonl:1: not JSON"),
+        ("[1]", "given.jsonl:1: not a JSON object"),
+        ('{"problem": "p0"}', "given.jsonl:1: has no 'text'"),
+        ('{"problem": "p0", "text": 3}', "given.jsonl:1: 'text' can't be 3"),
+        ('{"problem": "p7", "text": "a"}', "no response to a problem of 'test'"),
+        ('{"problem": "p0", "text": "a"}', "holds 0 responses to 'p1' of 'test' and 1 to others"),
+        ('{"problem": "p0", "text": "a", "sample": 4}\n' * 2, "given.jsonl:2: sample 4 of 'p0' is there twice"),
+        ('{"problem": "p0", "text": "a"}\n{"problem": "p1", "text": "a"}', "1 responses .* needs 2"),
+    ],
+)
+def test_wrong_completions(run: Path, content: str, said: str) -> None:
+    Path("given.jsonl").write_text(content)
+    message = refused("--completions", "given.jsonl", "--recipe", "recipe.yaml", "eval.limit=2", "--output", "out")
+    assert re.search(said, message), message
+    assert not Path("out").exists()
+
+
+def test_several_splits_need_streams(run: Path) -> None:
+    file = given_completions({"p0": ["a"]})
+    two = ["data.evaluation.more=problems.jsonl", "eval.splits=[test, more]"]
+    assert "has no 'stream'; with several splits" in refused("--completions", file, "--recipe", "recipe.yaml", *two)
+
+
+# Wrong input, as a user types it.
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("", "name what to measure first"),
+        ("eval.n=3", "name what to measure first"),
+        ("nobody/nothing", "say what to measure it on: --recipe"),
+        ("./nowhere --recipe recipe.yaml", "there is no folder './nowhere'"),
+        ("run --recipe nope", "neither a file nor a recipe called 'nope'"),
+        ("run evel.n=3", "did you mean 'eval'"),
+        ("run eval.splits=[nope]", "no split 'nope'; it has test"),
+        ("run eval.splits=[]", "eval.splits=\\[test\\] names all"),
+        ("run model.path=run", "the model is named first"),
+        ("run log.folder=elsewhere", "folder is --output"),
+        ("run eval.pass_at=[4]", "pass@4 needs at least 4 samples"),
+        ("--completions nowhere.jsonl --recipe recipe.yaml", "nowhere.jsonl: can't be read"),
+    ],
+)
+def test_wrong_input_is_refused_and_leaves_nothing(run: Path, arguments: str, said: str) -> None:
+    assert re.search(said, refused(*shlex.split(arguments)))
+    assert not Path("evaluations").exists()
+
+
+def test_exit_codes_and_streams(run: Path) -> None:
+    wrong = subprocess.run([UPGE, "eval", "run", "eval.splits=[nope]"], capture_output=True, text=True, check=False)
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert "Traceback" not in wrong.stderr
+    right = subprocess.run([UPGE, "eval", "run"], capture_output=True, text=True, check=False)
+    assert right.returncode == 0, right.stderr
+    assert "avg@3" in right.stdout
+    assert "18/18 responses" in right.stderr
+    assert "responses" not in right.stdout
+
+
+def test_several_processes_are_refused(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "one process" in refused(run)
+
+
+# Two evaluations.
+
+
+def two_evaluations(run: Path) -> tuple[Path, Path]:
+    """Of three problems: the first solves p0 and p1, the second p0 and p2."""
+    for name, texts in (
+        ("first", {"p0": ["a", "a"], "p1": ["b", "c"], "p2": ["a", "a"]}),
+        ("second", {"p0": ["a", "a"], "p1": ["c", "c"], "p2": ["c", "c"]}),
+    ):
+        file = given_completions(texts)
+        done("--completions", file, "--recipe", "recipe.yaml", "eval.limit=3", "--output", name)
+    return Path("first"), Path("second")
+
+
+def test_paired_differences_and_exclusive_solves(run: Path) -> None:
+    one, other = opened(two_evaluations(run))
+    found = {(each.place, each.score): each for each in differences(one, other)}
+    average = found["test", "avg"]
+    assert (average.first, average.second) == (pytest.approx(0.5), pytest.approx(2 / 3))
+    assert average.difference == bootstrap([0.0, -0.5, 1.0], one.seed)
+    assert found["test", "pass@2"].difference.value == 0
+    assert {score for place, score in found if place == "test"} == {"avg", "pass@2", "maj@2", "truncated"}
+    whole = solved(one, other)[0]
+    assert (whole.place, whole.both, whole.only_first, whole.only_second) == ("test", ("p0",), ("p1",), ("p2",))
+    assert {each.place: each.only_second for each in solved(one, other)}["test/even"] == ("p2",)
+
+
+def test_an_evaluation_does_not_differ_from_itself(run: Path) -> None:
+    one, _ = opened(two_evaluations(run))
+    assert all((d.difference.low, d.difference.high) == (0.0, 0.0) for d in differences(one, one))
+    assert not any(each.only_first or each.only_second for each in solved(one, one))
+
+
+def compared(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, ["compare", *map(str, arguments)], env={"COLUMNS": "120"})
+
+
+def test_compare_takes_evaluations(run: Path) -> None:
+    one, other = two_evaluations(run)
+    result = compared(one, other, "--output", "both.json")
+    assert result.exit_code == 0, result.output
+    assert "only by second" in result.stdout
+    assert "+0.167" in result.stdout
+    assert json.loads(Path("both.json").read_text())[0]["solved"][0]["only_first"] == ["p1"]
+    for wrong, said in (
+        ((one, run), "compare like with like"),
+        ((one,), "with another one"),
+        ((one, other, "--metric", "reward"), "--metric"),
+    ):
+        assert said in str(compared(*wrong).exception)
+
+
+def test_other_problems_and_broken_folders_are_not_compared(run: Path) -> None:
+    one, _ = two_evaluations(run)
+    done(run, "--output", "other")
+    assert "'p3' of 'test' (3 such in all)" in str(compared(one, "other").exception)
+    Path("other/summary.json").write_text("{}")
+    assert "other: its problems.jsonl or summary.json can't be read" in str(compared(one, "other").exception)
+
+
+def test_different_numbers_of_samples_are_said(run: Path) -> None:
+    one, _ = two_evaluations(run)
+    file = given_completions({"p0": ["a"] * 3, "p1": ["b"] * 3, "p2": ["a"] * 3})
+    done("--completions", file, "--recipe", "recipe.yaml", "eval.limit=3", "--output", "third")
+    result = compared(one, "third")
+    assert "different numbers" in result.stderr
+    assert " avg " in result.stdout
+    assert "maj" not in result.stdout

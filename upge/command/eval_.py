@@ -1,0 +1,155 @@
+"""`upge eval`: measure a model, or responses that are there already."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from upge.command import app
+from upge.command.arguments import AllowCode, Overrides
+
+if TYPE_CHECKING:
+    from upge.run.evaluation import Evaluation
+
+What = Annotated[
+    str | None,
+    typer.Argument(metavar="MODEL_OR_RUN", help="A run folder, a model's folder, a Hub id, or package:folder."),
+]
+RecipeOption = Annotated[
+    str | None, typer.Option("--recipe", help="Data, reward, rollout and eval; by default the run's own recipe.")
+]
+Completions = Annotated[
+    Path | None, typer.Option("--completions", help="Score the responses in this file; no model is opened.")
+]
+Output = Annotated[
+    Path | None, typer.Option("--output", help="The folder to leave; by default evaluations/RECIPE/MODEL.")
+]
+Resume = Annotated[Path | None, typer.Option("--resume", help="Go on with the evaluation in this folder.")]
+Chunk = Annotated[int | None, typer.Option("--chunk", min=1, help="Responses asked for at once; 4096 by default.")]
+
+_OVERRIDE = re.compile(r"[\w.]+=")
+
+
+@app.command("eval")
+def evaluate(
+    model: What = None,
+    overrides: Overrides = None,
+    recipe: RecipeOption = None,
+    completions: Completions = None,
+    output: Output = None,
+    resume: Resume = None,
+    chunk: Chunk = None,
+    allow_code: AllowCode = False,
+) -> None:
+    """Measure a model on a recipe's data: avg@n, pass@k, maj@n, with intervals, in all and by band."""
+    from upge.command.locating import located
+    from upge.recipe import load_composed
+    from upge.run import evaluation
+    from upge.run.evaluating import CHUNK
+    from upge.run.folder import free
+
+    model, given = _told_apart(model, overrides or [], completions)
+    _check(output, resume, completions, given)
+    settings, composed = load_composed(recipe or _own_recipe(model), _overrides(model, given), allow_code=allow_code)
+    folder = resume or free(output or Path("evaluations") / settings.name / _name_of(model))
+    show = _Progress(folder)
+    size = chunk or CHUNK
+    with located(composed):
+        if completions is not None:
+            found = evaluation.evaluate_completions(settings, folder, completions, chunk=size, show=show)
+        else:
+            found = evaluation.evaluate_model(settings, folder, resume=resume is not None, chunk=size, show=show)
+    _print(found)
+
+
+def _told_apart(model: str | None, overrides: list[str], completions: Path | None) -> tuple[str, list[str]]:
+    """The model and the overrides; with `--completions` the model may be left out, and is the file's folder then."""
+    from upge.errors import InputError
+
+    if completions is not None and (model is None or _OVERRIDE.match(model)):
+        return str(completions.parent), [*([] if model is None else [model]), *overrides]
+    if model is None or _OVERRIDE.match(model):
+        raise InputError("name what to measure first: a run folder, a model's folder, a Hub id, or package:folder")
+    return model, overrides
+
+
+def _check(output: Path | None, resume: Path | None, completions: Path | None, overrides: list[str]) -> None:
+    from upge.errors import InputError
+
+    if resume is not None and (output is not None or completions is not None):
+        other = "--output" if output is not None else "--completions"
+        raise InputError(f"--resume goes on in its folder with the model; leave out {other}")
+    if resume is not None and not resume.is_dir():
+        raise InputError(f"--resume: there is no evaluation folder '{resume}'")
+    for override in overrides:
+        if override.startswith(("log.", "log=")):
+            raise InputError(f"{override}: an evaluation's folder is --output")
+        if override.startswith(("model=", "model.path=")):
+            raise InputError(f"{override}: the model is named first, before the overrides")
+
+
+def _own_recipe(model: str) -> str:
+    from upge.errors import InputError
+
+    own = Path(model).expanduser() / "recipe.yaml"
+    if own.is_file():
+        return str(own)
+    raise InputError(f"{model}: has no recipe.yaml of its own; say what to measure it on: --recipe RECIPE")
+
+
+def _overrides(model: str, given: list[str]) -> list[str]:
+    """What an evaluation settles itself, after what the user gave, so that messages count the user's from 1.
+
+    Of the recipe's model only what it is run in stays; the rest says how another one came to be.
+    """
+    from upge.recipe.schema import Model
+
+    others = [f"model.{key}" for key in Model.model_fields if key not in ("path", "dtype", "attention")]
+    removed = [key for key in others if not any(re.match(rf"{re.escape(key)}[.=]", each) for each in given)]
+    settled = ["abstract=false", f"model.path={json.dumps(model)}", "log.folder='runs/{name}'"]
+    return [*given, *settled, *(f"{key}=null" for key in removed)]
+
+
+def _name_of(model: str) -> str:
+    """The last name in a model's path: `runs/hpt` → hpt, `package:folder/inside` → inside."""
+    last = re.split(r"[/:\\]", str(Path(model).expanduser().resolve()) if model.startswith(".") else model.rstrip("/"))
+    return last[-1] or "model"
+
+
+class _Progress:
+    """Says on stderr how far it is: at the beginning, at the end, and about twenty times between."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.said = folder, -1
+
+    def __call__(self, done: int, total: int) -> None:
+        if self.said < 0:
+            typer.echo(f"evaluation folder: {self.folder}", err=True)
+        share = 20 * done // max(total, 1)
+        if share != self.said:
+            self.said = share
+            typer.echo(f"{done}/{total} responses", err=True)
+
+
+def _print(found: Evaluation) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("measured on")
+    table.add_column("score")
+    for column in ("mean", "95 % interval", "problems"):
+        table.add_column(column, justify="right")
+    for place, scores in found.scores.items():
+        for name, it in scores.items():
+            digits = 1 if name == "length" else 3
+            interval = f"{it.low:.{digits}f} … {it.high:.{digits}f}"
+            table.add_row(place, name, f"{it.value:.{digits}f}", interval, str(found.problems[place]))
+    Console(highlight=False, markup=False).print(table)
+    if not found.answered:
+        typer.echo("no maj@n: the reward offers no answers to vote with", err=True)

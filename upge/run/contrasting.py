@@ -1,0 +1,147 @@
+"""Two evaluations of the same problems: paired differences with intervals, and what only one of the two solved."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from upge.errors import InputError
+from upge.run.estimates import Estimate, bootstrap
+from upge.run.scores import Record, columns, places
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """An evaluation as its folder tells it. `name` is the folder's, with its path where several are called so."""
+
+    name: str
+    records: tuple[Record, ...]
+    pass_at: tuple[int, ...]
+    seed: int
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A score of two evaluations at a place: their means, and the mean of second − first over the same problems."""
+
+    place: str
+    score: str
+    first: float
+    second: float
+    difference: Estimate
+
+
+@dataclass(frozen=True)
+class Solved:
+    """The problems of a place by who solved them, that is, has a right response among its n: ids."""
+
+    place: str
+    both: tuple[str, ...]
+    only_first: tuple[str, ...]
+    only_second: tuple[str, ...]
+
+
+def is_evaluation(folder: Path) -> bool:
+    """Whether an evaluation has left this folder."""
+    return (folder / "problems.jsonl").is_file()
+
+
+def opened(folders: Sequence[Path]) -> list[Evaluated]:
+    """The evaluations in these folders. Raises InputError where one can't be read."""
+    found = [_opened(folder) for folder in folders]
+    names = [each.name for each in found]
+    return [
+        replace(each, name=str(folder)) if names.count(each.name) > 1 else each
+        for each, folder in zip(found, folders, strict=True)
+    ]
+
+
+def _opened(folder: Path) -> Evaluated:
+    try:
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        lines = (folder / "problems.jsonl").read_text(encoding="utf-8").splitlines()
+        records = tuple(Record.of(json.loads(line)) for line in lines)
+        return Evaluated(folder.resolve().name, records, tuple(summary["pass_at"]), summary["seed"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{folder}: its problems.jsonl or summary.json can't be read ({error!r})") from error
+
+
+def differences(first: Evaluated, second: Evaluated) -> list[Difference]:
+    """Every score that both have, by place: avg (whatever n), pass@k, maj@n of equal n, truncated, length.
+
+    The bootstrap is over problems, each with both of its values: it answers whether the second is better on problems
+    of this kind, which two intervals side by side do not. Raises InputError unless both are of the same problems.
+    """
+    pass_at = [k for k in first.pass_at if k in second.pass_at]
+    found = []
+    for place, (ours, theirs) in _paired(first, second).items():
+        one, other = _comparable(ours, pass_at), _comparable(theirs, pass_at)
+        for score in one:
+            if score in other:
+                gaps = [b - a for a, b in zip(one[score], other[score], strict=True)]
+                means = fmean(one[score]), fmean(other[score])
+                found.append(Difference(place, score, *means, bootstrap(gaps, first.seed)))
+    return found
+
+
+def solved(first: Evaluated, second: Evaluated) -> list[Solved]:
+    """Who solved what, by place. Raises InputError unless both are of the same problems."""
+    found = []
+    for place, (ours, theirs) in _paired(first, second).items():
+        one, other = ({each.id for each in its if each.right} for its in (ours, theirs))
+        ids = [each.id for each in ours]
+        found.append(
+            Solved(
+                place,
+                both=tuple(each for each in ids if each in one & other),
+                only_first=tuple(each for each in ids if each in one - other),
+                only_second=tuple(each for each in ids if each in other - one),
+            )
+        )
+    return found
+
+
+def same_n(first: Evaluated, second: Evaluated) -> bool:
+    """Whether both had equally many chances to solve each problem."""
+    return all(
+        ours.n == theirs.n for a, b in _paired(first, second).values() for ours, theirs in zip(a, b, strict=True)
+    )
+
+
+def exported(first: Evaluated, others: Sequence[Evaluated]) -> list[dict[str, Any]]:
+    """Everything that is said of each pair, as plain data."""
+    return [
+        {
+            "first": first.name,
+            "second": other.name,
+            "differences": [asdict(each) for each in differences(first, other)],
+            "solved": [asdict(each) for each in solved(first, other)],
+        }
+        for other in others
+    ]
+
+
+def _paired(first: Evaluated, second: Evaluated) -> dict[str, tuple[list[Record], list[Record]]]:
+    """Place → the records of both, problem by problem in the first one's order."""
+    theirs = {(each.split, each.id): each for each in second.records}
+    alone = {(each.split, each.id) for each in first.records} ^ set(theirs)
+    if alone:
+        split, identity = min(alone)
+        raise InputError(
+            f"{first.name} and {second.name} are not of the same problems: only one of them has '{identity}' of "
+            f"'{split}' ({len(alone)} such in all)"
+        )
+    return {
+        place: (members, [theirs[each.split, each.id] for each in members])
+        for place, members in places(first.records).items()
+    }
+
+
+def _comparable(records: Sequence[Record], pass_at: Sequence[int]) -> dict[str, list[float]]:
+    """The scores by names without n, which two evaluations need not share: avg@32 and avg@4 estimate the same mean."""
+    named = columns(records, pass_at)
+    return {name.partition("@")[0] if name.startswith("avg@") else name: values for name, values in named.items()}

@@ -1,0 +1,255 @@
+"""An evaluation on its own: responses sampled, or taken from a file, then scored, counted, and kept in a folder.
+
+recipe.yaml        the settings, resolved        manifest.json      versions, packages, hashes, the seed
+completions.jsonl  every response, scored        problems.jsonl     a line a problem
+summary.json       every score, with its interval
+
+Nothing in it derives from a clock, and responses are written as they come: an evaluation that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.utils.logging import disable_progress_bar
+
+from upge.errors import InputError
+from upge.flow import Context, Problem, Trajectory
+from upge.policy import Policy
+from upge.recipe import Recipe
+from upge.run import estimates, fitting, guarding
+from upge.run.collect import Asked, Collector
+from upge.run.estimates import Estimate, bootstrap
+from upge.run.evaluating import CHUNK, ask, problems_of, sample, samples, stream_of
+from upge.run.folder import RunFolder, completion
+from upge.run.guarding import Scorer
+from upge.run.reading_completions import Given, completions_of
+from upge.run.scores import Record, columns, places
+from upge.run.trainer import open_policy
+
+STEP = 0
+"""Keys the sampling noise: the same for every model, so that a comparison is of models and not of luck."""
+
+Line = dict[str, Any]
+Problems = dict[str, list[Problem]]
+Show = Callable[[int, int], None]
+"""Told how many responses are there, and how many there will be."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured: place (`<split>`, `<split>/<band>`) → score → its mean over problems, with interval.
+
+    Attributes: folder: where everything is kept. problems: place → how many. answered: whether the reward has answers.
+    """
+
+    folder: Path
+    scores: dict[str, dict[str, Estimate]]
+    problems: dict[str, int]
+    answered: bool
+
+
+def evaluate_model(
+    recipe: Recipe, folder: Path, *, resume: bool = False, chunk: int = CHUNK, show: Show = lambda done, total: None
+) -> Evaluation:
+    """Sample `eval.n` responses to each problem of `eval.splits`, `chunk` at a time, and score them.
+
+    `resume`: go on in the folder, which holds the beginning of this evaluation. Raises InputError where it doesn't.
+    """
+    _one_process()
+    policy = _on_device(recipe)
+    context = Context(seed=recipe.train.seed, folder=folder, policy=policy)
+    with _judging(recipe, context) as (problems, scorer):
+        kept = RunFolder(folder)
+        with _collecting(recipe, context, policy, scorer) as collector:
+            for split, its in problems.items():
+                fitting.measured(recipe, split, its, collector)
+            _describe(kept, recipe, policy.vocabulary_fingerprint(), resume=resume)
+            asked = {split: ask(collector, its, recipe.eval.n) for split, its in problems.items()}
+            wanted = ((stream_of(s), each.problem.id, i) for s in asked for each, i in samples(recipe, asked[s]))
+            done = _kept(folder / "completions.jsonl", wanted) if resume else 0
+            total = recipe.eval.n * sum(map(len, asked.values()))
+            _write(folder, _sampled(recipe, collector, scorer, asked, done, chunk), done, total, show)
+    return _tally(kept, recipe, problems, {"model": recipe.model.path})
+
+
+def evaluate_completions(
+    recipe: Recipe, folder: Path, file: Path, *, chunk: int = CHUNK, show: Show = lambda done, total: None
+) -> Evaluation:
+    """Score the responses in a file (see `upge.run.reading_completions`) as the recipe's reward does; without a model.
+
+    Raises InputError unless the file has the same number of responses, and enough, for each problem.
+    """
+    with _judging(recipe, Context(seed=recipe.train.seed, folder=folder)) as (problems, scorer):
+        given = completions_of(file, problems, max((1, *recipe.eval.pass_at)))
+        kept = RunFolder(folder)
+        _describe(kept, recipe, None, resume=False)
+        _write(folder, _rescored(recipe, scorer, given(), chunk), 0, given.count, show)
+    return _tally(kept, recipe, problems, {"completions": str(file)})
+
+
+# Opening.
+
+
+def _one_process() -> None:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError("upge eval runs in one process; start it without torchrun (an engine may use several devices)")
+
+
+def _on_device(recipe: Recipe) -> Policy:
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    disable_progress_bar()
+    if recipe.train.threads is not None:
+        torch.set_num_threads(recipe.train.threads)
+    policy = open_policy(recipe)
+    policy.model.to(torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu"))  # type: ignore[arg-type]
+    return policy
+
+
+@contextmanager
+def _judging(recipe: Recipe, context: Context) -> Iterator[tuple[Problems, Scorer]]:
+    """The problems of every split that is measured, and the reward, open."""
+    with guarding.opened(recipe.data, "data", recipe.data.open, context) as data:
+        if not recipe.eval.splits:
+            there = ", ".join(data.splits())
+            raise InputError(f"eval.splits: names nothing to measure on; eval.splits=[{there}] names all there is")
+        problems = {split: problems_of(recipe, data, split) for split in recipe.eval.splits}
+        if not any(problems.values()):
+            raise InputError(f"eval.splits: there are no problems in {', '.join(problems)}")
+        with guarding.opened(recipe.reward, "reward", recipe.reward.open, context) as reward:
+            yield problems, Scorer(reward, recipe.reward)
+
+
+@contextmanager
+def _collecting(recipe: Recipe, context: Context, policy: Policy, scorer: Scorer) -> Iterator[Collector]:
+    templater = policy.templater(recipe.data.template, recipe.data.system)
+    engine_of = recipe.rollout.engine
+    with guarding.opened(engine_of, "rollout.engine", engine_of.open, context) as engine:
+        yield Collector(templater, engine, scorer, 0, zero_truncated=_zeroes(recipe), context=policy.context_length)
+
+
+def _describe(kept: RunFolder, recipe: Recipe, vocabulary: str | None, *, resume: bool) -> None:
+    settings = kept.path / "recipe.yaml"
+    if not resume:
+        kept.describe(recipe, vocabulary)
+    elif not settings.is_file() or settings.read_text(encoding="utf-8") != kept.resolved(recipe):
+        raise InputError(f"{kept.path}: was begun with other settings than these, or is no evaluation; see {settings}")
+
+
+def _zeroes(recipe: Recipe) -> bool:
+    return recipe.rollout.truncated == "zero_reward"
+
+
+# Responses, as lines of completions.jsonl.
+
+
+def _sampled(
+    recipe: Recipe, collector: Collector, scorer: Scorer, asked: dict[str, list[Asked]], done: int, chunk: int
+) -> Iterator[list[Line]]:
+    for split, its in asked.items():
+        size = len(its) * recipe.eval.n
+        skip, done = min(done, size), max(0, done - size)
+        for responses in sample(recipe, collector, its, split, step=STEP, skip=skip, chunk=chunk):
+            yield _answered([_line(split, each) for each in responses], scorer)
+
+
+def _line(split: str, each: Trajectory) -> Line:
+    return completion(stream_of(split), STEP, each)
+
+
+def _rescored(recipe: Recipe, scorer: Scorer, given: Iterator[Given], chunk: int) -> Iterator[list[Line]]:
+    while piece := list(islice(given, chunk)):
+        scores = scorer.score([(problem, str(line["text"])) for problem, line in piece])
+        zeroed = [_zeroes(recipe) and line["truncated"] for _, line in piece]
+        rewards = [0.0 if zero else score for zero, score in zip(zeroed, scores, strict=True)]
+        lines = [line | {"reward": reward} for (_, line), reward in zip(piece, rewards, strict=True)]
+        yield _answered(lines, scorer)
+
+
+def _answered(lines: list[Line], scorer: Scorer) -> list[Line]:
+    answers = scorer.answers([line["text"] for line in lines])
+    if answers is None:
+        return lines
+    return [line | {"answer": answer} for line, answer in zip(lines, answers, strict=True)]
+
+
+def _write(folder: Path, pieces: Iterator[list[Line]], done: int, total: int, show: Show) -> None:
+    show(done, total)
+    with (folder / "completions.jsonl").open("a", encoding="utf-8") as file:
+        for lines in pieces:
+            file.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+            file.flush()
+            done += len(lines)
+            show(done, total)
+
+
+def _kept(file: Path, wanted: Iterator[tuple[str, str, int]]) -> int:
+    """How many responses are there already; a line that was cut off is taken away. Raises InputError for others."""
+    count, size = 0, 0
+    if not file.exists():
+        return 0
+    with file.open("rb") as lines:
+        for line in lines:
+            if not line.endswith(b"\n"):
+                break
+            said = json.loads(line)
+            if (said["stream"], said["problem"], said["sample"]) != next(wanted, None):
+                raise InputError(f"{file}:{count + 1}: is not what comes next here: have the problems changed?")
+            count, size = count + 1, size + len(line)
+    os.truncate(file, size)
+    return count
+
+
+# Counting.
+
+
+def _tally(kept: RunFolder, recipe: Recipe, problems: Problems, origin: Line) -> Evaluation:
+    records = _records(kept.path / "completions.jsonl", problems)
+    lines = [json.dumps(record.line(), ensure_ascii=False) + "\n" for record in records]
+    (kept.path / "problems.jsonl").write_text("".join(lines), encoding="utf-8")
+    grouped = places(records)
+    seed, pass_at = recipe.train.seed, recipe.eval.pass_at
+    scores = {
+        place: {name: bootstrap(values, seed) for name, values in columns(its, pass_at).items()}
+        for place, its in grouped.items()
+    }
+    counts = {place: len(its) for place, its in grouped.items()}
+    kept.summary(_summary(recipe, origin, scores, counts))
+    return Evaluation(kept.path, scores, counts, answered=all(each.answers is not None for each in records))
+
+
+def _records(file: Path, problems: Problems) -> list[Record]:
+    """The records of every problem, in the data's order; only what is counted is held, one line at a time."""
+    found = {(split, each.id): Record(split, each.id, each.band) for split in problems for each in problems[split]}
+    with file.open(encoding="utf-8") as lines:
+        for line in map(json.loads, lines):
+            length = len(line["tokens"]) if "tokens" in line else None
+            answer = [line["answer"]] if "answer" in line else []
+            record = found[line["stream"].removeprefix(stream_of("")), line["problem"]]
+            record.add(line["reward"], line["truncated"], length, *answer)
+    return list(found.values())
+
+
+def _summary(
+    recipe: Recipe, origin: Line, scores: dict[str, dict[str, Estimate]], counts: dict[str, int]
+) -> dict[str, Any]:
+    interval = {"level": estimates.LEVEL, "resamples": estimates.RESAMPLES, "over": "problems"}
+    return {
+        "name": recipe.name,
+        **origin,
+        "seed": recipe.train.seed,
+        "pass_at": list(recipe.eval.pass_at),
+        "interval": {"method": "percentile bootstrap", **interval},
+        "scores": {
+            place: {"problems": counts[place]} | {name: asdict(estimate) for name, estimate in its.items()}
+            for place, its in scores.items()
+        },
+    }
