@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForTokenClassification
 
+from upge.policy.adapting import plain_weights
 from upge.policy.errors import ModelError
 from upge.policy.loading import belonging, explained, find
 from upge.policy.logprobs import Tokens, collate, understood
@@ -67,11 +68,13 @@ def load_critic(policy: Policy, path: str | None = None) -> Critic:
 
 def _copied(policy: Policy) -> PreTrainedModel:
     """The policy's body under a head of zeros."""
+    if getattr(policy.model, "is_quantized", False):
+        raise ModelError("critic: the policy's weights are quantized and can't be copied into one: set critic.path")
     config = copy.deepcopy(policy.model.config)
     config.num_labels = 1
     with explained("critic"), torch.random.fork_rng(devices=[]):
         model: PreTrainedModel = AutoModelForTokenClassification.from_config(config, dtype=policy.model.dtype)
-    body = model.base_model.load_state_dict(policy.model.base_model.state_dict(), strict=False)
+    body = model.base_model.load_state_dict(plain_weights(policy.model.base_model), strict=False)
     if body.missing_keys:
         raise ModelError(f"critic: {type(model).__name__} has no place for the policy's weights {body.missing_keys[0]}")
     _silence_head(model)
@@ -83,7 +86,12 @@ def _opened(policy: Policy, path: str) -> PreTrainedModel:
     place, file = find(path)
     with explained(path):
         opened: Any = AutoModelForTokenClassification.from_pretrained(
-            place, num_labels=1, dtype=policy.model.dtype, output_loading_info=True, **file
+            place,
+            num_labels=1,
+            dtype=policy.model.dtype,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **file,
         )
     model, report = opened
     body = [name for name in report["missing_keys"] if name.startswith(model.base_model_prefix)]

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
+import importlib.util
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
+from upge.policy import adapting, recomputing
+from upge.policy.configuring import configure, override
 from upge.policy.errors import ModelError
 from upge.policy.policy import Policy
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from upge.recipe.schema import Lora
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -33,18 +36,27 @@ def load(
     config: dict[str, Any] | None = None,
     dtype: str = "float32",
     attention: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    gradient_checkpointing: bool = False,
+    lora: Lora | None = None,
     seed: int = 0,
 ) -> Policy:
     """Open a policy.
 
     Args:
         path: a folder in the Hub's format, a run folder (its `model` is meant), a Hub id, `package:folder/inside` of an
-            installed package, or a `.gguf` file. None: random weights, as `config` says.
+            installed package, a `.gguf` file, or the folder of a LoRA adapter, which is merged into its base model.
+            None: random weights, as `config` says.
         tokenizer: where the tokenizer is, in the same forms; by default it is the model's own.
         config: `model_type` and that architecture's arguments; vocabulary size and special ids are the tokenizer's.
         dtype: of the parameters: "float32", "bfloat16" or "float64".
         attention: transformers' attention implementation ("eager", "sdpa", …); None is transformers' own choice.
-        seed: of random weights.
+        overrides: values for the model's config in place of its own; see `upge.policy.configuring.override`.
+        gradient_checkpointing: activations are computed again in the backward pass, and not kept.
+        lora: a new adapter, the only thing that is trained then; see `upge.policy.adapting.adapt`.
+        seed: of random weights, and of a new adapter.
+
+    No code that comes with a model is ever run.
 
     Raises:
         ModelError: it can't be opened; the message is one line, with what was tried and what would be right.
@@ -55,19 +67,34 @@ def load(
         raise ModelError("model: give either a path (a folder or Hub id) or a config (to start from random weights)")
     if path is None and tokenizer is None:
         raise ModelError("model.tokenizer: random weights come without one; give a folder or Hub id that has one")
-    arguments: dict[str, Any] = {"dtype": _DTYPES[dtype]}
+    arguments: dict[str, Any] = {"dtype": _DTYPES[dtype], "trust_remote_code": False}
     if attention is not None:
         arguments["attn_implementation"] = attention
+    if lora is not None and lora.quantize is not None:
+        arguments |= _quantizing(lora.quantize, arguments["dtype"])
     # The tokenizer first: it is small, and random weights depend on it.
     opened = _open_tokenizer(tokenizer) if tokenizer else _open_tokenizer(str(path), of="model")
-    model = _open_model(path, arguments) if path is not None else _random(config or {}, opened, arguments, seed)
-    return Policy(model, opened)
+    if path is not None:
+        model = _open_model(path, arguments, overrides or {})
+    else:
+        model = _random(config or {}, opened, arguments, seed)
+    if lora is not None:
+        with explained("model.lora"):
+            adapting.adapt(model, lora, base=None if path is None else _absolute(path), seed=seed)
+    if gradient_checkpointing:
+        recomputing.check(model)
+    return Policy(model, opened, recompute=gradient_checkpointing)
 
 
-def _open_model(path: str, arguments: dict[str, Any]) -> PreTrainedModel:
+def _open_model(path: str, arguments: dict[str, Any], overrides: Mapping[str, Any]) -> PreTrainedModel:
     place, file = find(path)
+    if (Path(place) / adapting.CONFIG).is_file():
+        return _open_adapter(path, Path(place), arguments, overrides)
+    settings = arguments | file | (_unpacking() if file else {})
     with explained(path):
-        settings = arguments | file | (_unpacking() if file else {})
+        if overrides:
+            own = AutoConfig.from_pretrained(place, trust_remote_code=False, **file)
+            settings["config"] = override(own, overrides)
         opened: Any = AutoModelForCausalLM.from_pretrained(place, output_loading_info=True, **settings)
     model, report = opened
     if file:  # the weights are unpacked by now, and so they will be saved
@@ -75,8 +102,46 @@ def _open_model(path: str, arguments: dict[str, Any]) -> PreTrainedModel:
     if report["missing_keys"]:
         some = ", ".join(sorted(report["missing_keys"])[:3])
         raise ModelError(f"{path}: it lacks weights of {type(model).__name__} ({some}); not a causal language model?")
-    converted: PreTrainedModel = model.to(arguments["dtype"])
+    converted: PreTrainedModel = model if "device_map" in arguments else model.to(arguments["dtype"])
     return converted
+
+
+def _open_adapter(path: str, folder: Path, arguments: dict[str, Any], overrides: Mapping[str, Any]) -> PreTrainedModel:
+    """The base model of an adapter, with the adapter merged into it."""
+    if "device_map" in arguments:
+        raise ModelError(f"{path}: an adapter, which can't be merged into quantized weights; start from its base model")
+    model = _open_model(adapting.base_of(folder), arguments, overrides)
+    with explained(path):
+        adapting.merge_from(model, folder)
+    return model.requires_grad_(True)
+
+
+def _absolute(path: str) -> str:
+    """Where a model is, in words that hold in any working directory: a path on this machine, or a Hub id."""
+    place, file = find(path)
+    folder = Path(place)
+    return str(folder.resolve() / file.get("gguf_file", "")) if folder.is_dir() else place
+
+
+def _quantizing(kind: str, dtype: torch.dtype) -> dict[str, Any]:
+    """What has transformers open a model with its weights in 4 or 8 bits, on this process's GPU if there is one."""
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError as error:
+        raise ModelError("model.lora.quantize: it needs bitsandbytes: pip install 'upge[qlora]'") from error
+    gpu = torch.cuda.is_available()
+    if kind != "int8" and not gpu:  # in evaluation mode its kernels for CPUs pass no gradient on, and don't say so
+        raise ModelError(f"model.lora.quantize: {kind} needs a CUDA GPU, and there is none here; int8 does without")
+    if kind == "int8":
+        packed = BitsAndBytesConfig(load_in_8bit=True)
+    else:
+        packed = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type=kind,
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
+    return {"quantization_config": packed, "device_map": {"": torch.cuda.current_device() if gpu else "cpu"}}
 
 
 def belonging(path: str, policy: Policy) -> None:
@@ -104,7 +169,7 @@ def _open_tokenizer(path: str, of: str = "tokenizer") -> PreTrainedTokenizerBase
     if Path(place).is_dir() and not file and not any((Path(place) / name).exists() for name in _TOKENIZER_FILES):
         raise ModelError(f"{path}: no tokenizer in this folder; set model.tokenizer to a folder or Hub id that has one")
     with explained(path):
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(place, **file)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(place, trust_remote_code=False, **file)
     return tokenizer
 
 
@@ -112,39 +177,14 @@ def _random(
     config: dict[str, Any], tokenizer: PreTrainedTokenizerBase, arguments: dict[str, Any], seed: int
 ) -> PreTrainedModel:
     """A model with random weights: the same for the same seed, whatever was drawn before."""
-    settings = _configure(config, tokenizer)
+    with explained("model.config"):
+        settings = configure(config, tokenizer)
     with torch.random.fork_rng(devices=[]), explained("model.config"):
         torch.manual_seed(seed)
         # Drawn in float32 and then converted, so that another dtype starts from the same weights.
         drawn = AutoModelForCausalLM.from_config(settings, **(arguments | {"dtype": torch.float32}))
     model: PreTrainedModel = drawn.to(arguments["dtype"])
     return model
-
-
-def _configure(config: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> PreTrainedConfig:
-    given = dict(config)
-    kind = given.pop("model_type", None)
-    if not isinstance(kind, str):
-        raise ModelError("model.config: say which architecture with model_type, for example 'llama'")
-    size = max(tokenizer.get_vocab().values()) + 1
-    given.setdefault("vocab_size", size)
-    # A pad id would be an embedding row without gradient, so it is set only where the tokenizer has one of its own.
-    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-        given.setdefault(name, getattr(tokenizer, name))
-    with explained("model.config"):
-        settings = AutoConfig.for_model(kind, **given)
-    _check_arguments(config, settings)
-    return settings
-
-
-def _check_arguments(config: dict[str, Any], settings: PreTrainedConfig) -> None:
-    """Transformers keeps any argument that it doesn't know, silently; a misspelt one must not pass."""
-    known = {field.name for field in dataclasses.fields(settings)} | {"model_type"}
-    known |= set(settings.attribute_map)
-    for name in sorted(set(config) - known):
-        near = difflib.get_close_matches(name, known, 1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise ModelError(f"model.config: {config['model_type']} has no argument {name!r}{hint}")
 
 
 def find(path: str, of: str = "model") -> tuple[str, dict[str, str]]:
@@ -154,7 +194,7 @@ def find(path: str, of: str = "model") -> tuple[str, dict[str, str]]:
         if folder.suffix != ".gguf":
             raise ModelError(f"{path}: a file; give the folder that it lies in, in the Hub's format, or a .gguf file")
         return str(folder.parent), {"gguf_file": folder.name}
-    if (folder / "model" / "config.json").is_file():
+    if any((folder / "model" / name).is_file() for name in ("config.json", adapting.CONFIG)):
         return str(folder / "model"), {}
     if folder.is_dir():
         _check_folder(path, folder, of)
@@ -166,22 +206,23 @@ def find(path: str, of: str = "model") -> tuple[str, dict[str, str]]:
 
 def _in_package(path: str) -> Path:
     package, _, inside = path.partition(":")
-    try:
-        folder = Path(str(resources.files(package).joinpath(inside)))
-    except (ImportError, TypeError, ValueError) as error:
-        raise ModelError(f"{path}: no package {package!r} is installed") from error
+    top, *below = package.split(".")
+    # Looked up and not imported: no code of the package runs, whose own dependencies may not even be there.
+    spec = importlib.util.find_spec(top)
+    roots = [Path(root, *below) for root in (spec and spec.submodule_search_locations) or ()]
+    if not any(root.is_dir() for root in roots):
+        raise ModelError(f"{path}: no package {package!r} is installed")
+    folder = next((root / inside for root in roots if (root / inside).exists()), roots[0] / inside)
     if not folder.exists():
         raise ModelError(f"{path}: no such folder in the package{_nearest(folder)}")
     return folder
 
 
 def _check_folder(path: str, folder: Path, of: str) -> None:
-    if of != "model" or (folder / "config.json").is_file():
+    if of != "model" or any((folder / name).is_file() for name in ("config.json", adapting.CONFIG)):
         return
     if files := sorted(folder.glob("*.gguf")):
         raise ModelError(f"{path}: holds GGUF; name the file itself, {files[0]}")
-    if (folder / "adapter_config.json").is_file():
-        raise ModelError(f"{path}: a PEFT adapter, not a whole model; merge it into its base model first")
     raise ModelError(f"{path}: no config.json in this folder; it takes a model in the Hub's format or a run folder")
 
 
@@ -196,6 +237,8 @@ def explained(place: str) -> Iterator[None]:
     """Whatever transformers raises becomes one line that says what to do."""
     try:
         yield
+    except ModelError:
+        raise
     except Exception as error:  # many libraries meet here, each with errors of its own
         raise ModelError(f"{place}: {_reason(error)}") from error
 
@@ -207,6 +250,8 @@ def _reason(error: BaseException) -> str:
     if any(isinstance(cause, RepositoryNotFoundError) for cause in causes):
         return "neither a folder here nor a model on the Hub (a private one needs `hf auth login`)"
     text = " ".join(str(error).split())
+    if "trust_remote_code" in text:
+        return "it comes with code of its own, which is never run: take a model of an architecture transformers has"
     if "couldn't connect" in text or "offline mode" in text:
         return "not a folder here, not in the local cache, and the Hub can't be reached: give a folder, or go online"
     return f"{type(error).__name__}: {text[:300]}"

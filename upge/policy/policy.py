@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 from transformers import GenerationConfig
 
+from upge.policy import adapting, recomputing
 from upge.policy.errors import ModelError
 from upge.policy.logprobs import Tokens, log_probs
 from upge.policy.templating import Templater
@@ -29,6 +30,7 @@ class Policy:
     Args:
         model: any transformers causal LM, unwrapped.
         tokenizer: its tokenizer; without a pad token it gets its end-of-sequence token for one, if it has that.
+        recompute: whether activations are computed again in the backward pass and not kept (gradient checkpointing).
 
     Attributes:
         stop_ids: the tokens a response ends at: the tokenizer's, the config's and the generation config's, once each.
@@ -38,9 +40,9 @@ class Policy:
         ModelError: the tokenizer's vocabulary is larger than the model's.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, recompute: bool = False) -> None:
         self.model: PreTrainedModel = model.eval()
-        self.tokenizer = tokenizer
+        self.tokenizer, self.recompute = tokenizer, recompute
         self.stop_ids = _stop_ids(model, tokenizer)
         if tokenizer.pad_token is None and tokenizer.eos_token is not None:
             tokenizer.pad_token = tokenizer.eos_token
@@ -67,17 +69,22 @@ class Policy:
         forward: Callable[..., Any] | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """(T,) log π of each response token and, if asked, (T,) entropies, nats; see `upge.policy.log_probs`."""
-        return log_probs(self.model, sequences, temperature, entropy=entropy, pad_id=self.pad_id, forward=forward)
+        with recomputing.recomputed(self.model) if self.recompute else nullcontext():
+            return log_probs(self.model, sequences, temperature, entropy=entropy, pad_id=self.pad_id, forward=forward)
 
     def vocabulary_fingerprint(self) -> str:
         """A hash of which token has which id: equal fingerprints mean that token ids may be exchanged."""
         vocabulary = json.dumps(sorted(self.tokenizer.get_vocab().items(), key=lambda item: (item[1], item[0])))
         return hashlib.sha256(vocabulary.encode()).hexdigest()[:16]
 
-    def save(self, folder: str | Path) -> None:
-        """Write model and tokenizer in the Hub's format; `AutoModelForCausalLM.from_pretrained(folder)` opens them."""
-        with _saveable(self.model):
-            self.model.save_pretrained(folder)
+    def save(self, folder: str | Path, *, merge: bool = True) -> None:
+        """Write model and tokenizer in the Hub's format; `AutoModelForCausalLM.from_pretrained(folder)` opens them.
+
+        Args: merge: an adapter goes into a copy of the weights; False: it alone is written, in peft's format.
+        """
+        model = adapting.merged(self.model) if merge and adapting.adapted(self.model) else self.model
+        with _saveable(model):
+            model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
     def _rows(self) -> int:

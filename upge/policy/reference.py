@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
 
+from upge.policy.adapting import adapted, without_adapter
 from upge.policy.loading import belonging, load
 from upge.policy.logprobs import Tokens
 from upge.policy.policy import Policy
@@ -24,12 +24,8 @@ class Reference:
     @torch.no_grad()
     def log_probs(self, sequences: Sequence[tuple[Tokens, Tokens]], temperature: Tensor) -> Tensor:
         """(T,) log π_0 of each response token, nats; see `upge.policy.log_probs`."""
-        with self._without_adapter():
+        with without_adapter(self.policy.model) if self.adapter else nullcontext():
             return self.policy.log_probs(sequences, temperature)[0]
-
-    def _without_adapter(self) -> AbstractContextManager[Any]:
-        model: Any = self.policy.model
-        return model.disable_adapter() if self.adapter else nullcontext()
 
 
 def load_reference(policy: Policy, path: str | None = None) -> Reference:
@@ -38,14 +34,14 @@ def load_reference(policy: Policy, path: str | None = None) -> Reference:
     Args:
         policy: the policy as it starts. path: another model, as `load` takes it, of the same vocabulary.
 
-    Under PEFT the policy without its adapter is the policy as it started, so nothing is copied.
+    With LoRA the policy without its adapter is the policy as it started, so nothing is copied.
     Raises ModelError where `path` can't be opened, or has another vocabulary.
     """
     if path is not None:
         belonging(path, policy)
         dtype = str(policy.model.dtype).removeprefix("torch.")
         return Reference(_frozen(load(path, dtype=dtype)))
-    if hasattr(policy.model, "disable_adapter"):
+    if adapted(policy.model):
         return Reference(policy, adapter=True)
     return Reference(_frozen(Policy(copy.deepcopy(policy.model), policy.tokenizer)))
 

@@ -104,7 +104,13 @@ class Assembler:
             places.trajectories[each.group], places.without[each.group] = [], Counter()
         if estimator.wants_rollouts(step):
             sampling = Sampling(at(settings.temperature, step), settings.top_p, settings.top_k, settings.max_tokens)
-            sampled = self.collector.rollouts(asked, settings.n, sampling, stream="train", step=step)
+            fitting = []
+            for each in asked:
+                if self.collector.fits(each, settings.max_tokens):
+                    fitting.append(each)
+                else:
+                    places.without[each.group]["prompt"] += 1
+            sampled = self.collector.rollouts(fitting, settings.n, sampling, stream="train", step=step)
             self.keep(step, [trajectory for _, trajectory in sampled])
             for group, trajectory in sampled:
                 places.trajectories[group].append(trajectory)
@@ -115,7 +121,7 @@ class Assembler:
         """Add the demonstrations of these problems, or what they lack."""
         for each, (shown, lack) in zip(asked, self.collector.demonstrations(asked), strict=True):
             places.trajectories[each.group] += [] if shown is None else [shown]
-            places.without[each.group] = Counter([] if lack is None else [lack])
+            places.without[each.group].update([] if lack is None else [lack])
 
     def _idle(self, places: Places, step: int, state: State) -> list[int]:
         """The places, of all ranks, whose every coefficient is 0."""
@@ -127,10 +133,13 @@ class Assembler:
         return [int(group) for group in self.total(idle).nonzero()[:, 0]]
 
     def _counts(self, places: Places, step: int) -> dict[str, float]:
-        """Demonstrations that could not be had, over all ranks."""
-        if not self.recipe.estimator.wants_demonstrations(step):
-            return {}
+        """Prompts that left no room for a response, and demonstrations that could not be had, over all ranks."""
         lacks = sum(places.without.values(), Counter())
-        found = torch.tensor([lacks["missing"], lacks["too_long"]], device=self.device)
-        missing, too_long = self.total(found).tolist()
-        return {"demonstrations/missing": missing, "demonstrations/too_long": too_long}
+        found = torch.tensor([lacks["prompt"], lacks["missing"], lacks["too_long"]], device=self.device)
+        prompts, missing, too_long = self.total(found).tolist()
+        counts = {}
+        if self.recipe.estimator.wants_rollouts(step):
+            counts["prompts/too_long"] = prompts
+        if self.recipe.estimator.wants_demonstrations(step):
+            counts |= {"demonstrations/missing": missing, "demonstrations/too_long": too_long}
+        return counts

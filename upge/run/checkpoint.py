@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from upge.policy import adapting
 from upge.run.learning import Learner
 from upge.run.optimizing import Optimization
 
@@ -30,7 +31,7 @@ def save(folder: Path, learner: Learner, progress: Progress) -> None:
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    save_models(partial, learner)
+    save_models(partial, learner, merge=False)
     for name, optimization in learner.optimizations().items():
         save_file(_moments(optimization), partial / f"{name}-optimizer.safetensors")
     state = {f"{place}/{name}": x for place, named in learner.state.items() for name, x in named.items()}
@@ -42,9 +43,9 @@ def save(folder: Path, learner: Learner, progress: Progress) -> None:
     partial.rename(folder)
 
 
-def save_models(folder: Path, learner: Learner) -> None:
-    """Write the models in training, each into a folder of its own in the Hub's format."""
-    learner.policy.save(folder / "model")
+def save_models(folder: Path, learner: Learner, *, merge: bool) -> None:
+    """Write the models in training, each into a folder of its own; see `Policy.save`."""
+    learner.policy.save(folder / "model", merge=merge)
     if learner.critic is not None:
         learner.critic.critic.save(folder / "critic")
 
@@ -62,7 +63,10 @@ def restore(folder: Path, learner: Learner) -> Progress:
     for name, optimization in learner.optimizations().items():
         shards = sorted((folder / name).glob("*.safetensors"))
         weights = {key: tensor for shard in shards for key, tensor in load_file(shard).items()}
-        optimization.model.load_state_dict(weights, strict=False)  # tied weights are saved once
+        if adapting.adapted(optimization.model):
+            adapting.restore(optimization.model, weights)
+        else:
+            optimization.model.load_state_dict(weights, strict=False)  # tied weights are saved once
         _restore_moments(optimization, load_file(folder / f"{name}-optimizer.safetensors"))
         optimization.updates = updates[name]
     for name, x in load_file(folder / "estimator.safetensors").items():

@@ -27,6 +27,7 @@ class Collector:
         templater: text ↔ tokens. engine, reward: open sessions.
         demonstration_tokens: a longer demonstration is left out and counted.
         zero_truncated: rollouts cut at the budget score 0.
+        context: the most tokens, prompt and response together, that the model has positions for; None: no limit.
     """
 
     templater: Templater
@@ -34,16 +35,27 @@ class Collector:
     reward: RewardSession
     demonstration_tokens: int
     zero_truncated: bool = False
+    context: int | None = None
 
     def ask(self, problem: Problem, group: int, *, first: int = 0) -> Asked:
         """The problem as the policy will read it."""
         return Asked(problem, group, self.templater.prompt(problem), first)
+
+    def fits(self, asked: Asked, response: int) -> bool:
+        """Whether the model has room for `response` tokens after the prompt."""
+        return self.context is None or len(asked.prompt) + response <= self.context
 
     def rollouts(
         self, asked: Sequence[Asked], n: int, sampling: Sampling, *, stream: str, step: int
     ) -> list[tuple[int, Trajectory]]:
         """(group, trajectory) of `n` scored responses to each problem, in the order of the problems."""
         wanted = [(each, each.first + sample) for each in asked for sample in range(n)]
+        return self.sampled(wanted, sampling, stream=stream, step=step)
+
+    def sampled(
+        self, wanted: Sequence[tuple[Asked, int]], sampling: Sampling, *, stream: str, step: int
+    ) -> list[tuple[int, Trajectory]]:
+        """(group, trajectory) of a scored response for each (problem, sample), in their order."""
         requests = [Request(stream, step, each.problem.id, sample, each.prompt) for each, sample in wanted]
         completions = self.engine.sample(requests, sampling)
         texts = [self.templater.text(completion.tokens) for completion in completions]
@@ -60,7 +72,10 @@ class Collector:
     def demonstrations(self, asked: Sequence[Asked]) -> list[tuple[Trajectory | None, str | None]]:
         """For each problem its scored demonstration, or what it lacks: "missing", or "too_long" for the budget."""
         responses = [self._response(each.problem) for each in asked]
-        fits = [0 < len(response) <= self.demonstration_tokens for response in responses]
+        fits = [
+            0 < len(response) <= self.demonstration_tokens and self.fits(each, len(response))
+            for each, response in zip(asked, responses, strict=True)
+        ]
         shown = [(each.problem, each.problem.demonstration or "") for each, fit in zip(asked, fits, strict=True) if fit]
         scores = iter(self.reward.score(shown))
         return [

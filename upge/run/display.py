@@ -51,6 +51,11 @@ class Display:
             self._bar.start()
             self._task = self._bar.add_task("step", total=self._steps, completed=start, line="")
 
+    def found(self, faults: Sequence[str]) -> None:
+        """Say what is wrong with the data."""
+        for fault in faults if self.shown else ():
+            self.console.print(fault, markup=False)
+
     def step(self, metrics: Metrics, seconds: Mapping[str, float]) -> None:
         """Show a step."""
         if not self.shown:

@@ -40,15 +40,11 @@ class RunFolder:
     @classmethod
     def claim(cls, recipe: Recipe) -> Path:
         """The folder that the recipe names, or with the first free number added if it is there already."""
-        wanted = recipe.log.path(recipe.name)
-        candidate, number = wanted, 2
-        while candidate.exists() and (not candidate.is_dir() or any(candidate.iterdir())):
-            candidate, number = wanted.with_name(f"{wanted.name}-{number}"), number + 1
-        return candidate
+        return free(recipe.log.path(recipe.name))
 
-    def describe(self, recipe: Recipe, vocabulary: str) -> None:
-        """Write recipe.yaml and manifest.json; `vocabulary` is the fingerprint of which token has which id."""
-        text = to_yaml(self._with_own_code(recipe.model_dump(mode="json")))
+    def describe(self, recipe: Recipe, vocabulary: str | None) -> None:
+        """Write recipe.yaml and manifest.json; `vocabulary` fingerprints which token has which id."""
+        text = self.resolved(recipe)
         self._write("recipe.yaml", text)
         manifest = {
             "recipe": {"name": recipe.name, "sha256": hashlib.sha256(text.encode()).hexdigest()},
@@ -61,6 +57,10 @@ class RunFolder:
             "command": sys.argv[1:],
         }
         self._write("manifest.json", json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+
+    def resolved(self, recipe: Recipe) -> str:
+        """The text of recipe.yaml; the files that its classes came from are copied beside it."""
+        return to_yaml(self._with_own_code(recipe.model_dump(mode="json")))
 
     def _with_own_code(self, dumped: Any) -> Any:
         """The recipe with the classes that it names in files copied into the folder, `code/`, and named there."""
@@ -89,16 +89,7 @@ class RunFolder:
     def completions(self, stream: str, step: int, trajectories: list[Trajectory], *, logp: bool) -> None:
         """Append sampled responses to completions.jsonl, from where the engine `recorded` replays them."""
         for each in trajectories:
-            line = {
-                "stream": stream,
-                "step": step,
-                "problem": each.problem.id,
-                "sample": each.sample,
-                "reward": each.reward,
-                "truncated": each.truncated,
-                "text": each.text,
-                "tokens": each.response,
-            }
+            line = completion(stream, step, each)
             self._append("completions.jsonl", line | ({"logp": each.rollout_logp} if logp else {}))
 
     def evaluations(self) -> list[dict[str, Any]]:
@@ -136,6 +127,28 @@ class RunFolder:
         if self.writes:
             with (self.path / name).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def free(wanted: Path) -> Path:
+    """The folder, or with the first number added that makes it one where nothing is yet."""
+    candidate, number = wanted, 2
+    while candidate.exists() and (not candidate.is_dir() or any(candidate.iterdir())):
+        candidate, number = wanted.with_name(f"{wanted.name}-{number}"), number + 1
+    return candidate
+
+
+def completion(stream: str, step: int, each: Trajectory) -> dict[str, Any]:
+    """A sampled response as a line of completions.jsonl."""
+    return {
+        "stream": stream,
+        "step": step,
+        "problem": each.problem.id,
+        "sample": each.sample,
+        "reward": each.reward,
+        "truncated": each.truncated,
+        "text": each.text,
+        "tokens": each.response,
+    }
 
 
 def to_yaml(data: Any) -> str:

@@ -69,3 +69,15 @@ class Scorer:
             if wrong:
                 raise BrokenPromise(f"scored a response {wrong[0]!r}; a score is a finite number")
         return [float(score) for score in scores]
+
+    def answers(self, texts: Sequence[str]) -> list[str | None] | None:
+        """The final answer in each response, None where it has none; or None if the reward offers no answers."""
+        answer = getattr(self._session, "answer", None)
+        if not callable(answer):
+            return None
+        found = [answer(text) for text in texts]
+        with answering(self._part, "reward"):
+            wrong = [each for each in found if each is not None and not isinstance(each, str)]
+            if wrong:
+                raise BrokenPromise(f"answered {wrong[0]!r}; an answer is a text, or None where there is none")
+        return found

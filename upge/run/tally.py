@@ -6,6 +6,7 @@ share/<term>                       share of prompts whose trajectories the term 
 <term>/tokens, /nll                weighed tokens; mean −log π_θ over them, nats
 <term>/masked, /ratio, /advantage  mean over its tokens: share with mask 0; π_θ/π_ref; |Â|
 entropy                            mean over all response tokens in the gradient, nats, where a part reads it
+prompts/too_long                   prompts that leave no room for a response in the model's context, left out
 demonstrations/missing, /too_long  imitation that could not be had
 rows, rows/alive                   trajectories; those that went through the forward pass
 updates/made, /without_signal, /not_finite, /skipped     optimizer steps, and those not taken

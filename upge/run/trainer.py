@@ -19,10 +19,11 @@ from accelerate.utils import broadcast_object_list, gather_object
 from transformers.utils.logging import disable_progress_bar
 
 from upge import policy as policies
+from upge.errors import InputError
 from upge.flow import Context, DataSession, EngineSession, Trajectory
 from upge.policy import Policy
 from upge.recipe import Recipe
-from upge.run import checkpoint, guarding
+from upge.run import checking, checkpoint, fitting, guarding
 from upge.run.assembling import Assembler
 from upge.run.checkpoint import Progress
 from upge.run.collect import Collector
@@ -32,6 +33,7 @@ from upge.run.evaluating import evaluate
 from upge.run.folder import RunFolder
 from upge.run.guarding import Scorer
 from upge.run.learning import Learner
+from upge.run.tracking import numbers, require, tracking
 
 
 def train(recipe: Recipe, *, resume: Path | None = None, display: Display | None = None) -> Path:
@@ -63,11 +65,24 @@ class Trainer:
         steps = self.recipe.train.steps
         self.display.begin(self.recipe, self.folder.path, self.start)
         if self.start == 0:
+            self.check()
             self.measure(0)
         for step in range(self.start, steps):
             self.step(step)
             self.between(step + 1)
         self.finish()
+
+    def check(self) -> None:
+        """Look at the problems to come, and tell what is wrong. Raises InputError where `train.check` refuses it."""
+        settings = self.recipe.train
+        if settings.check_problems == 0:
+            return
+        report = checking.look(self.recipe, self.data, self.collector)
+        self.log({"phase": "check", "step": 0} | report.metrics())
+        found = report.sentences()
+        if found and settings.check == "refuse":
+            raise InputError("\n".join(["train.check refuses the data:", *found]))
+        self.display.found(found)
 
     def step(self, step: int) -> None:
         """One rollout batch: assemble it, learn from it, log."""
@@ -80,7 +95,7 @@ class Trainer:
         ended = time.perf_counter()
         line = {"phase": "train", "step": step} | dict(sorted(metrics.items()))
         seconds = {"collect": collected - began, "learn": ended - collected}
-        self.folder.metrics(line)
+        self.log(line)
         self.folder.timings({"phase": "train", "step": step, **seconds})
         self.display.step(line, seconds)
 
@@ -120,7 +135,7 @@ class Trainer:
             self.keep(f"eval/{split}", done, sampled)
         line = {"phase": "eval", "step": done} | metrics
         self.evaluations.append(line)
-        self.folder.metrics(line)
+        self.log(line)
         self.folder.timings({"phase": "eval", "step": done, "seconds": time.perf_counter() - began})
         self.display.evaluation(line)
 
@@ -134,12 +149,18 @@ class Trainer:
     def finish(self) -> None:
         """Save the trained model and the summary."""
         if self.folder.writes:
-            checkpoint.save_models(self.folder.path, self.learner)
+            lora = self.recipe.model.lora
+            checkpoint.save_models(self.folder.path, self.learner, merge=lora is None or lora.save == "merged")
         summary = {"name": self.recipe.name, "steps": self.recipe.train.steps, "evaluations": self.evaluations}
         self.folder.summary(summary)
         self.folder.report(self.recipe.name)
         self.display.end(self.evaluations, self.folder.path)
         self.accelerator.wait_for_everyone()
+
+    def log(self, line: dict[str, Any]) -> None:
+        """Keep a line of metrics, and send it to the recipe's trackers."""
+        self.folder.metrics(line)
+        self.accelerator.log(numbers(line), step=line["step"])
 
     def keep(self, stream: str, step: int, trajectories: list[Trajectory]) -> None:
         """Log completions."""
@@ -154,6 +175,7 @@ class Trainer:
 @contextmanager
 def opened(recipe: Recipe, resume: Path | None, display: Display) -> Iterator[Trainer]:
     """Everything that a run needs, opened in order and closed in reverse."""
+    require(recipe.log.trackers)
     # accelerate keeps one state a process; a run of its own precision, in a notebook say, must not meet the last one's.
     AcceleratorState._reset_state()
     # accelerate's own accumulation stays at 1: the estimator's counts are over the whole optimizer step already.
@@ -161,6 +183,8 @@ def opened(recipe: Recipe, resume: Path | None, display: Display) -> Iterator[Tr
         cpu=not torch.accelerator.is_available(),  # else several processes without a GPU would not find each other
         mixed_precision={"float32": "no", "bfloat16": "bf16", "float16": "fp16"}[recipe.train.precision],
         gradient_accumulation_steps=1,
+        log_with=list(recipe.log.trackers) or None,
+        project_dir=recipe.log.path(recipe.name),
     )
     torch.use_deterministic_algorithms(True, warn_only=True)
     disable_progress_bar()
@@ -186,8 +210,15 @@ def opened(recipe: Recipe, resume: Path | None, display: Display) -> Iterator[Tr
         templater = policy.templater(recipe.data.template, recipe.data.system)
         limit = recipe.train.demonstration_tokens or recipe.rollout.max_tokens
         collector = Collector(
-            templater, engine, reward, limit, zero_truncated=recipe.rollout.truncated == "zero_reward"
+            templater,
+            engine,
+            reward,
+            limit,
+            zero_truncated=recipe.rollout.truncated == "zero_reward",
+            context=policy.context_length,
         )
+        fitting.check(recipe, data, collector)
+        stack.enter_context(tracking(recipe, accelerator, folder.path))
         stack.enter_context(display)
         trainer = Trainer(recipe, accelerator, policy, data, engine, collector, learner, folder, display)
         if resume is None:
@@ -206,6 +237,9 @@ def open_policy(recipe: Recipe) -> Policy:
         config=model.config,
         dtype=model.dtype,
         attention=model.attention,
+        overrides=model.overrides,
+        gradient_checkpointing=model.gradient_checkpointing,
+        lora=model.lora,
         seed=recipe.train.seed,
     )
 

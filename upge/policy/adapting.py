@@ -1,0 +1,141 @@
+"""LoRA by peft: W + (α/rank)·B·A in place of W, of which A and B are trained.
+
+The model keeps its class: adapters are put into its layers, so that sampling and log-probs know nothing of them.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from upge.policy.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from upge.recipe.schema import Lora
+
+WEIGHTS = "adapter_model.safetensors"
+"""The file of an adapter, as peft calls it."""
+CONFIG = "adapter_config.json"
+
+
+def adapt(model: PreTrainedModel, settings: Lora, *, base: str | None, seed: int) -> None:
+    """Put a new adapter into a model and freeze the rest; B = 0, so that the model says what it said before.
+    A and B have the weights' type, but float32 at least.
+
+    Args:
+        model: changed in place. settings: the recipe's. seed: of A.
+        base: where the model came from, for the adapter's own config; None: random weights.
+
+    Raises:
+        ModelError: peft is missing. peft's own errors: no layer has such a name.
+    """
+    adapter = _peft().LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        target_modules=settings.targets if isinstance(settings.targets, str) else list(settings.targets),
+        lora_dropout=0.0,
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
+        task_type="CAUSAL_LM",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model.add_adapter(adapter)
+    for parameter in model.parameters():
+        if parameter.requires_grad and parameter.itemsize < 4:  # 16 bits would lose its updates
+            parameter.data = parameter.data.float()
+    adapter.base_model_name_or_path = base
+    adapter.target_modules = sorted(adapter.target_modules)  # a set until here, which is written in any order
+
+
+def adapted(model: PreTrainedModel) -> bool:
+    """Whether the model has an adapter: one of `adapt`, or peft's wrapper around it."""
+    return bool(getattr(model, "_hf_peft_config_loaded", False)) or hasattr(model, "disable_adapter")
+
+
+@contextmanager
+def without_adapter(model: PreTrainedModel) -> Iterator[None]:
+    """While open, the model says what it would without its adapter."""
+    wrapped: Any = model
+    if hasattr(model, "disable_adapter"):
+        with wrapped.disable_adapter():
+            yield
+        return
+    model.disable_adapters()
+    try:
+        yield
+    finally:
+        model.enable_adapters()
+
+
+def merged(model: PreTrainedModel) -> PreTrainedModel:
+    """A copy of the model with W + (α/rank)·B·A for its weights, and no adapter. Raises ModelError: W is quantized."""
+    if getattr(model, "is_quantized", False):
+        raise ModelError(
+            "an adapter can't be merged into quantized weights: an engine with its own copy needs whole ones"
+        )
+    whole = copy.deepcopy(model)
+    merge(whole)
+    return whole
+
+
+def merge(model: PreTrainedModel) -> None:
+    """Put the adapter into the weights."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for name, module in list(model.named_modules()):
+        if isinstance(module, BaseTunerLayer):
+            module.merge(safe_merge=True)
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, module.get_base_layer())
+    model._hf_peft_config_loaded = False
+    vars(model).pop("peft_config", None)
+
+
+def restore(model: PreTrainedModel, weights: dict[str, Tensor]) -> None:
+    """Give the adapter saved weights. Raises ModelError where they are another adapter's."""
+    report = _peft().set_peft_model_state_dict(model, weights)
+    lacking = [name for name in report.missing_keys if ".lora_" in name]
+    if lacking or report.unexpected_keys:
+        raise ModelError(f"another adapter's weights: {(lacking + list(report.unexpected_keys))[0]} doesn't fit")
+
+
+def plain_weights(model: nn.Module) -> dict[str, Tensor]:
+    """The weights without the adapter's, named as in a model that has none."""
+    weights = model.state_dict().items()
+    return {name.replace(".base_layer.", "."): x for name, x in weights if ".lora_" not in name}
+
+
+def base_of(folder: Path) -> str:
+    """The model that the adapter in a folder belongs to. Raises ModelError where it doesn't say."""
+    try:
+        base = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{folder}: a PEFT adapter that doesn't name the model to merge it into") from error
+    if not isinstance(base, str) or not base:
+        raise ModelError(f"{folder}: a PEFT adapter that doesn't name the model to merge it into")
+    return base
+
+
+def merge_from(model: PreTrainedModel, folder: Path) -> None:
+    """Merge the adapter in a folder into its base model. Raises ModelError where peft is missing."""
+    _peft()
+    model.load_adapter(str(folder))
+    merge(model)
+
+
+def _peft() -> Any:
+    try:
+        import peft
+    except ImportError as error:
+        raise ModelError("model.lora: adapters need peft: pip install 'upge[peft]'") from error
+    return peft
