@@ -28,11 +28,20 @@ def imported_by(*arguments: str) -> set[str]:
     return {name.partition(".")[0] for name in finished.stdout.rpartition("modules:")[2].split()}
 
 
-@pytest.mark.parametrize("arguments", [("--help",), ("list",), ("list", "mask"), ("run", "--help"), ("--version",)])
+@pytest.mark.parametrize(
+    "arguments",
+    [("--help",), ("list",), ("list", "mask"), ("run", "--help"), ("eval", "--help"), ("--version",)],
+)
 def test_help_and_list_import_neither_torch_nor_transformers(arguments: tuple[str, ...]) -> None:
     modules = imported_by(*arguments)
     assert "upge" in modules
     assert not modules & {"torch", "transformers", "upge_parts"}
+
+
+def test_validating_needs_no_more_than_torch() -> None:
+    modules = imported_by("validate", "hpt")
+    assert "torch" in modules
+    assert not modules & {"transformers", "accelerate", "datasets", "rich"}
 
 
 def test_list_shows_every_part_with_its_line() -> None:

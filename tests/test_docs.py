@@ -33,6 +33,7 @@ def blocks(language: str) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("place", "code"), blocks("python"))
+@pytest.mark.usefixtures("registry")
 def test_python_blocks_run(place: str, code: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     exec(compile(code, place, "exec"), {})

@@ -52,6 +52,13 @@ def test_a_long_line_is_cut_around_the_caret() -> None:
     assert line[caret.index("^")] == "X"
 
 
+def test_a_long_message_is_cut_and_of_many_faults_the_first_are_shown() -> None:
+    assert len(str(Fault("m" * 5000, None, "h" * 5000))) < 2100
+    shown = str(RecipeError(Fault("m", place(line=line)) for line in range(1, 2000)))
+    assert shown.count("key: value") == 50
+    assert shown.endswith("1999 problems, of which these are the first 50")
+
+
 def test_terminal_escapes_are_not_passed_on() -> None:
     shown = str(Fault("bad \x1b[31m", place("r\x1b.yaml", text="a: \x1b[2J")))
     assert "\x1b" not in shown

@@ -67,3 +67,9 @@ def test_an_offer_that_leads_nowhere_brings_nothing(site: Site, target: str) -> 
     site.install("plug-in", f"[upge.recipes]\nany = {target}\n", {"plug.__init__": ""})
     assert {each.package for each in shelved()} >= {"upge"}
     assert "plug-in" not in {each.package for each in shelved()}
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "recipes", "a" * 5000, "a\0b", "lab/nothing"])
+def test_a_name_that_can_be_none_is_refused(name: str) -> None:
+    with pytest.raises(RecipeError):
+        upge.load(name)

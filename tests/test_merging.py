@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from upge.recipe.faults import Fault, RecipeError
 from upge.recipe.merging import Composed, compose, locate, merge
-from upge.recipe.reading import Node, parse, plain
+from upge.recipe.reading import MAX_BYTES, Node, parse, plain
 
 BASE = """\
 model: tiny
@@ -156,6 +156,15 @@ def test_a_chain_is_bounded(folder: Folder) -> None:
     for link in range(40):
         folder.write(**{f"c{link}": f"extends: c{link + 1}.yaml"})
     assert "more than 32 files" in folder.fault("c0").message
+
+
+def test_a_recipe_is_bounded_with_all_that_it_extends(folder: Folder) -> None:
+    padding = "#" * (MAX_BYTES // 2)
+    folder.write(a=f"a: 1\n{padding}", b=f"b: 1\n{padding}", both="extends: [a.yaml, b.yaml]")
+    assert folder.write(one="extends: a.yaml").data("one") == {"a": 1}
+    assert f"the recipe, with it, is larger than {MAX_BYTES} bytes" in folder.fault("both").message
+    many = folder.write(many=f"extends: [{', '.join(['base.yaml'] * 33)}]").fault("many")
+    assert "more than 32 files" in many.message
 
 
 def test_what_is_extended_stays_in_the_folder(folder: Folder, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
+from upge.recipe.building import MAX_NODES
 from upge.recipe.faults import Fault, RecipeError
 from upge.recipe.reading import MAX_BYTES, Node, parse, plain, read
 
@@ -167,6 +168,7 @@ def test_lines_are_counted_as_yaml_counts_them(line_break: str) -> None:
         ("a: 1\n---\n", "2:1", "one document", "remove"),
         ("a: " + "[" * 32 + "]" * 32, "1:35", "deeper than 32", ""),
         ("a: " + "[" * 100000, "1:35", "deeper than 32", ""),
+        ("a: [" + "1," * 20000, f"1:{2 * MAX_NODES - 1}", "more than 10000 keys and values", ""),
         ("", "1:1", "empty", "write"),
         ("# nothing\n\n", "1:1", "empty", "write"),
         ("- a", "1:1", "not a list of 1", ""),
@@ -175,12 +177,22 @@ def test_lines_are_counted_as_yaml_counts_them(line_break: str) -> None:
         ("a:\n\tb: 1", "2:1", "a tab", "spaces"),
         ("a:\n  b: 1\n\tc: 2\n", "3:1", "a tab", "spaces"),
         ("\ta: 1", "1:1", "a tab", "spaces"),
-        ("a: [1, 2\nb: 3", "2:2", "expected ',' or ']' in the list that opens at line 1", ""),
+        ("a: [1, 2\nb: 3", "2:2", "expected ',' or ']' in the list that opens at line 1", "close it with ']'"),
         ("a: {b: [1}", "1:10", "expected ',' or ']' in the list that opens at line 1", ""),
         ("x: 1\na: {b: 1\n\n", "2:9", "expected ',' or '}' in the map that opens at line 2", ""),
         ("a: 'x\nb: 1", "1:4", "a quote that is never closed", ""),
         ("a: b: c", "1:5", "a ':' where no value can start", "quote"),
         ("a: - b", "1:4", "a '-' where no list can start", "[a, b]"),
+        ("a: 1\n  b: 2", "2:3", "indented deeper than the line above, which has its value", "both lines"),
+        (
+            "a:\n  b: 1\n c: 2",
+            "3:2",
+            "does not belong to the block",
+            "in column 2, what is above it in 1 (line 1) or 3 (line 2)",
+        ),
+        (" a: 1\nb: 2", "2:1", "does not belong to what stands above", "same column"),
+        ("a: {b: 1}}", "1:10", "a '}' that no bracket was opened for", ""),
+        ("a: 'x' y", "1:8", "a second text", "quotes"),
         ("a: 1\nb\n", "2:2", "a line without ':'", "key: value"),
         ("a: @b", "1:4", "cannot start with this character", "quotes"),
         ('a: "\\q"', "1:6", "unknown escape", "single quotes"),

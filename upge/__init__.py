@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from upge.flow import Sampling as Sampling
     from upge.flow import Trajectory as Trajectory
     from upge.parts import Advantage as Advantage
+    from upge.parts import AReward as AReward
     from upge.parts import Data as Data
     from upge.parts import Denominator as Denominator
     from upge.parts import Engine as Engine
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from upge.parts import Reduction as Reduction
     from upge.parts import Reward as Reward
     from upge.parts import Shaping as Shaping
+    from upge.parts import SomeData as SomeData
     from upge.parts import Switch as Switch
     from upge.policy import ModelError as ModelError
     from upge.policy import Policy as Policy
@@ -73,6 +75,7 @@ _HOMES = {
         "Trajectory",
     ),
     "upge.parts": (
+        "AReward",
         "Advantage",
         "Data",
         "Denominator",
@@ -83,6 +86,7 @@ _HOMES = {
         "Reduction",
         "Reward",
         "Shaping",
+        "SomeData",
         "Switch",
     ),
     "upge.policy": ("ModelError", "Policy", "load_policy"),

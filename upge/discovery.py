@@ -167,6 +167,7 @@ def recipe_folders() -> list[tuple[str, Path]]:
 
 def refresh() -> None:
     """Forget what was found, for a package installed by this very process."""
+    importlib.invalidate_caches()  # Python remembers what folders held
     _scan.cache_clear()
 
 

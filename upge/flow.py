@@ -141,6 +141,10 @@ class DataSession(Protocol):
 
 
 class RewardSession(Protocol):
-    """An open reward: scores of (problem, response text) pairs, in order."""
+    """An open reward: scores of (problem, response text) pairs, in order.
+
+    A session may also have `answer(text) -> str | None`, the final answer in a response in a form in which equal
+    answers are equal texts, or None where there is none: what `upge eval` takes majority votes over.
+    """
 
     def score(self, pairs: Sequence[tuple[Problem, str]]) -> list[float]: ...

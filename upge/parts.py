@@ -319,7 +319,9 @@ AReduction = Annotated[Reduction, _validate(Reduction), _serialize]
 AShaping = Annotated[Shaping, _validate(Shaping), _serialize]
 ASwitch = Annotated[Switch, _validate(Switch), _serialize]
 AReward = Annotated[Reward, _validate(Reward), _serialize]
+"""A reward as a field of a part: in YAML its name, or a map of `use` and its parameters."""
 SomeData = Annotated[Data, _validate(Data), _serialize]
+"""A data source as a field of a part: in YAML its name, or a map of `use` and its parameters."""
 AnEngine = Annotated[Engine, _validate(Engine), _serialize]
 Masks = Annotated[tuple[AMask, ...], BeforeValidator(_as_tuple)]
 Switches = Annotated[tuple[ASwitch, ...], BeforeValidator(_as_tuple)]

@@ -9,6 +9,7 @@ import typer
 
 from upge.command import app
 from upge.command.arguments import AllowCode, Overrides, RecipePath
+from upge.command.importing import uncollected
 
 if TYPE_CHECKING:
     from upge.recipe import Recipe
@@ -17,9 +18,10 @@ if TYPE_CHECKING:
 @app.command()
 def validate(recipe: RecipePath, overrides: Overrides = None, allow_code: AllowCode = False) -> None:
     """Check a recipe without running it, and say what it would open, run and write."""
-    from upge.recipe import check
+    with uncollected():
+        from upge.recipe import check
 
-    checked = check(recipe, overrides or (), allow_code=allow_code)
+        checked = check(recipe, overrides or (), allow_code=allow_code)
     if checked.recipe is None:
         typer.echo(f"{recipe}: a fragment to extend, right as far as it goes")
         return

@@ -30,6 +30,9 @@ from upge.recipe.syntax import syntax_fault
 MAX_DEPTH = 32
 """How many maps and lists may stand inside one another, the root included."""
 
+MAX_NODES = 10_000
+"""How many keys and values a text may have."""
+
 
 class _StopReadingError(Exception):
     """Reading cannot go on; the reason is among the faults."""
@@ -42,6 +45,7 @@ class TreeBuilder:
         self.source = source
         self.faults: list[Fault] = []
         self._seen = 0
+        self._nodes = 0
         self._events = self._checked_events()
 
     def document(self) -> Node | None:
@@ -78,6 +82,7 @@ class TreeBuilder:
     def _node(self, event: Event, key: Place | None, depth: int) -> Node:
         """The node that `event` starts, read to its end."""
         place = self._place(event)
+        self._count(place)
         self._check_properties(event, place)
         if isinstance(event, ScalarEvent):
             # An empty value's own mark is wherever the next token stands.
@@ -91,6 +96,12 @@ class TreeBuilder:
         if isinstance(event, MappingStartEvent):
             return Node(self._map(depth, flow=bool(event.flow_style)), place, key)
         return Node(self._list(depth), place, key)
+
+    def _count(self, place: Place) -> None:
+        self._nodes += 1
+        if self._nodes > MAX_NODES:
+            self._fault(f"more than {MAX_NODES} keys and values", place)
+            raise _StopReadingError
 
     def _map(self, depth: int, *, flow: bool) -> dict[str, Node]:
         members: dict[str, Node] = {}

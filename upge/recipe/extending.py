@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,6 +15,9 @@ from upge.recipe.reading import read
 
 _LONGEST_CHAIN = 32
 """Files that may extend one another in a row."""
+
+_MOST_PARENTS = 32
+"""Files that one may extend side by side."""
 
 
 class Extender:
@@ -33,6 +37,7 @@ class Extender:
         self._roots = [_real(folder) for folder in (path.parent, shipped) if folder is not None]
         # A file that several others extend is merged once, or a ladder of such files would take forever.
         self._composed: dict[Path, Node] = {}
+        self._bytes = 0
 
     def compose(self) -> Node:
         """The recipe over all that it extends, shorthands expanded, nulls kept; of use only if there are no faults."""
@@ -48,7 +53,8 @@ class Extender:
     def _merged(self, path: Path, chain: tuple[Path, ...]) -> Node:
         self.files.append(path)
         try:
-            root = read(path)
+            root = read(path, before=self._bytes)
+            self._bytes += path.stat().st_size
         except RecipeError as error:
             self.faults.extend(error.faults)
             return Node({}, Place(str(path), 1, 1, ""))
@@ -66,7 +72,10 @@ class Extender:
         """The names that an `extends` holds: one string or a list of them."""
         if extends is None or extends.value is None:
             return
-        for node in extends.value if isinstance(extends.value, tuple) else (extends,):
+        nodes = extends.value if isinstance(extends.value, tuple) else (extends,)
+        if len(nodes) > _MOST_PARENTS:
+            self._fault(f"more than {_MOST_PARENTS} files to extend", nodes[_MOST_PARENTS])
+        for node in nodes[:_MOST_PARENTS]:
             if isinstance(node.value, str) and node.value.strip() and "\0" not in node.value:
                 yield node
             else:
@@ -99,7 +108,7 @@ class Extender:
                 return None
             if os.path.isfile(path):  # noqa: PTH113 (Path.is_file raises for a name that is too long)
                 return path
-        names = _names_below(folders)
+        names = _names_below(*folders)
         meant = nearest(text, names) or nearest(f"{text}.yaml", names)
         self._fault(f"there is no file {quoted(text)} to extend", name, meant and f"did you mean {quoted(meant)}?")
         return None
@@ -119,7 +128,8 @@ def _tidy(path: Path) -> Path:
     return tidy if _real(tidy) == _real(path) else path
 
 
-def _names_below(folders: list[Path]) -> list[str]:
+@functools.lru_cache(maxsize=4)
+def _names_below(*folders: Path) -> list[str]:
     """The recipes in `folders` and one level below, as an `extends` would name them."""
     return [
         file.relative_to(folder).as_posix()

@@ -10,6 +10,12 @@ from dataclasses import dataclass
 _SHOWN = 100
 """Characters of a source line that a fault shows; a longer line is cut around the caret."""
 
+_LONGEST = 1000
+"""Characters of a message or a hint that are shown."""
+
+_MOST = 50
+"""Faults that an error shows; whoever has more mends these first."""
+
 
 @dataclass(frozen=True)
 class Place:
@@ -51,11 +57,11 @@ class Fault:
         lines = [self.message] if self.place is None else [f"{self.place}: {self.message}", *_excerpt(self.place)]
         if self.hint is not None:
             lines.append(f"   {self.hint}")
-        return "\n".join(map(_printable, lines))
+        return "\n".join(_printable(line if len(line) <= _LONGEST else line[:_LONGEST] + "...") for line in lines)
 
 
 class RecipeError(ValueError):
-    """A recipe cannot be used; `str()` shows every fault.
+    """A recipe cannot be used; `str()` shows every fault, of very many the first.
 
     Attributes:
         faults: each once, in reading order: those without a place first, then file by file (in the order in which the
@@ -67,9 +73,10 @@ class RecipeError(ValueError):
         super().__init__(self.faults)
 
     def __str__(self) -> str:
-        shown = [str(fault) for fault in self.faults]
-        if len(shown) > 1:
-            shown.append(f"{len(shown)} problems")
+        shown = [str(fault) for fault in self.faults[:_MOST]]
+        if len(self.faults) > 1:
+            first = f", of which these are the first {_MOST}" if len(self.faults) > _MOST else ""
+            shown.append(f"{len(self.faults)} problems{first}")
         return "\n".join(shown)
 
 
@@ -78,8 +85,13 @@ def nearest(word: str, options: Iterable[str]) -> str | None:
     by_folded = {option.casefold(): option for option in options}
     folded = word.casefold()
     close = difflib.get_close_matches(folded, by_folded, n=1, cutoff=0.6)
-    # A word cut short ("temp" for "temperature") is far by edit distance, and still clear when only one option fits.
-    begun = [option for option in by_folded if len(folded) >= 3 and option.startswith(folded)]
+    # Some words are far by edit distance and still clear, when only one option fits: one cut short ("temp" for
+    # "temperature"), or with its letters in another order ("rl" for "lr").
+    begun = [
+        option
+        for option in by_folded
+        if (len(folded) >= 3 and option.startswith(folded)) or sorted(option) == sorted(folded)
+    ]
     if close:
         return by_folded[close[0]]
     return by_folded[begun[0]] if len(begun) == 1 else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def find_recipe(path: str | Path) -> Path:
     Raises RecipeError for a bare name that no package's recipe has, or that several have.
     """
     file = Path(path)
-    if file.is_file() or file.is_absolute():
+    if os.path.isfile(file) or file.is_absolute():  # noqa: PTH113 (Path.is_file raises for a name that is too long)
         return file
     shipped = _shipped(file)
     if shipped is not None:
@@ -49,8 +50,8 @@ def find_recipe(path: str | Path) -> Path:
 
 def _shipped(file: Path) -> Path | None:
     name = file.relative_to("recipes") if file.parts[:1] == ("recipes",) else file
-    path = shipped_recipes() / (name if name.suffix else name.with_suffix(".yaml"))
-    return path if path.is_file() else None
+    path = shipped_recipes() / (name if name.suffix else f"{name}.yaml")
+    return path if os.path.isfile(path) else None  # noqa: PTH113 (see above)
 
 
 def _by_name(text: str) -> Path:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import types
 import typing
 from collections.abc import Sequence
 from typing import Any
 
-from upge.parts import SLOTS, Settings
-from upge.recipe.merging import Composed
-from upge.recipe.nodes import plain
+from upge.parts import SLOTS, Part, Settings
+from upge.recipe.merging import Composed, member
+from upge.recipe.nodes import Node
 from upge.recipe.schema import Recipe, RecipeWorkshop
 
 
@@ -38,36 +37,55 @@ def slot_at(path: Sequence[str | int]) -> str | None:
 
 
 def keys_at(path: Sequence[str | int], composed: Composed, workshop: RecipeWorkshop) -> list[str]:
-    """The keys that are possible in the block at this path; none where any key is."""
-    slot = slot_at(path)
-    if slot is None:
-        block = _block(path)
-        return [*(block.model_fields if block else ()), *(() if path else ("extends",))]
-    try:
-        part = functools.reduce(lambda block, key: block[key], path, plain(composed.root))
-        return ["use", *workshop.find(SLOTS[slot], part["use"]).fields()]
-    except (LookupError, TypeError):
-        return ["use"]
+    """The keys that are possible in the block at this path; none where any key is, or nothing is known of them."""
+    block = _block(path, composed.root, workshop)
+    if block is None:
+        return []
+    if issubclass(block, Part):
+        return ["use", *block.fields()]
+    return [*block.model_fields, *(() if path else ("extends",))]
 
 
 def homes_of(key: str) -> list[str]:
     """The recipe's blocks that may hold this key."""
-    blocks = {name: _block((name,)) for name in Recipe.model_fields}
-    return [name for name, block in blocks.items() if block is not None and key in block.model_fields]
+    blocks = {name: _bare(field.annotation) for name, field in Recipe.model_fields.items()}
+    return [name for name, block in blocks.items() if _is_block(block) and key in block.model_fields]
 
 
-def _block(path: Sequence[str | int]) -> type[Settings] | None:
-    """The schema of the block at this path, following the annotations down from `Recipe`."""
-    annotation: Any = Recipe
-    for key in path:
-        if isinstance(annotation, type) and issubclass(annotation, Settings):
-            if key not in annotation.model_fields:
-                return None
-            annotation = annotation.model_fields[str(key)].annotation
-        elif arguments := typing.get_args(annotation):
-            annotation = arguments[-1]
-        annotation = _bare(annotation)
-    return annotation if isinstance(annotation, type) and issubclass(annotation, Settings) else None
+def _block(path: Sequence[str | int], root: Node, workshop: RecipeWorkshop) -> type[Settings] | None:
+    """The block or the part at this path, following the annotations down from `Recipe` and what the recipe uses."""
+    kind: Any = Recipe
+    node: Node | None = root
+    for index, key in enumerate(path, start=1):
+        kind = _bare(_member(kind, key))
+        node = None if node is None else member(node, key)
+        base = SLOTS.get(slot_at(path[:index]) or "") or (kind if kind in SLOTS.values() else None)  # a part's own part
+        if node is not None and isinstance(node.value, dict) and base is not None:
+            kind = _part(base, node.value.get("use"), workshop)
+    return kind if _is_block(kind) else None
+
+
+def _part(base: type[Part], use: Node | None, workshop: RecipeWorkshop) -> type[Part] | None:
+    """The class that `use` names; the slot's base where nothing is named, None where nobody has the name."""
+    if use is None or not isinstance(use.value, str):
+        return base
+    try:
+        return workshop.find(base, use.value)
+    except LookupError:
+        return None
+
+
+def _member(kind: Any, key: str | int) -> Any:
+    """The annotation of a block's field, or of what a map or list holds."""
+    if _is_block(kind):
+        fields = kind.fields() if issubclass(kind, Part) else kind.model_fields
+        return fields[str(key)].annotation if key in fields else None
+    arguments = typing.get_args(kind)
+    return arguments[-1] if arguments else None
+
+
+def _is_block(kind: Any) -> typing.TypeGuard[type[Settings]]:
+    return isinstance(kind, type) and issubclass(kind, Settings)
 
 
 def _bare(annotation: Any) -> Any:
@@ -76,5 +94,5 @@ def _bare(annotation: Any) -> Any:
         return _bare(typing.get_args(annotation)[0])
     if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
         kinds = [_bare(choice) for choice in typing.get_args(annotation)]
-        return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Settings)), kinds[0])
+        return next(filter(_is_block, kinds), kinds[0])
     return annotation

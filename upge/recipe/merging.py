@@ -17,7 +17,18 @@ from upge.recipe.layers import Shorthand, merge
 from upge.recipe.nodes import Node
 from upge.recipe.overriding import Override, apply, parse_override
 
-__all__ = ["Composed", "PathInRecipe", "Shorthand", "compose", "locate", "merge", "path_in_tree", "place_of"]
+__all__ = [
+    "Composed",
+    "PathInRecipe",
+    "Shorthand",
+    "compose",
+    "locate",
+    "member",
+    "merge",
+    "node_at",
+    "path_in_tree",
+    "place_of",
+]
 
 PathInRecipe = tuple[str | int, ...]
 
@@ -83,11 +94,19 @@ def locate(root: Node, path: tuple[str | int, ...], *, prefer: Literal["key", "v
     """
     node = root
     for step in path:
-        inner = _member(node, step)
+        inner = member(node, step)
         if inner is None:
             return node.key or node.place
         node = inner
     return (node.key or node.place) if prefer == "key" else node.place
+
+
+def node_at(root: Node, path: PathInRecipe) -> Node | None:
+    """What stands at `path`; None where nothing does."""
+    node: Node | None = root
+    for step in path:
+        node = None if node is None else member(node, step)
+    return node
 
 
 def place_of(root: Node, dotted: str) -> Place:
@@ -137,7 +156,8 @@ def _without_nulls(node: Node, path: tuple[str, ...], removed: list[tuple[tuple[
     return replace(node, value=kept)
 
 
-def _member(node: Node, step: str | int) -> Node | None:
+def member(node: Node, step: str | int) -> Node | None:
+    """What a map holds under this key, or a list at this index; None without it."""
     if isinstance(node.value, dict):
         return node.value.get(str(step))
     if isinstance(node.value, tuple) and str(step).isdecimal() and int(step) < len(node.value):

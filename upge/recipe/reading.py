@@ -13,22 +13,24 @@ from upge.recipe.sources import Source
 
 __all__ = ["MAX_BYTES", "Node", "describe", "parse", "parse_value", "plain", "read"]
 
-MAX_BYTES = 1 << 20
-"""The largest file read, in bytes."""
+MAX_BYTES = 1 << 17
+"""How large a recipe may be, with all that it extends, in bytes: many times what one needs."""
 
 # Everything but YAML's printable characters, lone surrogates included; and U+0085, a character to YAML 1.2 and a line
 # break to ruamel.
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def read(path: Path, name: str | None = None) -> Node:
+def read(path: Path, name: str | None = None, before: int = 0) -> Node:
     """The tree of a recipe file; its places call the file `name`, or as `path` spells it.
+
+    `before` is how many bytes of the same recipe have been read from other files.
 
     Raises:
         RecipeError: every problem found: with the file itself, or as `parse` tells.
     """
     name = str(path) if name is None else name
-    return parse(_text(path, name), name)
+    return parse(_text(path, name, MAX_BYTES - before), name)
 
 
 def parse(text: str, name: str) -> Node:
@@ -64,10 +66,10 @@ def parse_value(source: Source) -> Node | None:
     return root
 
 
-def _text(path: Path, name: str) -> str:
+def _text(path: Path, name: str, limit: int) -> str:
     data = b""
     try:
-        data = _bytes(path)
+        data = _bytes(path, limit)
         return data.decode()
     except UnicodeDecodeError as error:
         before = data[: error.start].decode()
@@ -82,14 +84,14 @@ def _text(path: Path, name: str) -> str:
         raise RecipeError([Fault(f"cannot read this file: {reason}", Place(name, 1, 1, ""))]) from None
 
 
-def _bytes(path: Path) -> bytes:
+def _bytes(path: Path, limit: int) -> bytes:
     # Opening a pipe or a device may block or never end, so what it is comes first.
     if not stat.S_ISREG(path.stat().st_mode):
         raise ValueError("it is a folder" if path.is_dir() else "it is no regular file")
     with path.open("rb") as file:
-        data = file.read(MAX_BYTES + 1)
-    if len(data) > MAX_BYTES:
-        raise ValueError(f"it is larger than {MAX_BYTES} bytes")
+        data = file.read(max(0, limit) + 1)
+    if len(data) > limit:
+        raise ValueError(f"{'it' if limit == MAX_BYTES else 'the recipe, with it,'} is larger than {MAX_BYTES} bytes")
     return data
 
 

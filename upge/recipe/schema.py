@@ -5,14 +5,16 @@ Fields that hold parts say so by their type; everything else a part needs to kno
 
 from __future__ import annotations
 
+import difflib
 import functools
+import os
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from packaging.requirements import InvalidRequirement, Requirement
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic_core import PydanticCustomError, PydanticKnownError
 
 from upge.estimator import Estimator
 from upge.parts import AnEngine, AReward, Part, Settings, SomeData, Workshop
@@ -22,28 +24,86 @@ Positive = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
 
 
+class Lora(Settings):
+    """Low-rank adapters, W + (α/rank)·B·A: B and A are trained, and W stays. Source: arXiv 2106.09685, section 4.1."""
+
+    rank: Positive = 16
+    """Rows of A and columns of B."""
+    alpha: float = Field(default=32.0, gt=0)
+    """α; the adapter counts α/rank."""
+    targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+    """The layers that get one, by the ends of their names (`[q_proj, v_proj]`); all but the vocabulary's by default."""
+    dropout: float = 0.0
+    """0: the policy that is trained is the policy that was sampled."""
+    save: Literal["merged", "adapter"] = "merged"
+    """What the run leaves: a whole model with the adapter in its weights, or the adapter alone."""
+    quantize: Literal["nf4", "fp4", "int8"] | None = None
+    """W in 4 or 8 bits by bitsandbytes (QLoRA, arXiv 2305.14314); not by default."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Lora:
+        if self.dropout != 0:
+            wanted = "must be 0: with dropout the policy that is trained would not be the one that was sampled"
+            self.refuse(("dropout",), wanted)
+        if not self.targets:
+            self.refuse(("targets",), "names no layer, so nothing would be trained")
+        if self.quantize is not None and self.save == "merged":
+            wanted = "an adapter can't be merged into quantized weights without loss: add 'save: adapter'"
+            self.refuse(("quantize",), wanted)
+        return self
+
+
 class Model(Settings):
-    """Which model is trained: an existing one by `path`, or random weights of an architecture by `config`."""
+    """Which model is trained: an existing one by `path`, or random weights of an architecture by `config`.
+
+    Code that comes with a model is never run, and no key here would have it run.
+    """
 
     path: str | None = None
-    """A folder, a run's folder, a Hub id, or `package:folder` for one that an installed package ships."""
+    """A folder, a run's folder, a Hub id, a `.gguf` file, a LoRA adapter's folder (it is merged into its base model),
+    or `package:folder` for what an installed package ships."""
     tokenizer: str | None = None
     """Where the tokenizer is, if not with the model; as `path`."""
     config: dict[str, Any] | None = None
     """For random weights: `model_type` and that architecture's arguments, as transformers names them."""
+    overrides: dict[str, Any] = Field(default_factory=dict)
+    """For an existing model: values of its config in place of its own (`rope_theta`, `max_position_embeddings`, …)."""
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
     """The parameters' type. float32 unless memory forbids: bfloat16 loses updates at small learning rates."""
     attention: Literal["eager", "sdpa", "flash_attention_2"] | None = None
     """The attention implementation; transformers' choice by default."""
+    gradient_checkpointing: bool = False
+    """Activations within a layer are computed again in the backward pass and not kept: less memory, more time."""
+    lora: Lora | None = None
+    """Train low-rank adapters and nothing else; by default every weight is trained."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> Model:
-        if (self.path is None) == (self.config is None):
-            self.refuse((), "give either 'path' (an existing model) or 'config' (random weights), and not both")
+        if self.path is None and self.config is None:
+            self.refuse((), "'path' (an existing model) or 'config' (random weights) is missing", key=True)
+        if self.path is not None and self.config is not None:
+            self.refuse(
+                ("config",), "give 'path' (an existing model) or 'config' (random weights), and not both", key=True
+            )
         if self.config is not None and self.tokenizer is None:
-            self.refuse(("config",), "random weights need 'tokenizer' beside them")
+            self.refuse((), "'tokenizer' is missing: random weights have none of their own", key=True)
+        if self.config is not None and self.overrides:
+            self.refuse(("overrides",), "random weights have nothing to override: write it into 'config'", key=True)
+        self._adapter_has_a_base()
         _check_folder(self, self.path)
         return self
+
+    def _adapter_has_a_base(self) -> None:
+        """An adapter alone is of use to whoever can open the model it belongs to."""
+        if self.lora is None:
+            return
+        if self.lora.save == "adapter" and (self.config is not None or self.overrides):
+            changed = "random weights" if self.config is not None else "a model with overrides"
+            self.refuse(("lora", "save"), f"an adapter of {changed} fits no model that can be opened: say 'merged'")
+        if self.lora.quantize is not None and (self.config is not None or str(self.path).endswith(".gguf")):
+            self.refuse(("lora", "quantize"), "only the weights of a 'path' in the Hub's format can be quantized")
+        if self.lora.quantize is not None and self.dtype == "float64":
+            self.refuse(("lora", "quantize"), "quantized weights compute in float32 or bfloat16: set 'dtype'")
 
 
 class Refill(Settings):
@@ -145,6 +205,11 @@ class Train(Settings):
     """CPU threads of this process; torch's choice by default. Small models are fastest with one."""
     seed: Natural = 0
     """Every random draw of the run is keyed by it."""
+    check_problems: Natural = 4096
+    """How many of the problems that the run will train on are looked at before it starts: for prompts that evaluation
+    has too or that are too long, for demonstrations that are missing, too long or wrong. 0 looks at none."""
+    check: Literal["report", "refuse"] = "report"
+    """Whether such problems are counted and told, or the run is refused."""
     save_every: Natural = 0
     """A checkpoint every so many rollout batches; 0 is only the trained model at the end."""
 
@@ -184,14 +249,41 @@ class Log(Settings):
     """The run folder; `{name}` is the recipe's name. An existing one is never written over: a number is added."""
     completions: bool = True
     """Keep every sampled response, for reading and for replay."""
+    trackers: tuple[str, ...] = ()
+    """Where the metrics go besides: trackers that accelerate knows (`tensorboard`, `wandb`, `trackio`, …)."""
+
+    @field_validator("trackers")
+    @classmethod
+    def _known(cls, trackers: tuple[str, ...]) -> tuple[str, ...]:
+        if trackers:
+            from accelerate.tracking import LOGGER_TYPE_TO_CLASS as KNOWN
+
+            for name in set(trackers) - set(KNOWN):
+                near = difflib.get_close_matches(name, KNOWN, 1)
+                hint = f"did you mean {near[0]}?" if near else f"it knows {', '.join(sorted(KNOWN))}"
+                message = {"message": f"accelerate has no tracker {name!r}; {hint}"}
+                raise PydanticCustomError("refused", "{message}", message)
+        return trackers
 
     def path(self, name: str) -> Path:
         """The folder that the recipe called `name` asks for."""
-        return Path(self.folder.replace("{name}", name)).expanduser()
+        return Path(os.path.expanduser(self.folder.replace("{name}", name)))  # noqa: PTH111 (pathlib's may raise)
+
+    @model_validator(mode="after")
+    def _is_a_path(self) -> Log:
+        if "\0" in self.folder:
+            self.refuse(("folder",), "no path holds the character U+0000")
+        return self
 
 
 def _as_list(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
+
+
+def _truth(value: Any) -> Any:
+    if not isinstance(value, bool):  # 0, which equals False, would do for a literal
+        raise PydanticKnownError("bool_type")
+    return value
 
 
 def _met(text: str) -> str:
@@ -223,7 +315,7 @@ class Recipe(Settings):
     """Names the run."""
     about: str = ""
     """One line on what it is."""
-    abstract: Literal[False] = False
+    abstract: Annotated[Literal[False], BeforeValidator(_truth)] = False
     """A fragment to extend, which `run` refuses."""
     requires: Requirements = ()
     """What has to be installed, as pip writes it: `upge>=0.1`, or a list of such with the packages of its parts."""
@@ -275,14 +367,14 @@ class RecipeWorkshop(Workshop):
 
 
 def _check_folder(block: Settings, path: str | None) -> None:
-    if path is not None and _local(path) and not Path(path).expanduser().exists():
+    # os.path and not pathlib, which raises for a home that nobody has and for a name that is too long.
+    if path is not None and _local(path) and not os.path.exists(os.path.expanduser(path)):  # noqa: PTH110, PTH111
         block.refuse(("path",), f"there is no folder '{path}'")
 
 
 def _local(path: str) -> bool:
     """Whether a model's path can only be a folder on this machine, not a Hub id or a package's folder."""
-    first = Path(path).parts[:1]
     if ":" in path:
         return False
     looks_local = path.startswith((".", "/", "~")) or path.count("/") != 1
-    return looks_local or bool(first and Path(first[0]).is_dir())
+    return looks_local or os.path.isdir(path.partition("/")[0])  # noqa: PTH112 (as above)

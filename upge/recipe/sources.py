@@ -34,21 +34,30 @@ class Source:
 
     def place(self, start: int, end: int | None = None) -> Place:
         """The place of `text[start:end]`, or of one character; a start behind the last text moves back to its end."""
-        start = min(start, len(self.text.rstrip()))
+        start = min(start, self._end)
         end = start + 1 if end is None else end
         if self.override is not None:
-            column = len(self.before) + start + 1
-            return Place(self.name, self.override, column, self.before + self.text, max(1, end - start))
+            return Place(self.name, self.override, len(self.before) + start + 1, self._whole, max(1, end - start))
         line = bisect_right(self._starts, start) - 1
-        text = self._line(line)
+        text = self._lines[line]
         column = start - self._starts[line]
         return Place(self.name, line + 1, column + 1, text, max(1, min(end - start, len(text) - column)))
+
+    # A long line may have thousands of places, which share its text.
+
+    @cached_property
+    def _whole(self) -> str:
+        return self.before + self.text
+
+    @cached_property
+    def _end(self) -> int:
+        return len(self.text.rstrip())
 
     @cached_property
     def _starts(self) -> list[int]:
         """The index at which each line starts."""
         return [0, *(match.end() for match in LINE_BREAK.finditer(self.text))]
 
-    def _line(self, line: int) -> str:
-        after = self._starts[line + 1] if line + 1 < len(self._starts) else len(self.text)
-        return self.text[self._starts[line] : after].rstrip("\r\n")
+    @cached_property
+    def _lines(self) -> list[str]:
+        return LINE_BREAK.split(self.text)

@@ -41,10 +41,7 @@ def syntax_fault(error: Exception, source: Source, seen: int) -> Fault:
     if (tab := _tab_in_indentation(source.text, start)) is not None:
         return Fault("a tab where YAML wants spaces", source.place(tab), "indent with spaces")
     if opened is not None and problem.startswith(("expected ',' or ']'", "expected ',' or '}'")):
-        kind = "list" if "']'" in problem[:20] else "map"
-        message = f"{problem[:19]} in the {kind} that opens at line {source.place(opened).line}"
-        closed = source.place(opened).line == source.place(start).line
-        return Fault(message, source.place(start), None if closed else f"close it with {problem[16:19]}")
+        return _unclosed(problem, source.place(start), source.place(opened))
     if opened is not None and "quoted scalar" in str(error.context) and "end of stream" in problem:
         return Fault("a quote that is never closed", source.place(opened))
     if "mapping values are not allowed" in problem and (place := _first_key(source, start)) is not None:
@@ -56,6 +53,14 @@ def syntax_fault(error: Exception, source: Source, seen: int) -> Fault:
         if part in problem:
             return Fault(message, source.place(start), hint)
     return Fault(f"this is not YAML: {problem}", source.place(start))
+
+
+def _unclosed(problem: str, place: Place, opened: Place) -> Fault:
+    """A bracket that opens at `opened` is not closed, or a comma missing, before `place`."""
+    bracket = problem.removeprefix("expected ',' or ")[:3]
+    kind = "list" if "]" in bracket else "map"
+    message = f"expected ',' or {bracket} in the {kind} that opens at line {opened.line}"
+    return Fault(message, place, f"close it with {bracket}" if opened.line < place.line else None)
 
 
 def _first_key(source: Source, colon: int) -> Place | None:

@@ -5,6 +5,7 @@ An unknown key is shown at the key, a bad value at the value, and something miss
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,9 +14,10 @@ from typing import Any
 from pydantic_core import ErrorDetails
 
 from upge import discovery
+from upge.estimator import Term
 from upge.recipe.faults import Fault, Place, nearest
 from upge.recipe.keys import homes_of, keys_at, slot_at
-from upge.recipe.merging import Composed, PathInRecipe, locate, path_in_tree
+from upge.recipe.merging import Composed, PathInRecipe, locate, node_at, path_in_tree
 from upge.recipe.scalars import resolve
 from upge.recipe.schema import RecipeWorkshop
 
@@ -41,12 +43,17 @@ class Wording:
     workshop: RecipeWorkshop
 
     def faults(self, details: Sequence[ErrorDetails], *, abstract: bool = False) -> Iterator[Fault]:
-        """A fault for each error; none for what is missing in a fragment, or only because its key is misspelt."""
+        """A fault for each error, but for those that another explains; a fragment may lack what it likes."""
         found = [(self._place_in_tree(detail), detail) for detail in details]
-        meant = {(*path[:-1], self._meant(path)) for (kind, path), _ in found if kind == "extra_forbidden"}
+        meant = {(*path[:-1], self._meant(path)): path for (kind, path), _ in found if kind == "extra_forbidden"}
+        wholes = {("extends",), ("abstract",)}  # what decides whether anything is missing
+        astray = {path[:3] for (_, path), _ in found if self._is_astray(path[:3])}
+        yield from map(self._astray, astray)
         for (kind, path), detail in found:
-            explained = abstract or path in meant or (len(path) == 1 and ("extends",) in meant)
-            if kind != "missing" or not explained:
+            # With another `use` meant, nothing is known of the part's other keys.
+            explained = path[:3] in astray or meant.get((*path[:-1], "use"), path) != path
+            lacking = abstract or path in meant or not wholes.isdisjoint(meant)
+            if not (explained or (kind == "missing" and lacking)):
                 yield self._fault(kind, path, detail)
 
     def unknown_key(self, path: PathInRecipe, place: Place) -> Fault:
@@ -54,10 +61,13 @@ class Wording:
         key = str(path[-1])
         if close := self._meant(path):
             return Fault(f"unknown key '{key}'{_within(path)}", place, f"did you mean '{close}'?")
-        options = keys_at(path[:-1], self.composed, self.workshop)
-        homes = [home for home in homes_of(key) if home != path[0]]
-        elsewhere = f"; '{key}' belongs in {' or '.join(homes)}" if homes else ""
-        return Fault(f"unknown key '{key}'{_within(path)}", place, f"possible here: {', '.join(options)}{elsewhere}")
+        use = node_at(self.composed.root, (*path[:-1], "use"))
+        options = ", ".join(keys_at(path[:-1], self.composed, self.workshop))
+        homes = " or ".join(home for home in homes_of(key) if home != path[0])
+        hint = f"possible {'here' if use is None else f'for {use.value}'}: {options}"
+        return Fault(
+            f"unknown key '{key}'{_within(path)}", place, f"{hint}; '{key}' belongs in {homes}" if homes else hint
+        )
 
     def _meant(self, path: PathInRecipe) -> str | None:
         return nearest(str(path[-1]), keys_at(path[:-1], self.composed, self.workshop))
@@ -70,6 +80,17 @@ class Wording:
                 if nearest(key, ["use"]):
                     return "extra_forbidden", (*path[:-1], key)
         return detail["type"], path
+
+    def _is_astray(self, path: PathInRecipe) -> bool:
+        """Whether a term's own setting stands among the terms, as if it were one."""
+        if path[:2] != ("estimator", "terms") or path[-1] not in Term.model_fields:
+            return False
+        node = node_at(self.composed.root, path)
+        return node is not None and not (isinstance(node.value, dict) and "source" in node.value)
+
+    def _astray(self, path: PathInRecipe) -> Fault:
+        message = f"'{path[-1]}' is a term's setting, and no term of its own"
+        return Fault(message, locate(self.composed.root, path, prefer="key"), "check the indentation")
 
     def _fault(self, kind: str, path: PathInRecipe, detail: ErrorDetails) -> Fault:
         key, value = (locate(self.composed.root, path, prefer=prefer) for prefer in ("key", "value"))
@@ -138,6 +159,8 @@ def _shown(value: Any) -> str:
             return "a map"
         case tuple() | list():
             return "a list"
+        case float() if not math.isfinite(value):
+            return str(value).replace("nan", ".nan").replace("inf", ".inf")
     return str(value)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Annotated
 
 from pydantic import Field, model_validator
 
@@ -23,9 +22,9 @@ class Weighted(Reward):
     Units: those of the rewards. Source: sums of accuracy and format rewards, as in DeepSeek-R1, arXiv 2501.12948.
     """
 
-    rewards: Annotated[tuple[AReward, ...], Field(min_length=1)]
+    rewards: tuple[AReward, ...] = Field(min_length=1, examples=[("exact", "choice")])
     """The rewards, each by its name or with its parameters."""
-    weights: Annotated[tuple[float, ...], Field(min_length=1)]
+    weights: tuple[float, ...] = Field(min_length=1, examples=[(1.0, 0.1)])
     """A weight for each of them."""
 
     @model_validator(mode="after")
