@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from methods import CLIP, METHODS, RL, SFT, Given
-from pydantic import ValidationError
+from methods import CLIP, METHODS, RL, SFT
 from registry import estimator
 from torch import Tensor
 
-from upge import Advantage, Denominator, Estimator, Mask, PartError, Reduction, Shaping, Switch, View, register
+from upge import Advantage, Shaping, Switch, View
 from upge.testing import laws
 from upge.testing.batches import Case, Prompt, fresh
 
@@ -335,149 +333,7 @@ def test_a_live_advantage_may_have_state() -> None:
     assert_close(weight, ROLLOUTS * -BATCH.logp / ROLLOUTS.sum())
 
 
-# When a part goes wrong.
-
-
-def broken(base: type, result: Any) -> Any:
-    """A part of this slot that returns `result`."""
-
-    class Broken(base):  # type: ignore[misc]
-        """Returns what it shouldn't."""
-
-        def __call__(self, b: View) -> Any:
-            return result
-
-        def terms(self) -> tuple[str, ...]:
-            return ("rl",)
-
-    return Broken()
-
-
-TOKENS = len(BATCH.trajectory)
-
-
-@pytest.mark.parametrize(
-    ("slot", "base", "place"),
-    [
-        ("mask", Mask, r"terms\.rl\.mask\.0"),
-        ("denominator", Denominator, r"terms\.rl\.denominator"),
-        ("advantage", Advantage, r"terms\.rl\.advantage"),
-        ("reduction", Reduction, r"terms\.rl\.reduction"),
-    ],
-)
-@pytest.mark.parametrize(
-    ("result", "complaint"),
-    [
-        (torch.ones(TOKENS + 1), rf"returned the shape \({TOKENS + 1},\); it should be .*\({TOKENS},\)"),
-        (torch.ones(TOKENS, 1), "returned the shape"),
-        (torch.full((TOKENS,), torch.nan), "returned NaN"),
-        (1.0, "returned float; it should return a tensor"),
-        (None, "returned NoneType"),
-    ],
-)
-def test_a_broken_part_is_named_with_its_place(slot: str, base: type, place: str, result: Any, complaint: str) -> None:
-    with pytest.raises(PartError, match=rf"Broken \(estimator\.{place}\) {complaint}"):
-        estimator(pushing(**{slot: broken(base, result)})).loss(BATCH)
-
-
-@pytest.mark.parametrize(
-    ("result", "complaint"),
-    [
-        ({"rl": torch.ones(BATCH.prompts + 1)}, r"returned the shape .*\(G,\)"),
-        ({"rl": torch.ones(())}, r"returned the shape \(\); it should be a coefficient per prompt"),
-        ({"rl": torch.full((BATCH.prompts,), torch.nan)}, "returned NaN"),
-        ({"rl": 1.0}, "returned float"),
-    ],
-)
-def test_a_broken_switch_is_named_with_its_place(result: Any, complaint: str) -> None:
-    with pytest.raises(PartError, match=rf"Broken \(estimator\.switch\.0\) {complaint}"):
-        estimator({**pushing(), "switch": broken(Switch, result)}).loss(BATCH)
-
-
-@pytest.mark.parametrize("result", [{}, {"rl": torch.ones(BATCH.prompts), "other": torch.ones(BATCH.prompts)}, None])
-def test_a_switch_gives_coefficients_for_the_terms_that_it_names(result: Any) -> None:
-    with pytest.raises(PartError, match=r"Broken \(estimator\.switch\.0\)"):
-        estimator({**pushing(), "switch": broken(Switch, result)}).loss(BATCH)
-
-
-def test_a_broken_shaping_is_named_with_its_place() -> None:
-    with pytest.raises(PartError, match=r"Broken \(estimator\.shaping\.0\) returned NaN"):
-        estimator({**pushing(), "shaping": broken(Shaping, torch.full((TOKENS,), torch.nan))}).loss(BATCH)
-
-
-def test_a_part_may_return_one_number_for_all_tokens() -> None:
-    assert_close(weights(pushing(mask=broken(Mask, torch.tensor(2.0)))), 2 * weights(pushing()))
-
-
-# What a recipe may not say.
-
-
-def complaints(block: dict[str, Any]) -> dict[tuple[Any, ...], str]:
-    """Where an estimator is refused, and why."""
-    with pytest.raises(ValidationError) as refused:
-        Estimator.model_validate(block)
-    return {error["loc"]: error["msg"] for error in refused.value.errors()}
-
-
-@pytest.mark.parametrize(
-    ("block", "location", "message"),
-    [
-        ({"terms": {}}, ("terms",), "at least 1"),
-        ({}, ("terms",), "required"),
-        ({**pushing(), "typo": 1}, ("typo",), "not permitted"),
-        (pushing(typo=1), ("terms", "rl", "typo"), "not permitted"),
-        (pushing(source="everyone"), ("terms", "rl", "source"), "rollouts"),
-        (pushing(weight="heavy"), ("terms", "rl", "weight"), "number"),
-        (pushing(weight={"start": 0.1}), ("terms", "rl", "weight", "end"), "required"),
-        (pushing(denominator="older"), ("terms", "rl", "denominator", "use"), "no denominator is called 'older'"),
-        (pushing(mask={"use": "clip", "low": 0.2}), ("terms", "rl", "mask", 0, "high"), "required"),
-        (
-            pushing(mask=["none", {"use": "clip", "low": -1.0, "high": 1.0}]),
-            ("terms", "rl", "mask", 1, "low"),
-            "greater",
-        ),
-        (pushing(mask={"use": "clip", "low": "0.2", "high": 1.0}), ("terms", "rl", "mask", 0, "low"), "valid number"),
-        (pushing(mask={"low": 0.2}), ("terms", "rl", "mask", 0), "needs 'use: <name>'"),
-        (pushing(advantage=3), ("terms", "rl", "advantage"), "expected a advantage|expected an advantage"),
-        (pushing(reduction="constant"), ("terms", "rl", "reduction", "length"), "required"),
-        (pushing(count_with="nobody"), ("terms", "rl", "count_with"), "there is no term 'nobody'"),
-        (pushing(source="kept"), ("terms", "rl", "source"), "keeps any rows"),
-        (
-            {**pushing(), "switch": {"use": "always", "weights": {"sft": 1.0}}},
-            ("switch", 0, "weights", "sft"),
-            "there is no term 'sft'; there are 'rl'",
-        ),
-    ],
-)
-def test_what_is_wrong_is_said_where_it_is_wrong(block: Any, location: tuple[Any, ...], message: str) -> None:
-    found = complaints(block)
-    at = [text for place, text in found.items() if tuple(p for p in place if not str(p).startswith("[")) == location]
-    assert at, f"no complaint at {location}: {found}"
-    assert re.search(message, at[0]), at[0]
-
-
-def test_counting_with_a_term_that_counts_with_another_is_refused() -> None:
-    terms = {"a": PLAIN, "b": {**PLAIN, "count_with": "a"}, "c": {**PLAIN, "count_with": "b"}}
-    assert complaints({"terms": terms}) == {("terms", "c", "count_with"): "'b' counts with another term itself"}
-
-
-def test_all_faults_are_found_at_once() -> None:
-    found = complaints({"terms": {"a": {**PLAIN, "typo": 1, "source": "no"}, "b": {**PLAIN, "mask": "clip"}}})
-    assert len(found) == 4  # typo, source, and clip's low and high
-
-
-def test_an_unknown_part_comes_with_the_nearest_right_name() -> None:
-    with pytest.raises(ValidationError) as refused:
-        Estimator.model_validate(pushing(advantage="group_nrom"))
-    assert refused.value.errors()[0]["ctx"]["hint"] == "did you mean 'group_norm'?"
-
-
-@pytest.mark.usefixtures("registry")
-def test_a_registered_part_is_named_like_any_other() -> None:
-    register("given")(Given)
-    block = estimator(pushing(advantage="given"))
-    assert block.terms["rl"].advantage == Given()
-    assert block.model_dump()["terms"]["rl"]["advantage"] == {"use": "given"}
+# How it reads.
 
 
 def test_a_mask_may_be_one_or_many_or_none() -> None:
