@@ -97,6 +97,12 @@ def test_validate_says_what_a_run_would_open_and_write(tmp_path: Path) -> None:
     for line in ("model     upge_parts:data/lab/base", "critic    some/critic", "data      lab", "folder    runs/ppo"):
         assert line in text
     assert "some/reference" not in text  # nothing in this recipe reads it
+    sum_of = "reward={use: weighted, rewards: [exact, 'mine.py:Mine'], weights: [1.0, 0.1]}"
+    (tmp_path / "mine.py").write_text(REWARD)
+    path = written(tmp_path, "extends: grpo.yaml\nname: x\nlog: {trackers: [tensorboard]}\n")
+    within = call("validate", str(path), sum_of, "--allow-code").stdout
+    assert f"code      {tmp_path / 'mine.py'}:Mine" in within
+    assert "trackers  tensorboard" in within
     assert "random weights, llama" in call("validate", str(tiny.recipe(tmp_path))).stdout
 
 

@@ -260,3 +260,15 @@ def test_the_command_names_the_fault_without_a_traceback(verb: str, arguments: l
 def test_a_fragment_is_not_run() -> None:
     with pytest.raises(RecipeError, match="fragment"):
         upge.load(Path(__file__).parent.parent / "recipes" / "lab" / "base.yaml")
+
+
+def test_a_wrong_part_within_another_is_one_problem_at_its_own_place(tmp_path: Path) -> None:
+    path = tmp_path / "nested.yaml"
+    within = "rewards: [{use: exact, aftr: '='}], weights: [1.0]"
+    path.write_text(f"extends: grpo.yaml\nname: nested\nreward: {{use: weighted, {within}}}\n")
+    with pytest.raises(RecipeError) as raised:
+        upge.load(path)
+    (fault,) = raised.value.faults
+    assert str(fault.place) == f"{path}:3:48"
+    assert fault.message == "unknown key 'aftr' in reward.rewards.0"
+    assert fault.hint == "did you mean 'after'?"

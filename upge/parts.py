@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -93,10 +93,26 @@ class Part(Settings):
             **{key: value for key, value in dumped.items() if key in inherited},
         }
 
+    def within(self) -> dict[str, Part]:
+        """The parts that this one's parameters hold, by their places below it: `"rewards.0"`, `"sources.lab"`, …"""
+        return {place: part for name, value in self for place, part in _parts_in(value, name)}
+
     @classmethod
     def fields(cls) -> Mapping[str, Any]:
         """Field names and their Pydantic descriptions: the part's YAML keys beside `use`."""
         return {field.alias or name: field for name, field in cls.model_fields.items()}
+
+
+def _parts_in(value: object, place: str) -> Iterator[tuple[str, Part]]:
+    if isinstance(value, Part):
+        yield place, value
+        yield from ((f"{place}.{inner}", part) for inner, part in value.within().items())
+    elif isinstance(value, Mapping):
+        for key, each in value.items():
+            yield from _parts_in(each, f"{place}.{key}")
+    elif isinstance(value, tuple):
+        for index, each in enumerate(value):
+            yield from _parts_in(each, f"{place}.{index}")
 
 
 def _fields_of(kind: type) -> Mapping[str, Any]:

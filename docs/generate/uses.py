@@ -19,15 +19,10 @@ def uses(kind: type[Part]) -> str:
     recipes = shipped_recipes()
     found: dict[str, list[str]] = defaultdict(list)
     for name, recipe in recipes.items():
-        for said in dict.fromkeys(brief(part) for part in parts_of(recipe) if type(part) is kind):
+        for said in dict.fromkeys(brief(part) for part in recipe.parts().values() if type(part) is kind):
             found[said].append(name)
     listed = (f"`{said}` in {_listed(names, recipes)}" for said, names in found.items())
     return "; ".join(listed) or "none of those that ship"
-
-
-def parts_of(recipe: Recipe) -> tuple[Part, ...]:
-    """Every part that a recipe names."""
-    return (recipe.data, recipe.reward, recipe.rollout.engine, *recipe.estimator.parts().values())
 
 
 @functools.cache

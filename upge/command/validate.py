@@ -48,6 +48,8 @@ def _touched(recipe: Recipe) -> Iterator[tuple[str, str]]:
         ("reward", brief(recipe.reward)),
         ("engine", brief(recipe.rollout.engine)),
     )
-    parts = (recipe.data, recipe.reward, recipe.rollout.engine, *recipe.estimator.parts().values())
-    yield from (("code", use) for use in dict.fromkeys(str(part.dump()["use"]) for part in parts) if names_file(use))
+    uses = dict.fromkeys(str(part.dump()["use"]) for part in recipe.parts().values())
+    yield from (("code", use) for use in uses if names_file(use))
+    if recipe.log.trackers:
+        yield "trackers", ", ".join(recipe.log.trackers)
     yield "folder", str(recipe.log.path(recipe.name))

@@ -64,11 +64,9 @@ def used_by(kind: type[Part]) -> list[str]:
 
 def _parts_of(path: Path) -> set[type[Part]]:
     try:
-        recipe = load(path)
+        return {type(part) for part in load(path).parts().values()}
     except RecipeError:
         return set()
-    beside = (recipe.data, recipe.reward, recipe.rollout.engine)
-    return {type(part) for part in (*beside, *recipe.estimator.parts().values())}
 
 
 def _parameters(kind: type[Part]) -> Iterator[Parameter]:

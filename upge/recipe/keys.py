@@ -80,7 +80,7 @@ def _member(kind: Any, key: str | int) -> Any:
     if _is_block(kind):
         fields = kind.fields() if issubclass(kind, Part) else kind.model_fields
         return fields[str(key)].annotation if key in fields else None
-    arguments = typing.get_args(kind)
+    arguments = [argument for argument in typing.get_args(kind) if argument is not Ellipsis]
     return arguments[-1] if arguments else None
 
 

@@ -334,6 +334,13 @@ class Recipe(Settings):
     estimator: Estimator
     """The gradient."""
 
+    def parts(self) -> dict[str, Part]:
+        """Every part by its place in the recipe, those that are parameters of others too: `"reward.rewards.0"`."""
+        named: dict[str, Part] = {"data": self.data, "reward": self.reward, "rollout.engine": self.rollout.engine}
+        named |= {f"estimator.{place}": part for place, part in self.estimator.parts().items()}
+        within = ((f"{place}.{inner}", p) for place, part in named.items() for inner, p in part.within().items())
+        return named | dict(within)
+
     @field_validator("*", mode="before")
     @classmethod
     def _settle(cls, value: Any, info: ValidationInfo) -> Any:

@@ -53,6 +53,10 @@ class Wording:
             # With another `use` meant, nothing is known of the part's other keys.
             explained = path[:3] in astray or meant.get((*path[:-1], "use"), path) != path
             lacking = abstract or path in meant or not wholes.isdisjoint(meant)
+            # Pydantic counts what is left of a list whose items it has refused.
+            explained = explained or (
+                kind == "too_short" and any(path == at[: len(path)] != at for (_, at), _ in found)
+            )
             if not (explained or (kind == "missing" and lacking)):
                 yield self._fault(kind, path, detail)
 

@@ -26,7 +26,7 @@ from upge.recipe import Recipe
 from upge.recipe.code import names_file
 from upge.run.report import page
 
-PACKAGES = ("upge", "torch", "transformers", "accelerate", "tokenizers", "pydantic", "safetensors")
+PACKAGES = ("upge", "torch", "transformers", "accelerate", "tokenizers", "datasets", "peft", "pydantic", "safetensors")
 
 
 class RunFolder:
@@ -175,10 +175,8 @@ def _version(package: str) -> str | None:
 
 def _parts(recipe: Recipe) -> dict[str, str]:
     """Every part of the recipe: its place → class, and the hash of the file that defines it."""
-    everything = {"data": recipe.data, "reward": recipe.reward, "rollout.engine": recipe.rollout.engine}
-    everything |= {f"estimator.{place}": part for place, part in recipe.estimator.parts().items()}
     found = {}
-    for place, part in everything.items():
+    for place, part in recipe.parts().items():
         source = getattr(sys.modules[type(part).__module__], "__file__", None)
         digest = hashlib.sha256(Path(source).read_bytes()).hexdigest()[:16] if source else "?"
         found[place] = f"{type(part).__module__}:{type(part).__qualname__} {digest}"
