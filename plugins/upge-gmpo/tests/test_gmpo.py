@@ -186,7 +186,7 @@ WRONG_MASKS: dict[str, tuple[str, str]] = {
     "both sides": ("clamp(max=self.log_bound)", "clamp(-self.log_bound, self.log_bound)"),
     "the lower bound is no negative": ("min=-self", "min=self"),
     "a bound on the ratio": ("max=self.log_bound", "max=math.log(1 + self.log_bound)"),
-    "the ratio upside down": ("(b.logp - b.old_logp)", "(b.old_logp - b.logp)"),
+    "the ratio upside down": ('b.log_ratio_to("old")', '-b.log_ratio_to("old")'),
     "the mean before clipping": ("b.per_trajectory(clipped)", "b.per_trajectory(log_ratio)"),
     "the sum for the mean": (" / b.length.clamp(min=1)", ""),
     "a mean over padding": ("b.length.clamp(min=1)", "b.length.clamp(min=max(b.length.tolist(), default=1))"),
