@@ -20,11 +20,13 @@ from test_schema import RECIPES, install
 from upge import discovery
 from upge.editor.json_schema import recipe_schema
 from upge.recipe.finding import shipped_recipes
+from upge.recipe.schema import Model
 
 SERVER = "yaml-language-server@1.25.0"
 MODELINE = "# yaml-language-server: $schema=../upge.schema.json\n"
 EXTENDING = f"{MODELINE}extends: lab/base.yaml\n"
 TERM = f"{EXTENDING}estimator:\n  terms:\n    rl:\n"
+ENGINES = ", ".join(sorted(offer.name for offer in discovery.offers("engine")))
 MASKS = "cap, cis_mask, clip, dual_clip, entropy_weight, none, shaping, truncated_importance"
 
 pytestmark = pytest.mark.editor
@@ -77,7 +79,7 @@ def test_nothing_is_underlined_in_a_shipped_recipe(path: Path, editor: LanguageS
         ("train: 3", "3", "should be a map"),
         ("rollout: {temperature: 0}", "0", "Value is below the exclusive minimum of 0."),
         ("rollout: {truncated: kept}", "kept", 'Value is not accepted. Valid values: "keep", "mask", "zero_reward".'),
-        ("rollout: {engine: transformer}", "transformer", "no engine is called this; there are recorded, transformers"),
+        ("rollout: {engine: transformer}", "transformer", f"no engine is called this; there are {ENGINES}"),
         ("optimizer: {lr: fast}", "fast", "should be a number, or a schedule: {start: …, end: …, steps: …}"),
         ("optimizer: {lr: {strat: 1}}", "strat", "Property strat is not allowed."),
         ("optimizer: {betas: [0.9, 1.2]}", "1.2", "Value is above the exclusive maximum of 1."),
@@ -162,7 +164,7 @@ def test_a_part_begins_with_its_name(editor: LanguageServer) -> None:
         ("optimizer:\n  lr: |", ["schedule"]),
         ("optimizer:\n  lr:\n    |", ["end", "shape", "start", "steps"]),
         ("estimator:\n  |", ["shaping", "switch", "terms"]),
-        ("model:\n  |", ["attention", "config", "dtype", "path", "tokenizer"]),
+        ("model:\n  |", sorted(Model.model_fields)),
     ],
 )
 def test_keys_and_values_are_proposed(place: str, proposed: list[str], editor: LanguageServer) -> None:
