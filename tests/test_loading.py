@@ -145,6 +145,7 @@ def test_refusals_are_one_line_that_says_what_would_be_right(saved: Path, tmp_pa
 def test_folders_that_hold_something_else(saved: Path, tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").touch()
     assert "merge" in refusal(tmp_path, tokenizer=str(saved))
+    (tmp_path / "adapter_config.json").unlink()
     (tmp_path / "model.gguf").write_text("GGUF")
     assert "name the file itself" in refusal(tmp_path, tokenizer=str(saved))
     assert "model.gguf" in refusal(tmp_path / "model.gguf", tokenizer=str(saved))
