@@ -1,4 +1,4 @@
-"""The data session that the data parts here share: problems in memory, in seeded order."""
+"""The data sessions that the data parts here share: without state, and problems in memory, in seeded order."""
 
 from __future__ import annotations
 
@@ -10,17 +10,10 @@ from upge import Problem
 from upge_parts.data.order import positions
 
 
-@dataclass(frozen=True)
-class InMemory:
-    """Problems to train on and splits to evaluate on. What comes when depends on the step and the seed alone."""
+class Stateless:
+    """What sessions share whose order follows from the step and the seed alone: named splits, and nothing to save."""
 
-    training: Sequence[Problem]
     evaluation: Mapping[str, Sequence[Problem]]
-    seed: int
-
-    def take(self, step: int, count: int) -> list[Problem]:
-        """The problems of one rollout batch."""
-        return [self.training[index] for index in positions(len(self.training), self.seed, step, count)]
 
     def splits(self) -> Sequence[str]:
         """The names of the evaluation splits."""
@@ -36,3 +29,16 @@ class InMemory:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take up a saved state, which is empty."""
+
+
+@dataclass(frozen=True)
+class InMemory(Stateless):
+    """Problems to train on and splits to evaluate on. What comes when depends on the step and the seed alone."""
+
+    training: Sequence[Problem]
+    evaluation: Mapping[str, Sequence[Problem]]
+    seed: int
+
+    def take(self, step: int, count: int) -> list[Problem]:
+        """The problems of one rollout batch."""
+        return [self.training[index] for index in positions(len(self.training), self.seed, step, count)]

@@ -9,10 +9,11 @@ from typing import Any
 
 from upge import InputError, Problem
 from upge_parts.data.order import shuffled
+from upge_parts.data.session import Stateless
 
 
 @dataclass
-class Streamed:
+class Streamed(Stateless):
     """A stream read window by window, each shuffled by itself; what comes when depends on the step and the seed alone.
 
         place k of epoch e  →  row  w·W + order(seed, e, w)[k mod W],   w = ⌊k/W⌋
@@ -37,21 +38,6 @@ class Streamed:
     def take(self, step: int, count: int) -> list[Problem]:
         """The problems of one rollout batch."""
         return [self._problem(place) for place in range(step * count, (step + 1) * count)]
-
-    def splits(self) -> Sequence[str]:
-        """The names of the evaluation splits."""
-        return tuple(self.evaluation)
-
-    def split(self, name: str) -> Sequence[Problem]:
-        """The problems of an evaluation split."""
-        return self.evaluation[name]
-
-    def state(self) -> dict[str, Any]:
-        """Nothing: the step says it all."""
-        return {}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Take up a saved state, which is empty."""
 
     def _problem(self, place: int) -> Problem:
         epoch, within = divmod(place, self.size) if self.size is not None else (0, place)
