@@ -25,7 +25,7 @@ FLOORS = [
     {"authoring"},
     {"policy"},
     {"run"},
-    {"study", "report"},
+    {"study", "report", "bench"},
     {"command"},
 ]
 """From the ground. `upge/__init__.py` is the door, and imports names from any floor when they are first used."""

@@ -43,6 +43,7 @@ def _terminated(signum: int, frame: FrameType | None) -> None:
 
 
 from upge.command import (  # noqa: E402  (each registers its verb)
+    bench,  # noqa: F401
     check,  # noqa: F401
     compare,  # noqa: F401
     diff,  # noqa: F401
