@@ -222,7 +222,7 @@ class Estimator(Settings):
             if direction is None:
                 raise ValueError(f"the term '{name}' pushes on the entropy, which this batch does not have")
             terms[name] = weights = self._weights(name, batch, credit)
-            loss = loss - torch.where(weights.weight != 0, weights.weight * direction, 0).sum()
+            loss = loss - _dot(weights.weight, direction)
         return Weighed(loss, terms)
 
     def loss(self, batch: Batch, step: int = 0) -> Tensor:
@@ -263,8 +263,9 @@ class Estimator(Settings):
 
         coefficient = own.coefficient.to(batch.dtype)[batch.trajectory]
         weight = coefficient * share.to(batch.dtype) * mask * ratio * advantage
-        idle = (coefficient == 0) | (mask == 0) | (advantage == 0)
-        return TermWeights(coefficient != 0, torch.where(idle, 0, weight), mask, ratio, advantage)
+        if not _finite(weight):  # a factor of 0 wins over an infinite one
+            weight = torch.where((coefficient == 0) | (mask == 0) | (advantage == 0), 0, weight)
+        return TermWeights(coefficient != 0, weight, mask, ratio, advantage)
 
     def _coefficients(self, batch: Batch, step: int, state: State, after: State, reduce: Reduce) -> dict[str, Tensor]:
         """(N,) weight · s for each term, as if every trajectory were of its source."""
@@ -284,6 +285,8 @@ class Estimator(Settings):
         """The shaping of each token, and the reward with its sum."""
         viewer = Viewer(batch, step, reduce=reduce)
         zeros = torch.zeros(batch.trajectory.shape, dtype=batch.dtype, device=batch.reward.device)
+        if not self.shaping:
+            return {"shaping": zeros, "reward": batch.reward}
         extra = [viewer.factor(part, f"shaping.{index}") for index, part in enumerate(self.shaping)]
         shaping = fold(torch.add, extra, zeros)
         summed = zeros.new_zeros(batch.size).index_add_(0, batch.trajectory, shaping)
@@ -314,6 +317,17 @@ class Estimator(Settings):
 
     def _counts_of(self, name: str) -> str:
         return self.terms[name].count_with or name
+
+
+def _dot(weight: Tensor, direction: Tensor) -> Tensor:
+    """Σ_t weight_t · direction_t, in which a weight of 0 wins over an infinite direction."""
+    total = torch.dot(weight, direction)
+    return total if _finite(total) else torch.where(weight != 0, weight * direction, 0).sum()
+
+
+def _finite(x: Tensor) -> bool:
+    """Whether all numbers are finite, and their sum too: one pass, for the common case that they are."""
+    return bool(x.detach().sum().isfinite())
 
 
 def _place(switch: Switch, term: str) -> tuple[str, ...]:

@@ -34,3 +34,35 @@ def show(table: Table, *, as_json: bool) -> None:
     console.print(drawn)
     for note in table.notes:
         console.print(note, highlight=False, markup=False)
+
+
+@bench.command()
+def trl(
+    prompts: Annotated[int, typer.Option(min=1, help="Prompts of a step.")] = 4,
+    samples: Annotated[int, typer.Option(min=2, help="Responses to each prompt.")] = 8,
+    prompt_tokens: Annotated[int, typer.Option(min=1, help="A prompt's length, give or take an eighth.")] = 128,
+    shortest: Annotated[int, typer.Option(min=1, help="The shortest response, tokens.")] = 16,
+    longest: Annotated[int, typer.Option(min=1, help="The longest response, tokens.")] = 128,
+    signal: Annotated[float, typer.Option(min=0, max=1, help="The share of prompts with unequal rewards.")] = 0.5,
+    seed: Annotated[int, typer.Option(min=0, help="Of lengths and texts.")] = 0,
+    repeats: Repeats = 5,
+    as_json: AsJson = False,
+) -> None:
+    """A training step against TRL's GRPOTrainer: gradients compared, then time and peak memory."""
+    from upge.bench.trl import measure
+    from upge.bench.work import Work
+
+    work = Work(prompts, samples, prompt_tokens, shortest, longest, signal, seed)
+    show(measure(work, repeats=repeats), as_json=as_json)
+
+
+@bench.command()
+def estimator(
+    repeats: Repeats = 15,
+    step: Annotated[bool, typer.Option(help="Whether a SmolLM2-sized training step is timed beside it.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """A loss made of parts against one written by hand, on the same log-probs."""
+    from upge.bench.estimator import measure
+
+    show(measure(repeats=repeats, step=step), as_json=as_json)
