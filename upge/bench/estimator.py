@@ -26,8 +26,8 @@ def measure(*, repeats: int = 5, step: bool = True) -> Table:
     facts: dict[str, Any] = {}
     for prompts, samples, length in SIZES:
         batch = made(prompts, samples, length)
-        timings = in_turns({"parts": _by_parts(batch), "hand": _by_hand(batch, samples)}, repeats=repeats, warmups=3)
-        apart = float((_by_parts(batch)() - _by_hand(batch, samples)()).abs().max())
+        timings = in_turns({"parts": by_parts(batch), "hand": by_hand(batch, samples)}, repeats=repeats, warmups=3)
+        apart = float((by_parts(batch)() - by_hand(batch, samples)()).abs().max())
         ratio = timings["parts"].median / timings["hand"].median
         name = f"{prompts} × {samples} × {length} tokens"
         rows.append(
@@ -58,12 +58,13 @@ def made(prompts: int, samples: int, length: int) -> Batch:
     )
 
 
-def _by_parts(batch: Batch) -> _Way:
+def by_parts(batch: Batch) -> Way:
+    """The shipped recipe's way."""
     estimator = upge.load("grpo").estimator
-    return _Way(batch, lambda: estimator.loss(batch))
+    return Way(batch, lambda: estimator.loss(batch))
 
 
-def _by_hand(batch: Batch, samples: int) -> _Way:
+def by_hand(batch: Batch, samples: int) -> Way:
     """GRPO as a short script would have it, for groups of one size; tokens flat, as above."""
     length = batch.length.float()
 
@@ -78,10 +79,10 @@ def _by_hand(batch: Batch, samples: int) -> _Way:
         surrogate = torch.minimum(ratio * pushed, ratio.clamp(0.8, 1.2) * pushed)
         return -(surrogate / length[batch.trajectory]).sum() / batch.size
 
-    return _Way(batch, loss)
+    return Way(batch, loss)
 
 
-class _Way:
+class Way:
     """One way to the gradient with respect to the log-probs."""
 
     def __init__(self, batch: Batch, loss: Callable[[], Tensor]) -> None:
@@ -98,7 +99,7 @@ def _share(repeats: int) -> float:
     work = Work(prompts, samples, shortest=length, longest=length, signal=1.0)
     learner = work.learner(work.recipe("grpo"))
     batch = made(prompts, samples, length)
-    timings = in_turns({"parts": _by_parts(batch), "step": lambda: learner.learn(0, work.grouped)}, repeats=repeats)
+    timings = in_turns({"parts": by_parts(batch), "step": lambda: learner.learn(0, work.grouped)}, repeats=repeats)
     return timings["parts"].median / timings["step"].median
 
 

@@ -66,3 +66,15 @@ def estimator(
     from upge.bench.estimator import measure
 
     show(measure(repeats=repeats, step=step), as_json=as_json)
+
+
+@bench.command()
+def lab(
+    steps: Annotated[int, typer.Option(min=1, help="Rollout batches; the recipe has 64.")] = 8,
+    repeats: Repeats = 5,
+    as_json: AsJson = False,
+) -> None:
+    """The lab's hpt recipe against a bare loop of as many samples and updates."""
+    from upge.bench.lab import measure
+
+    show(measure(steps=steps, repeats=repeats), as_json=as_json)

@@ -1,0 +1,74 @@
+"""The lab's main job against a bare loop that draws as many samples and makes as many updates."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
+from pathlib import Path
+
+import torch
+
+import upge
+from upge.bench import bare
+from upge.bench.measuring import Table, in_turns, machine
+from upge.flow import Context, Problem
+from upge.policy.loading import find
+from upge.recipe import Recipe
+
+
+def measure(*, steps: int = 8, repeats: int = 5) -> Table:
+    """Seconds of `upge run hpt train.steps=STEPS`, measurements included, and of the loop."""
+    recipe = upge.load("hpt", [f"train.steps={steps}", f"optimizer.lr.steps={steps}"])
+    torch.set_num_threads(recipe.train.threads or torch.get_num_threads())
+    tokens: dict[str, int] = {}
+    timings = in_turns({"upge": _ours(recipe, tokens), "bare": _bare(recipe, tokens)}, repeats=repeats)
+    ratio = timings["upge"].median / timings["bare"].median
+    rows = []
+    for name, timing in timings.items():
+        low, high = timing.spread
+        rows.append([name, f"{timing.median:.1f} ({low:.1f} to {high:.1f})", str(tokens[name])])
+    rows.append(["upge : bare", f"{ratio:.2f}", f"{tokens['upge'] / tokens['bare']:.2f}"])
+    return Table(
+        title=f"{steps} rollout batches of hybrid post-training on the lab, and its measurements",
+        columns=["", "seconds, median (least to most)", "tokens sampled"],
+        rows=rows,
+        notes=[machine()],
+        facts={"ratio": ratio, "seconds": {name: t.seconds for name, t in timings.items()}, "tokens": tokens},
+    )
+
+
+def _ours(recipe: Recipe, tokens: dict[str, int]) -> Callable[[], None]:
+    from upge.run.trainer import train
+
+    def run() -> None:
+        with tempfile.TemporaryDirectory() as place, redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+            log = recipe.log.model_copy(update={"folder": f"{place}/run"})
+            tokens["upge"] = _sampled(train(recipe.model_copy(update={"log": log})))
+
+    return run
+
+
+def _sampled(folder: Path) -> int:
+    lines = (folder / "completions.jsonl").read_text(encoding="utf-8").splitlines()
+    return sum(len(json.loads(line)["tokens"]) for line in lines)
+
+
+def _bare(recipe: Recipe, tokens: dict[str, int]) -> Callable[[], None]:
+    with recipe.data.open(Context(seed=recipe.train.seed)) as session:
+        steps, prompts = recipe.train.steps, recipe.train.prompts
+        tasks = [_task(each) for step in range(steps) for each in session.take(step, prompts)]
+        splits = [[_task(each) for each in session.split(name)] for name in recipe.eval.splits]
+    folder = find(str(recipe.model.path))[0]
+
+    def run() -> None:
+        tokens["bare"] = bare.train(folder, tasks, splits, recipe.train.steps)[1]
+
+    return run
+
+
+def _task(problem: Problem) -> bare.Task:
+    assert isinstance(problem.prompt, str)
+    return problem.prompt, problem.answer, problem.demonstration or ""
