@@ -15,6 +15,7 @@ from upge.command import app
 
 ROOT = Path(__file__).parent.parent
 VERBS = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
+VERBS |= {group.name for group in app.registered_groups if group.name}
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 

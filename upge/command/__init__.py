@@ -54,5 +54,6 @@ from upge.command import (  # noqa: E402  (each registers its verb)
     run,  # noqa: F401
     schema,  # noqa: F401
     show,  # noqa: F401
+    study,  # noqa: F401
     validate,  # noqa: F401
 )

@@ -1,0 +1,139 @@
+"""`upge study`: bias and variance of recipes' estimators, where the exact gradient is known."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from upge.command import app
+from upge.command.arguments import AllowCode
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from upge.study.measuring import Number
+    from upge.study.studying import Row
+
+
+class Policy(StrEnum):
+    """What kind of policy."""
+
+    table = "table"
+    transformer = "transformer"
+
+
+Recipes = Annotated[list[str], typer.Argument(metavar="RECIPE...", help="Recipe files, or names of those that ship.")]
+Mus = Annotated[list[float] | None, typer.Option("--mu", help="Of J = E[r] − μ·KL(π_β‖π); may be given several times.")]
+Success = Annotated[list[float] | None, typer.Option("--success", help="A prompt's share of right answers; for each.")]
+
+
+@app.command()
+def study(
+    recipes: Recipes,
+    mu: Mus = None,
+    success: Success = None,
+    prompts: Annotated[int, typer.Option(min=1, help="Prompts of a batch.")] = 4,
+    n: Annotated[int, typer.Option("--n", min=1, help="Rollouts of each.")] = 8,
+    stale: Annotated[int, typer.Option(min=0, help="Updates made since the policy that sampled.")] = 0,
+    step: Annotated[int, typer.Option(min=0, help="The rollout batch's index, which schedules read.")] = 0,
+    policy: Annotated[Policy, typer.Option(help="A table of softmaxes, or one layer of a transformer.")] = Policy.table,
+    vocabulary: Annotated[int, typer.Option(min=2, help="Tokens, the one that stops among them.")] = 3,
+    length: Annotated[int, typer.Option(min=1, help="The longest sequence.")] = 3,
+    rate: Annotated[float, typer.Option(help="How far each update goes along the exact gradient.")] = 1.0,
+    draws: Annotated[int, typer.Option(min=40, help="Batches drawn where not all can be gone through.")] = 200,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
+    sweep: Annotated[bool, typer.Option(help="Whether prompts, n, staleness and success are varied too.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
+    allow_code: AllowCode = False,
+) -> None:
+    """Measure each recipe's bias, variance and error against the exact gradient, on a policy that can be listed."""
+    import torch
+
+    from upge.errors import InputError
+    from upge.recipe import load
+    from upge.study.drawing import Setting
+    from upge.study.studying import SWEEPS, Case
+    from upge.study.studying import study as studied
+    from upge.study.world import World
+
+    torch.set_num_threads(1)  # tensors of a few hundred numbers
+    # What follows the completion budget, a constant reduction say, follows the longest sequence here.
+    loaded = [load(each, [f"rollout.max_tokens={length}"], allow_code=allow_code) for each in recipes]
+    estimators = {each.name: each.estimator for each in loaded}
+    if len(estimators) < len(loaded):
+        raise InputError("two of these recipes have one name; give each its own")
+    try:
+        world = World(tuple(success) if success else World.success, vocabulary, length)
+    except ValueError as error:
+        raise InputError(f"study: {error}") from error
+    case = Case(world, Setting(prompts, n, step), stale, policy.value, rate, draws, seed)
+    rows = list(studied(estimators, case, mu or [0.0, 0.1], SWEEPS if sweep else {}))
+    if as_json:
+        typer.echo(json.dumps([_plain(row) for row in rows], indent=2))
+        return
+    from rich.console import Console
+
+    Console(highlight=False, markup=False).print(*_tables(rows))
+
+
+def _tables(rows: Sequence[Row]) -> list[Table]:
+    """The centre with everything, then for each sweep the error and, in brackets, the bias."""
+    tables = [_centre([row for row in rows if row.varied is None])]
+    for what in dict.fromkeys(row.varied for row in rows if row.varied):
+        tables += [
+            _sweep(what, mu, [row for row in rows if row.varied == what and row.mu == mu])
+            for mu in dict.fromkeys(row.mu for row in rows)
+        ]
+    return tables
+
+
+def _centre(rows: Sequence[Row]) -> Table:
+    table = _table("Against the exact gradient", ["μ", "recipe", "scale", "bias", "variance", "error²", "cosine"])
+    for row in sorted(rows, key=lambda row: row.mu):
+        found = row.finding
+        numbers = (found.scale, found.bias, found.variance, found.error, found.cosine)
+        table.add_row(f"{row.mu:g}", row.recipe, *map(_told, numbers))
+    return table
+
+
+def _sweep(what: str, mu: float, rows: Sequence[Row]) -> Table:
+    values = list(dict.fromkeys(row.value for row in rows))
+    table = _table(f"error² (bias) at μ = {mu:g}, by {what}", ["recipe", *(f"{value:g}" for value in values)])
+    for recipe in dict.fromkeys(row.recipe for row in rows):
+        found = {row.value: row.finding for row in rows if row.recipe == recipe}
+        cells = (f"{found[value].error.value:.2f} ({found[value].bias.value:.2f})" for value in values)
+        table.add_row(recipe, *cells)
+    return table
+
+
+def _table(title: str, columns: Sequence[str]) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column, justify="left" if column == "recipe" else "right")
+    return table
+
+
+def _told(number: Number) -> str:
+    """The value and its interval, if that is not the value itself."""
+    if number.low == number.high:
+        return f"{number.value:.3f}"
+    return f"{number.value:.2f} [{number.low:.2f}, {number.high:.2f}]"
+
+
+def _plain(row: Row) -> dict[str, object]:
+    numbers = {name: value for name, value in vars(row.finding).items() if name != "exact"}
+    return {
+        "recipe": row.recipe,
+        "mu": row.mu,
+        "varied": row.varied,
+        "value": row.value,
+        "exact": row.finding.exact,
+        **{name: vars(number) for name, number in numbers.items()},
+    }

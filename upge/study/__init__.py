@@ -1,0 +1,1 @@
+"""Bias and variance of estimators, on policies so small that every sequence can be listed."""

@@ -1,0 +1,95 @@
+"""A study: several estimators in one setting, and in others that differ from it by one number each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+
+from upge import Estimator
+from upge.errors import InputError
+from upge.study.drawing import Setting
+from upge.study.ground import Ground, ground
+from upge.study.measuring import Finding, gradients, measure
+from upge.study.policies import Kind
+from upge.study.world import World
+
+
+@dataclass(frozen=True)
+class Case:
+    """One setting of everything.
+
+    Attributes:
+        world: its success rates among them. setting: prompts and rollouts of a batch. stale: updates since π_old.
+        policy: what kind. rate: how far an update goes. count: draws where not all batches can be gone through.
+    """
+
+    world: World = field(default_factory=World)
+    setting: Setting = field(default_factory=Setting)
+    stale: int = 0
+    policy: Kind = "table"
+    rate: float = 1.0
+    count: int = 200
+    seed: int = 0
+
+    def varied(self, what: str, value: float) -> Case:
+        """This case with one number in place of its own; `success` is that of every prompt."""
+        if what == "stale":
+            return replace(self, stale=int(value))
+        if what == "success":
+            return replace(self, world=replace(self.world, success=(value,) * self.world.prompts))
+        return replace(self, setting=replace(self.setting, **{what: int(value)}))
+
+
+SWEEPS: Mapping[str, Sequence[float]] = {
+    "prompts": (1, 4, 16),
+    "n": (2, 4, 8, 16),
+    "stale": (0, 4, 16, 64),
+    "success": (0.02, 0.1, 0.3, 0.5, 0.9),
+}
+"""What is varied, and through which values."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one recipe gave in one case, measured against ∇J_μ. `varied`: the case's name, None for the centre."""
+
+    recipe: str
+    mu: float
+    finding: Finding
+    varied: str | None = None
+    value: float | None = None
+
+
+PROVIDED = frozenset({"logp", "old_logp", "rollout_logp", "reference_logp", "entropy", "value", "reward", "truncated"})
+"""Everything that a part may read is known here: the critic is perfect, and the engine's log-probs are the policy's."""
+
+
+def study(
+    estimators: Mapping[str, Estimator],
+    case: Case,
+    mus: Sequence[float],
+    sweeps: Mapping[str, Sequence[float]] = SWEEPS,
+) -> Iterator[Row]:
+    """A row for each recipe and μ in the centre, then for each value of each sweep."""
+    yield from _rows(estimators, case, mus)
+    for what, values in sweeps.items():
+        for value in values:
+            for row in _rows(estimators, case.varied(what, value), mus):
+                yield replace(row, varied=what, value=value)
+
+
+def _rows(estimators: Mapping[str, Estimator], case: Case, mus: Sequence[float]) -> Iterator[Row]:
+    try:
+        place = _ground(case.world, case.policy, case.stale, case.rate)
+    except ValueError as error:
+        raise InputError(f"study: {error}") from error
+    for name, estimator in estimators.items():
+        found = gradients(estimator, place, case.setting, stale=case.stale > 0, count=case.count, seed=case.seed)
+        for mu in mus:
+            yield Row(name, mu, measure(found, place.gradient(mu)))
+
+
+@lru_cache(maxsize=32)
+def _ground(world: World, policy: Kind, stale: int, rate: float) -> Ground:
+    return ground(world, policy, stale=stale, rate=rate)
