@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import upge
-from upge import Batch
+from upge.batch import Batch
 from upge.bench.measuring import Table, Timing, in_turns, machine
 from upge.bench.work import Work
+from upge.recipe import load
 
 SIZES = ((4, 8, 72), (128, 8, 1024))
 """(prompts, responses to each, tokens of each): a step of the training benchmarks, and one of the paper's size."""
@@ -60,7 +60,7 @@ def made(prompts: int, samples: int, length: int) -> Batch:
 
 def by_parts(batch: Batch) -> Way:
     """The shipped recipe's way."""
-    estimator = upge.load("grpo").estimator
+    estimator = load("grpo").estimator
     return Way(batch, lambda: estimator.loss(batch))
 
 

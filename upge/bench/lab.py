@@ -11,17 +11,16 @@ from pathlib import Path
 
 import torch
 
-import upge
 from upge.bench import bare
 from upge.bench.measuring import Table, in_turns, machine
 from upge.flow import Context, Problem
 from upge.policy.loading import find
-from upge.recipe import Recipe
+from upge.recipe import Recipe, load
 
 
 def measure(*, steps: int = 8, repeats: int = 5) -> Table:
     """Seconds of `upge run hpt train.steps=STEPS`, measurements included, and of the loop."""
-    recipe = upge.load("hpt", [f"train.steps={steps}", f"optimizer.lr.steps={steps}"])
+    recipe = load("hpt", [f"train.steps={steps}", f"optimizer.lr.steps={steps}"])
     torch.set_num_threads(recipe.train.threads or torch.get_num_threads())
     tokens: dict[str, int] = {}
     timings = in_turns({"upge": _ours(recipe, tokens), "bare": _bare(recipe, tokens)}, repeats=repeats)

@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-import upge
 from upge.flow import Problem, Trajectory
-from upge.recipe import Recipe
+from upge.recipe import Recipe, load
 from upge.run.learning import Learner
 from upge.run.packing import Grouped
 from upge.run.trainer import open_learner, open_policy
@@ -81,7 +80,7 @@ class Work:
         """A shipped recipe over the model, whose optimizer steps move nothing: lr 0."""
         model = {"path": None, "config": SMOLLM2, "tokenizer": "upge_parts:data/lab/base"}
         settings = [f"model={json.dumps(model)}", "optimizer.lr=0.0", "optimizer.clip_norm=null", "train.threads=null"]
-        return upge.load(name, [*settings, f"rollout.max_tokens={self.longest}", *overrides])
+        return load(name, [*settings, f"rollout.max_tokens={self.longest}", *overrides])
 
     def learner(self, recipe: Recipe) -> Learner:
         """What learns from the trajectories, on this machine's processor."""

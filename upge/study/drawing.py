@@ -11,7 +11,8 @@ from itertools import combinations_with_replacement, product
 import torch
 from torch import Tensor
 
-from upge import Batch, Estimator
+from upge.batch import Batch
+from upge.estimator import Estimator
 from upge.study.ground import Ground
 
 MOST = 4096

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from upge import Estimator
+from upge.estimator import Estimator
 from upge.study.drawing import Draw, Setting, draws, outcomes, sampled
 from upge.study.ground import Ground
 

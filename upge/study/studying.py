@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
-from upge import Estimator
 from upge.errors import InputError
+from upge.estimator import Estimator
 from upge.study.drawing import Setting
 from upge.study.ground import Ground, ground
 from upge.study.measuring import Finding, gradients, measure
