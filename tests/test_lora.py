@@ -21,6 +21,7 @@ from torch.func import functional_call
 from transformers import AutoModelForCausalLM, GPT2LMHeadModel
 
 import upge
+from upge.errors import InputError
 from upge.policy import ModelError, Policy, load, load_critic, load_reference
 from upge.recipe.schema import Lora
 from upge.run.trainer import train
@@ -229,10 +230,14 @@ def test_two_processes_train_the_adapter_that_one_does(run: Run, tmp_path: Path)
 
 @extras.needs("peft")
 def test_an_adapter_of_another_shape_is_not_taken_up(run: Run) -> None:
-    run("stopped", LORA, "train.save_every=2", "train.steps=2")
+    folder = run("stopped", LORA, "train.save_every=2", "train.steps=2")
     narrow = "model.lora={rank: 2, alpha: 4, targets: [q_proj]}"
+    with pytest.raises(InputError, match=r"model\.lora\.targets: all-linear there"):
+        run("stopped", narrow, "train.save_every=2", "train.steps=4", resume=True)
+    said = (folder / "recipe.yaml").read_text().replace("targets: all-linear", "targets:\n    - q_proj")
+    (folder / "recipe.yaml").write_text(said)  # and if the folder itself says so
     with pytest.raises(ModelError, match="another adapter's weights"):
-        run("stopped", narrow, "train.steps=4", resume=True)
+        run("stopped", narrow, "train.save_every=2", "train.steps=4", resume=True)
 
 
 @extras.needs("peft")

@@ -78,3 +78,38 @@ def lab(
     from upge.bench.lab import measure
 
     show(measure(steps=steps, repeats=repeats), as_json=as_json)
+
+
+@bench.command()
+def rollouts(
+    model: Annotated[
+        str | None, typer.Option(help="As model.path; without it random, of SmolLM2-135M's shape.")
+    ] = None,
+    prompts: Annotated[int, typer.Option(min=1, help="Prompts, of 16 to 128 tokens.")] = 8,
+    samples: Annotated[int, typer.Option(min=1, help="Responses to each prompt.")] = 8,
+    max_tokens: Annotated[int, typer.Option(min=2, help="The longest response, tokens; about half is usual.")] = 128,
+    repeats: Repeats = 5,
+    as_json: AsJson = False,
+) -> None:
+    """The transformers engine against plain `generate`, on responses of the same lengths."""
+    from upge.bench.rollouts import Demand, measure
+
+    demand = Demand(prompts, samples, max_tokens=max_tokens)
+    show(measure(demand, model=model, repeats=repeats), as_json=as_json)
+
+
+@bench.command()
+def resume(
+    kills: Annotated[int, typer.Option(min=1, help="How often a run is killed, in all.")] = 30,
+    steps: Annotated[int, typer.Option(min=2, help="Rollout batches of a run.")] = 12,
+    seed: Annotated[int, typer.Option(min=0, help="Of the moments.")] = 0,
+    recipe: Annotated[str, typer.Option(help="What is run, made small; its model a small one.")] = "hpt",
+    as_json: AsJson = False,
+) -> None:
+    """Runs killed at random moments and resumed, against one that never was: must leave the same bytes."""
+    from upge.bench.resume import measure
+
+    table = measure(kills=kills, steps=steps, seed=seed, recipe=recipe)
+    show(table, as_json=as_json)
+    if table.facts["equal"] != table.facts["kills"]:
+        raise typer.Exit(1)

@@ -11,27 +11,43 @@ FAILED, INPUT_WRONG, INTERRUPTED = 1, 2, 130
 
 @contextmanager
 def reported() -> Iterator[None]:
-    """Turn errors about the input into a message and exit 2, those of a run into exit 1, an interruption into 130."""
+    """Turn errors about the input into a message and exit 2, those of a run into exit 1, a signal into 130 or 143."""
     try:
         yield
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
-    except Exception as error:
-        if is_about_input(error):
-            print(error, file=sys.stderr)
-            sys.exit(INPUT_WRONG)
-        if _is(error, "PartError", "FloatingPointError"):
-            print(error, file=sys.stderr)
-            sys.exit(FAILED)
-        raise  # a fault of the program: its traceback is what helps
+    except BaseException as error:
+        code = _code(error)
+        if code is None:
+            raise  # a fault of the program: its traceback is what helps
+        print("\n".join([str(error), *_notes(error)]), file=sys.stderr)
+        sys.exit(code)
 
 
-def is_about_input(error: Exception) -> bool:
+def _code(error: BaseException) -> int | None:
+    """What to exit with, if the error's message says all."""
+    if is_about_input(error):
+        return INPUT_WRONG
+    if _is(error, "Stopped"):
+        return int(getattr(error, "code", INTERRUPTED))
+    return FAILED if _is(error, "PartError", "RunError", "FloatingPointError") else None
+
+
+def _notes(error: BaseException | None) -> list[str]:
+    """What was added to an error, and to those that it was made of, on its way here."""
+    notes: list[str] = []
+    while error is not None:
+        notes += [note for note in getattr(error, "__notes__", ()) if note not in notes]
+        error = error.__cause__
+    return notes
+
+
+def is_about_input(error: BaseException) -> bool:
     """Whether the error says that what the user gave is wrong, rather than that the program failed."""
     return _is(error, "RecipeError", "InputError")
 
 
-def _is(error: Exception, *names: str) -> bool:
+def _is(error: BaseException, *names: str) -> bool:
     """Whether the error is of a class so named: by name, since importing the classes would import torch."""
     return any(kind.__name__ in names for kind in type(error).__mro__)

@@ -212,6 +212,11 @@ class Train(Settings):
     """Whether such problems are counted and told, or the run is refused."""
     save_every: Natural = 0
     """A checkpoint every so many rollout batches; 0 is only the trained model at the end."""
+    keep: Positive = 2
+    """How many checkpoints stay: the newest ones. An older one goes when a newer one is whole."""
+    not_finite_limit: Natural = 20
+    """After so many optimizer steps in a row whose gradient isn't finite the run stops; 0 never does. float16's loss
+    scaler may need 17 to find its scale."""
 
 
 class Eval(Settings):

@@ -1,10 +1,19 @@
-"""Checkpoints of safetensors and JSON: weights, optimizer moments, the estimator's state, and where the run stands."""
+"""Checkpoints of safetensors and JSON: weights, optimizer moments, the estimator's state, and where the run stands.
+
+model/, critic/            weights in the Hub's format    model-optimizer.safetensors   moments, as <parameter>/<moment>
+estimator.safetensors      the parts' state               progress.json                 see `Progress`
+random.json                each rank's generators         files.json                    size and SHA-256 of all others
+
+A checkpoint is written aside, synced, and named once it is whole; only then do older ones go.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,34 +22,70 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from upge.policy import adapting
+from upge.run import durable, randomness
 from upge.run.learning import Learner
 from upge.run.optimizing import Optimization
+
+FILES = "files.json"
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands: rollout batches done, problems taken from the data, and the data session's state."""
+    """Where a run stands.
+
+    Attributes:
+        step: rollout batches done. measured: whether the measurement due after them is made.
+        taken: problems taken from the data. data: its session's state.
+        logged: the bytes of each log that belong to what is done.
+        random: each rank's generators, see `randomness.state`; kept in a file of its own.
+    """
 
     step: int
+    measured: bool
     taken: int
     data: dict[str, Any]
+    logged: dict[str, int]
+    random: list[randomness.State] = field(default_factory=list)
 
 
-def save(folder: Path, learner: Learner, progress: Progress) -> None:
-    """Write a checkpoint; it appears whole or not at all."""
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    save_models(partial, learner, merge=False)
+@dataclass(frozen=True)
+class Found:
+    """The newest whole checkpoint of a run, and its place, or None; and why newer ones can't be used."""
+
+    place: Path | None
+    progress: Progress | None
+    damaged: dict[Path, str]
+
+
+def save(run: Path, learner: Learner, progress: Progress, *, keep: int = 2) -> Path:
+    """Write a checkpoint; it appears whole or not at all, and the `keep` newest stay."""
+    place = run / "checkpoints" / f"step-{progress.step:06d}"
+    with durable.aside(place) as partial:
+        _write(partial, learner, progress)
+        durable.stand(partial, place)
+    for old in checkpoints(run)[keep:]:
+        shutil.rmtree(old, ignore_errors=True)
+    return place
+
+
+def _write(folder: Path, learner: Learner, progress: Progress) -> None:
+    save_models(folder, learner, merge=False)
     for name, optimization in learner.optimizations().items():
-        save_file(_moments(optimization), partial / f"{name}-optimizer.safetensors")
+        save_file(_moments(optimization), folder / f"{name}-optimizer.safetensors")
     state = {f"{place}/{name}": x for place, named in learner.state.items() for name, x in named.items()}
-    save_file({name: x.detach().cpu().contiguous() for name, x in state.items()}, partial / "estimator.safetensors")
-    updates = {name: optimization.updates for name, optimization in learner.optimizations().items()}
-    where = {**asdict(progress), "updates": updates}
-    (partial / "progress.json").write_text(json.dumps(where, indent=2) + "\n", encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    save_file({name: x.detach().cpu().contiguous() for name, x in state.items()}, folder / "estimator.safetensors")
+    where = asdict(progress)
+    _write_json(folder / "random.json", where.pop("random"))
+    optimizers = {
+        name: {"updates": each.updates, "not_finite": each.not_finite, "scaler": each.scaler()}
+        for name, each in learner.optimizations().items()
+    }
+    _write_json(folder / "progress.json", where | {"optimizers": optimizers})
+    _write_json(folder / FILES, durable.fingerprints(folder))
+
+
+def _write_json(path: Path, data: Any) -> None:
+    path.write_text(json.dumps(data, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def save_models(folder: Path, learner: Learner, *, merge: bool) -> None:
@@ -50,16 +95,60 @@ def save_models(folder: Path, learner: Learner, *, merge: bool) -> None:
         learner.critic.critic.save(folder / "critic")
 
 
-def latest(run: Path) -> Path | None:
-    """The newest checkpoint of a run folder."""
-    found = sorted(path for path in (run / "checkpoints").glob("step-*") if path.suffix != ".partial")
-    return found[-1] if found else None
+def leave(run: Path, learner: Learner, *, merge: bool) -> None:
+    """Write the trained models into the run folder, each of them whole or not at all."""
+    with durable.aside(run / "trained") as partial:
+        save_models(partial, learner, merge=merge)
+        for model in sorted(partial.iterdir()):
+            durable.stand(model, run / model.name)
 
 
-def restore(folder: Path, learner: Learner) -> Progress:
-    """Take up a checkpoint; returns where the run stands."""
-    where = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
-    updates = where.pop("updates")
+def checkpoints(run: Path) -> list[Path]:
+    """The checkpoints of a run folder, the newest first."""
+    found = (path for path in (run / "checkpoints").glob("step-*") if re.fullmatch(r"step-\d+", path.name))
+    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")), reverse=True)
+
+
+def newest(run: Path, lack: Callable[[dict[str, int]], str | None]) -> Found:
+    """The newest checkpoint that is whole.
+
+    Args: lack: says what the run's logs lack of the bytes that a checkpoint counts on.
+    """
+    damaged: dict[Path, str] = {}
+    for place in checkpoints(run):
+        try:
+            check(place)
+            progress = _progress(place)
+            if fault := lack(progress.logged):
+                raise ValueError(fault)
+            return Found(place, progress, damaged)
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            damaged[place] = " ".join(str(error).split())
+    return Found(None, None, damaged)
+
+
+def check(place: Path) -> None:
+    """Raise ValueError or OSError unless every file of a checkpoint is as it was written."""
+    listed = json.loads((place / FILES).read_text(encoding="utf-8"))
+    for name, told in listed.items():
+        path = place / name
+        if not path.is_file():
+            raise ValueError(f"{name} is missing")
+        if path.stat().st_size != told["bytes"]:
+            raise ValueError(f"{name} has {path.stat().st_size} bytes of {told['bytes']}")
+        if durable.fingerprint(path) != told:
+            raise ValueError(f"{name} is not what was written")
+
+
+def _progress(place: Path) -> Progress:
+    where = json.loads((place / "progress.json").read_text(encoding="utf-8"))
+    del where["optimizers"]
+    return Progress(**where, random=json.loads((place / "random.json").read_text(encoding="utf-8")))
+
+
+def restore(folder: Path, learner: Learner) -> None:
+    """Take up a checkpoint: the learner is where it was when that was saved."""
+    optimizers = json.loads((folder / "progress.json").read_text(encoding="utf-8"))["optimizers"]
     for name, optimization in learner.optimizations().items():
         shards = sorted((folder / name).glob("*.safetensors"))
         weights = {key: tensor for shard in shards for key, tensor in load_file(shard).items()}
@@ -68,11 +157,13 @@ def restore(folder: Path, learner: Learner) -> Progress:
         else:
             optimization.model.load_state_dict(weights, strict=False)  # tied weights are saved once
         _restore_moments(optimization, load_file(folder / f"{name}-optimizer.safetensors"))
-        optimization.updates = updates[name]
+        saved = optimizers[name]
+        optimization.updates, optimization.not_finite = saved["updates"], saved["not_finite"]
+        if saved["scaler"] and optimization.accelerator.scaler is not None:
+            optimization.accelerator.scaler.load_state_dict(saved["scaler"])
     for name, x in load_file(folder / "estimator.safetensors").items():
         place, _, key = name.rpartition("/")
         learner.state.setdefault(place, {})[key] = x.to(learner.accelerator.device)
-    return Progress(**where)
 
 
 def _moments(optimization: Optimization) -> dict[str, Tensor]:

@@ -21,9 +21,9 @@ from upge.run.tally import Tally
 class CriticLearner:
     """A critic with its optimizer."""
 
-    def __init__(self, settings: Settings, critic: Critic, accelerator: Accelerator) -> None:
+    def __init__(self, settings: Settings, critic: Critic, accelerator: Accelerator, *, patience: int = 0) -> None:
         self.settings, self.critic = settings, critic
-        self.optimization = Optimization(critic.model, settings, accelerator, name="critic/")
+        self.optimization = Optimization(critic.model, settings, accelerator, name="critic/", patience=patience)
 
     def values(self, trajectories: Sequence[Trajectory]) -> Tensor:
         """(T,) V before each response token."""

@@ -53,8 +53,12 @@ class Display:
 
     def found(self, faults: Sequence[str]) -> None:
         """Say what is wrong with the data."""
-        for fault in faults if self.shown else ():
-            self.console.print(fault, markup=False)
+        self.tell(faults)
+
+    def tell(self, sentences: Sequence[str]) -> None:
+        """Say what is worth knowing, a line each."""
+        for sentence in sentences if self.shown else ():
+            self.console.print(sentence, markup=False, soft_wrap=True)
 
     def step(self, metrics: Metrics, seconds: Mapping[str, float]) -> None:
         """Show a step."""

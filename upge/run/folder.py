@@ -5,6 +5,7 @@ metrics.jsonl      a line a step, no clocks      timings.jsonl      the clocks
 completions.jsonl  every sampled response        model/             the trained model in the Hub's format
 summary.json       before and after              checkpoints/       to resume from
 report.html        curves to look at             code/              files that the recipe's classes came from
+status.json        how far it is, how it ended
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ import hashlib
 import importlib.metadata
 import io
 import json
+import os
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +26,10 @@ from ruamel.yaml import YAML
 from upge.flow import Trajectory
 from upge.recipe import Recipe
 from upge.recipe.code import names_file
+from upge.run import durable
 from upge.run.report import page
 
+LOGS = ("metrics.jsonl", "timings.jsonl", "completions.jsonl")
 PACKAGES = ("upge", "torch", "transformers", "accelerate", "tokenizers", "datasets", "peft", "pydantic", "safetensors")
 
 
@@ -37,15 +41,9 @@ class RunFolder:
         if writes:
             path.mkdir(parents=True, exist_ok=True)
 
-    @classmethod
-    def claim(cls, recipe: Recipe) -> Path:
-        """The folder that the recipe names, or with the first free number added if it is there already."""
-        return free(recipe.log.path(recipe.name))
-
     def describe(self, recipe: Recipe, vocabulary: str | None) -> None:
         """Write recipe.yaml and manifest.json; `vocabulary` fingerprints which token has which id."""
         text = self.resolved(recipe)
-        self._write("recipe.yaml", text)
         manifest = {
             "recipe": {"name": recipe.name, "sha256": hashlib.sha256(text.encode()).hexdigest()},
             "seed": recipe.train.seed,
@@ -56,6 +54,7 @@ class RunFolder:
             "parts": _parts(recipe),
             "command": sys.argv[1:],
         }
+        self._write("recipe.yaml", text)
         self._write("manifest.json", json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
 
     def resolved(self, recipe: Recipe) -> str:
@@ -72,7 +71,8 @@ class RunFolder:
             return dumped
         source, _, name = dumped.rpartition(":")
         data = Path(source).read_bytes()
-        kept = f"code/{Path(source).stem}-{hashlib.sha256(data).hexdigest()[:16]}.py"
+        stem, mark = Path(source).stem, f"-{hashlib.sha256(data).hexdigest()[:16]}"
+        kept = f"code/{stem.removesuffix(mark)}{mark}.py"  # the same name, when it is such a copy already
         if self.writes:
             (self.path / "code").mkdir(exist_ok=True)
             (self.path / kept).write_bytes(data)
@@ -88,9 +88,10 @@ class RunFolder:
 
     def completions(self, stream: str, step: int, trajectories: list[Trajectory], *, logp: bool) -> None:
         """Append sampled responses to completions.jsonl, from where the engine `recorded` replays them."""
-        for each in trajectories:
-            line = completion(stream, step, each)
-            self._append("completions.jsonl", line | ({"logp": each.rollout_logp} if logp else {}))
+        lines = (
+            completion(stream, step, each) | ({"logp": each.rollout_logp} if logp else {}) for each in trajectories
+        )
+        self._append("completions.jsonl", *lines)
 
     def evaluations(self) -> list[dict[str, Any]]:
         """The measurements in metrics.jsonl."""
@@ -110,23 +111,40 @@ class RunFolder:
         """Write summary.json."""
         self._write("summary.json", json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
 
-    def rewind(self, step: int) -> None:
-        """Forget what was logged at `step` and later, before resuming there."""
-        for name in ("metrics.jsonl", "timings.jsonl", "completions.jsonl"):
-            file = self.path / name
-            if self.writes and file.exists():
-                lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
-                kept = [line for line in lines if line.endswith("\n") and _before(line, step)]
-                file.write_text("".join(kept), encoding="utf-8")
+    def logged_to(self) -> dict[str, int]:
+        """How many bytes each log has by now; they are on the disk when this returns."""
+        return {path.name: _synced(path) for path in self._logs()}
+
+    def holds(self, positions: Mapping[str, int]) -> str | None:
+        """What the logs lack of what they held at `logged_to`; None where they have it all."""
+        for name, position in positions.items():
+            path = self.path / name
+            there = path.stat().st_size if path.is_file() else 0
+            if there < position:
+                return f"{name} has {there} bytes of the {position} that were logged before it"
+        return None
+
+    def rewind(self, positions: Mapping[str, int]) -> None:
+        """Forget what was logged after `logged_to` gave these positions, half a line of it perhaps."""
+        for path in self._logs():
+            os.truncate(path, positions.get(path.name, 0))
+
+    def _logs(self) -> Iterator[Path]:
+        """The logs that are there and are this process's to write."""
+        return (self.path / name for name in LOGS if self.writes and (self.path / name).is_file())
 
     def _write(self, name: str, text: str) -> None:
         if self.writes:
-            (self.path / name).write_text(text, encoding="utf-8")
+            durable.write(self.path / name, text)
 
-    def _append(self, name: str, line: Mapping[str, Any]) -> None:
-        if self.writes:
-            with (self.path / name).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    def _append(self, name: str, *lines: Mapping[str, Any]) -> None:
+        if self.writes and lines:
+            durable.append(self.path / name, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+
+
+def _synced(path: Path) -> int:
+    durable.sync(path)
+    return path.stat().st_size
 
 
 def free(wanted: Path) -> Path:
@@ -157,13 +175,6 @@ def to_yaml(data: Any) -> str:
     yaml.default_flow_style, yaml.width, yaml.sort_base_mapping_type_on_output = False, 120, False  # type: ignore[assignment]
     yaml.dump(data, text)
     return text.getvalue()
-
-
-def _before(line: str, step: int) -> bool:
-    """Whether a line belongs before `step`: training lines of earlier steps, evaluations up to `step`."""
-    logged = json.loads(line)
-    measured = str(logged.get("stream", "")).startswith("eval") or logged.get("phase") == "eval"
-    return bool(logged["step"] < step or (measured and logged["step"] <= step))
 
 
 def _version(package: str) -> str | None:

@@ -44,7 +44,9 @@ class Learner:
     ) -> None:
         self.recipe, self.policy, self.accelerator = recipe, policy, accelerator
         self.reference, self.critic = reference, critic
-        self.optimization = Optimization(policy.model, recipe.optimizer, accelerator)
+        self.optimization = Optimization(
+            policy.model, recipe.optimizer, accelerator, patience=recipe.train.not_finite_limit
+        )
         self.state: State = recipe.estimator.initial()
         self.needs = recipe.estimator.needs()
 

@@ -26,11 +26,22 @@ class Optimization:
 
     Attributes:
         name: goes before its metrics ("critic/"); empty for the policy. forward: the model as it is to be called.
-        updates: optimizer steps made.
+        updates: optimizer steps made. not_finite: steps not taken, in a row, because the gradient wasn't finite.
+
+    Args: patience: how many of those in a row the run bears; 0: any number.
     """
 
-    def __init__(self, model: PreTrainedModel, settings: Optimizer, accelerator: Accelerator, name: str = "") -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        settings: Optimizer,
+        accelerator: Accelerator,
+        name: str = "",
+        *,
+        patience: int = 0,
+    ) -> None:
         self.model, self.settings, self.accelerator, self.name = model, settings, accelerator, name
+        self.patience = patience
         optimizer = torch.optim.AdamW(
             [parameter for parameter in model.parameters() if parameter.requires_grad],
             lr=at(settings.lr, 0),
@@ -40,7 +51,7 @@ class Optimization:
         )
         self.forward, self.optimizer = accelerator.prepare(model, optimizer)
         self.forward.eval()
-        self.updates = 0
+        self.updates = self.not_finite = 0
 
     def backward(self, pieces: Sequence[Piece], loss: Callable[[Piece], Tensor], idle: Callable[[], Tensor]) -> bool:
         """The gradient of Σ loss(piece) over all ranks; False, and nothing done, where no rank has a piece.
@@ -55,11 +66,15 @@ class Optimization:
         return rounds > 0
 
     def step(self, step: int, tally: Tally) -> None:
-        """Clip, then step, unless the gradient is not finite or its norm is above the recipe's limit."""
+        """Clip, then step, unless the gradient is not finite or its norm is above the recipe's limit.
+
+        Raises FloatingPointError: the gradient was not finite too often in a row.
+        """
         settings, share = self.settings, 1 / self.accelerator.num_processes
         bound = math.inf if settings.clip_norm is None else settings.clip_norm
         norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), bound))
-        if not math.isfinite(norm):
+        self.not_finite = 0 if math.isfinite(norm) else self.not_finite + 1
+        if self.not_finite:
             tally.add(f"{self.name}updates/not_finite", share)
             if self.accelerator.scaler is not None:
                 self.optimizer.step()  # float16's loss scaler makes no step either, but must learn to scale less
@@ -73,10 +88,24 @@ class Optimization:
             tally.add(f"{self.name}updates/made", share)
             tally.mean(f"{self.name}grad_norm", norm * share, share)
         self.optimizer.zero_grad()
+        self._bear(step)
+
+    def _bear(self, step: int) -> None:
+        if self.patience and self.not_finite >= self.patience:
+            block = (self.name or "optimizer").rstrip("/")
+            raise FloatingPointError(
+                f"step {step}: the gradient was not finite {self.not_finite} times in a row; no such step was taken, "
+                f"but what makes it so stays: lower {block}.lr, set {block}.clip_norm, or look at the last completions "
+                "(train.not_finite_limit: 0 never stops)"
+            )
 
     def rate(self, step: int) -> float:
         """The learning rate at rollout batch `step`."""
         return at(self.settings.lr, step) * min(1.0, (step + 1) / (self.settings.warmup + 1))
+
+    def scaler(self) -> dict[str, Any]:
+        """The state of float16's loss scaler; empty in other precisions."""
+        return {} if self.accelerator.scaler is None else dict(self.accelerator.scaler.state_dict())
 
     def _most(self, count: int) -> int:
         """The largest of the ranks' counts."""

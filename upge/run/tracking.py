@@ -59,13 +59,14 @@ def numbers(line: Mapping[str, Any]) -> dict[str, Any]:
 
 def settings(recipe: Recipe) -> dict[str, Any]:
     """The recipe by dotted paths, its values such as every tracker takes: numbers, truth values and text."""
-    return dict(_flat(recipe.model_dump(mode="json"), ""))
+    return dict(flat(recipe.model_dump(mode="json"), ""))
 
 
-def _flat(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+def flat(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """What stands in nested maps below `path`, by dotted paths; lists as JSON."""
     if isinstance(value, dict) and value:
         for key, below in value.items():
-            yield from _flat(below, f"{path}.{key}" if path else str(key))
+            yield from flat(below, f"{path}.{key}" if path else str(key))
     else:
         plain = isinstance(value, bool | int | float | str)
         yield path, value if plain else json.dumps(value, ensure_ascii=False)

@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import gather_object
 from transformers.utils.logging import disable_progress_bar
 
 from upge import policy as policies
@@ -23,7 +23,7 @@ from upge.errors import InputError
 from upge.flow import Context, DataSession, EngineSession, Trajectory
 from upge.policy import Policy
 from upge.recipe import Recipe
-from upge.run import checking, checkpoint, fitting, guarding
+from upge.run import checking, checkpoint, failing, fitting, guarding, randomness, resuming, status
 from upge.run.assembling import Assembler
 from upge.run.checkpoint import Progress
 from upge.run.collect import Collector
@@ -33,19 +33,37 @@ from upge.run.evaluating import evaluate
 from upge.run.folder import RunFolder
 from upge.run.guarding import Scorer
 from upge.run.learning import Learner
+from upge.run.resuming import Start
+from upge.run.stopping import Stop, Stopped
 from upge.run.tracking import numbers, require, tracking
 
 
-def train(recipe: Recipe, *, resume: Path | None = None, display: Display | None = None) -> Path:
-    """Run a recipe; returns the run folder. `resume` continues a run in its folder from its newest checkpoint."""
-    with opened(recipe, resume, display or Display()) as trainer:
+def train(recipe: Recipe, *, resume: Path | None = None, again: bool = False, display: Display | None = None) -> Path:
+    """Run a recipe; returns the run folder.
+
+    Args:
+        recipe: what to do. display: what shows it.
+        resume: the folder of a run of this recipe, to go on with from its newest checkpoint.
+        again: go on with the newest unfinished run of this recipe, if there is one.
+
+    Raises:
+        InputError: there is something wrong with what was given. RunError: the machine failed it. PartError: a part
+        did. Stopped: SIGINT or SIGTERM asked for it.
+    """
+    with opened(recipe, resume, display or Display(), again=again) as trainer:
         trainer.run()
         return trainer.folder.path
 
 
 @dataclass
 class Trainer:
-    """A run in progress: everything is open, `run` does it."""
+    """A run in progress: everything is open, `run` does it.
+
+    Attributes:
+        done: rollout batches done. measured: whether the measurement due after them is made.
+        taken: problems taken from the data. resumed: whether this process takes up another's work.
+        saved: after how many rollout batches the newest checkpoint was written. stop: whether a signal asks for an end.
+    """
 
     recipe: Recipe
     accelerator: Accelerator
@@ -56,21 +74,32 @@ class Trainer:
     learner: Learner
     folder: RunFolder
     display: Display
-    start: int = 0
+    done: int = 0
+    measured: bool = False
     taken: int = 0
+    resumed: bool = False
+    saved: int | None = None
     evaluations: list[dict[str, Any]] = field(default_factory=list)
+    stop: Stop = field(default_factory=Stop)
 
     def run(self) -> None:
-        """Every rollout batch, with measurements and checkpoints between them; the trained model at the end."""
-        steps = self.recipe.train.steps
-        self.display.begin(self.recipe, self.folder.path, self.start)
-        if self.start == 0:
-            self.check()
-            self.measure(0)
-        for step in range(self.start, steps):
-            self.step(step)
-            self.between(step + 1)
-        self.finish()
+        """Every rollout batch, with measurements and checkpoints between them; the trained model at the end.
+
+        Raises Stopped, once the step in hand is done and saved, where a signal asks for it.
+        """
+        self.display.begin(self.recipe, self.folder.path, self.done)
+        with self.stop.listening():
+            if not self.resumed:
+                self.check()
+            self.measure_where_due()
+            while self.done < self.recipe.train.steps:
+                self.stop_where_asked()
+                self.step(self.done)
+                self.stop_where_asked()
+                self.measure_where_due()
+                self.save_where_due()
+            self.stop_where_asked()
+            self.finish()
 
     def check(self) -> None:
         """Look at the problems to come, and tell what is wrong. Raises InputError where `train.check` refuses it."""
@@ -98,6 +127,8 @@ class Trainer:
         self.log(line)
         self.folder.timings({"phase": "train", "step": step, **seconds})
         self.display.step(line, seconds)
+        self.done, self.measured = step + 1, False
+        self.note("running")
 
     @property
     def assembler(self) -> Assembler:
@@ -114,18 +145,16 @@ class Trainer:
             dtype=self.policy.model.dtype,
         )
 
-    def between(self, done: int) -> None:
-        """After `done` rollout batches: measure and save where the recipe says so."""
-        settings = self.recipe
-        if done == settings.train.steps or (settings.eval.every and done % settings.eval.every == 0):
-            self.measure(done)
-        if settings.train.save_every and done % settings.train.save_every == 0:
-            self.save(done)
+    def measure_where_due(self) -> None:
+        """Evaluate the policy at the start, at the end, and every so often as the recipe says."""
+        every = self.recipe.eval.every
+        due = self.done in (0, self.recipe.train.steps) or (every and self.done % every == 0)
+        if due and not self.measured and self.recipe.eval.splits:
+            self.measure(self.done)
+        self.measured = True
 
     def measure(self, done: int) -> None:
         """Evaluate the policy after `done` rollout batches."""
-        if not self.recipe.eval.splits:
-            return
         began = time.perf_counter()
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         metrics, responses = evaluate(
@@ -139,23 +168,45 @@ class Trainer:
         self.folder.timings({"phase": "eval", "step": done, "seconds": time.perf_counter() - began})
         self.display.evaluation(line)
 
-    def save(self, done: int) -> None:
-        """Write a checkpoint."""
+    def save_where_due(self) -> None:
+        """Write a checkpoint every so often as the recipe says."""
+        every = self.recipe.train.save_every
+        if every and self.done % every == 0:
+            self.save()
+
+    def save(self) -> None:
+        """Write a checkpoint of what is done; the logs it counts on are on the disk before it."""
+        random = gather_object([randomness.state()])
         if self.folder.writes:
-            place = self.folder.path / "checkpoints" / f"step-{done:06d}"
-            checkpoint.save(place, self.learner, Progress(done, self.taken, self.data.state()))
+            logged = self.folder.logged_to()
+            progress = Progress(self.done, self.measured, self.taken, self.data.state(), logged, random)
+            checkpoint.save(self.folder.path, self.learner, progress, keep=self.recipe.train.keep)
+        self.saved = self.done
         self.accelerator.wait_for_everyone()
+
+    def stop_where_asked(self) -> None:
+        """Save and raise Stopped if this process, or another rank's, has had a signal."""
+        if number := self.stop.agreed(self.accelerator):
+            if self.saved != self.done:
+                self.save()
+            raise Stopped(f"stopped after step {self.done} of {self.recipe.train.steps}", number)
 
     def finish(self) -> None:
         """Save the trained model and the summary."""
         if self.folder.writes:
             lora = self.recipe.model.lora
-            checkpoint.save_models(self.folder.path, self.learner, merge=lora is None or lora.save == "merged")
+            checkpoint.leave(self.folder.path, self.learner, merge=lora is None or lora.save == "merged")
         summary = {"name": self.recipe.name, "steps": self.recipe.train.steps, "evaluations": self.evaluations}
         self.folder.summary(summary)
         self.folder.report(self.recipe.name)
+        self.note("finished")
         self.display.end(self.evaluations, self.folder.path)
         self.accelerator.wait_for_everyone()
+
+    def note(self, state: Literal["running", "finished"]) -> None:
+        """Keep in the run folder how far the run is."""
+        if self.folder.writes:
+            status.note(self.folder.path, state, self.done)
 
     def log(self, line: dict[str, Any]) -> None:
         """Keep a line of metrics, and send it to the recipe's trackers."""
@@ -173,27 +224,20 @@ class Trainer:
 
 
 @contextmanager
-def opened(recipe: Recipe, resume: Path | None, display: Display) -> Iterator[Trainer]:
+def opened(recipe: Recipe, resume: Path | None, display: Display, *, again: bool = False) -> Iterator[Trainer]:
     """Everything that a run needs, opened in order and closed in reverse."""
     require(recipe.log.trackers)
-    # accelerate keeps one state a process; a run of its own precision, in a notebook say, must not meet the last one's.
-    AcceleratorState._reset_state()
-    # accelerate's own accumulation stays at 1: the estimator's counts are over the whole optimizer step already.
-    accelerator = Accelerator(
-        cpu=not torch.accelerator.is_available(),  # else several processes without a GPU would not find each other
-        mixed_precision={"float32": "no", "bfloat16": "bf16", "float16": "fp16"}[recipe.train.precision],
-        gradient_accumulation_steps=1,
-        log_with=list(recipe.log.trackers) or None,
-        project_dir=recipe.log.path(recipe.name),
-    )
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    disable_progress_bar()
-    if recipe.train.threads is not None:
-        torch.set_num_threads(recipe.train.threads)
-    policy = open_policy(recipe)
-    folder = RunFolder(_agreed_folder(recipe, resume, accelerator), writes=accelerator.is_main_process)
+    accelerator = _accelerator(recipe)
+    start = resuming.agreed(recipe, resume, again=again, accelerator=accelerator)
+    folder = RunFolder(start.folder, writes=accelerator.is_main_process)
     display.shown = accelerator.is_main_process
+    display.tell(start.told)
     with ExitStack() as stack:
+        if folder.writes:
+            stack.callback(status.Lock(folder.path).release)
+        stack.enter_context(failing.accounted(recipe, folder))
+        randomness.seed(recipe.train.seed, accelerator.process_index)
+        policy = open_policy(recipe)
         learner = open_learner(recipe, policy, accelerator)
         context = Context(
             seed=recipe.train.seed,
@@ -206,26 +250,42 @@ def opened(recipe: Recipe, resume: Path | None, display: Display) -> Iterator[Tr
         engine_of = recipe.rollout.engine
         engine = stack.enter_context(guarding.opened(engine_of, "rollout.engine", engine_of.open, context))
         scored = stack.enter_context(guarding.opened(recipe.reward, "reward", recipe.reward.open, context))
-        reward = Scorer(scored, recipe.reward)
-        templater = policy.templater(recipe.data.template, recipe.data.system)
-        limit = recipe.train.demonstration_tokens or recipe.rollout.max_tokens
-        collector = Collector(
-            templater,
-            engine,
-            reward,
-            limit,
-            zero_truncated=recipe.rollout.truncated == "zero_reward",
-            context=policy.context_length,
-        )
+        collector = _collector(recipe, policy, engine, Scorer(scored, recipe.reward))
         fitting.check(recipe, data, collector)
         stack.enter_context(tracking(recipe, accelerator, folder.path))
         stack.enter_context(display)
         trainer = Trainer(recipe, accelerator, policy, data, engine, collector, learner, folder, display)
-        if resume is None:
-            folder.describe(recipe, policy.vocabulary_fingerprint())
-        else:
-            _resume(trainer)
+        _begin(trainer, start)
         yield trainer
+
+
+def _accelerator(recipe: Recipe) -> Accelerator:
+    """This process among the others, and torch set as the recipe says."""
+    # accelerate keeps one state a process; a run of its own precision, in a notebook say, must not meet the last one's.
+    AcceleratorState._reset_state()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    disable_progress_bar()
+    if recipe.train.threads is not None:
+        torch.set_num_threads(recipe.train.threads)
+    # accelerate's own accumulation stays at 1: the estimator's counts are over the whole optimizer step already.
+    return Accelerator(
+        cpu=not torch.accelerator.is_available(),  # else several processes without a GPU would not find each other
+        mixed_precision={"float32": "no", "bfloat16": "bf16", "float16": "fp16"}[recipe.train.precision],
+        gradient_accumulation_steps=1,
+        log_with=list(recipe.log.trackers) or None,
+        project_dir=recipe.log.path(recipe.name),
+    )
+
+
+def _collector(recipe: Recipe, policy: Policy, engine: EngineSession, reward: Scorer) -> Collector:
+    return Collector(
+        policy.templater(recipe.data.template, recipe.data.system),
+        engine,
+        reward,
+        recipe.train.demonstration_tokens or recipe.rollout.max_tokens,
+        zero_truncated=recipe.rollout.truncated == "zero_reward",
+        context=policy.context_length,
+    )
 
 
 def open_policy(recipe: Recipe) -> Policy:
@@ -251,26 +311,36 @@ def open_learner(recipe: Recipe, policy: Policy, accelerator: Accelerator) -> Le
         reference = policies.load_reference(policy, recipe.reference.path)
         reference.policy.model.to(accelerator.device)
     if "value" in needs and recipe.critic is not None:
-        critic = CriticLearner(recipe.critic, policies.load_critic(policy, recipe.critic.path), accelerator)
+        critic = CriticLearner(
+            recipe.critic,
+            policies.load_critic(policy, recipe.critic.path),
+            accelerator,
+            patience=recipe.train.not_finite_limit,
+        )
     return Learner(recipe, policy, accelerator, reference=reference, critic=critic)
 
 
-def _agreed_folder(recipe: Recipe, resume: Path | None, accelerator: Accelerator) -> Path:
-    """The run folder, chosen by the main process for all."""
-    chosen = [str(resume or RunFolder.claim(recipe))]
-    if accelerator.num_processes > 1:
-        broadcast_object_list(chosen)
-    return Path(chosen[0])
+def _begin(trainer: Trainer, start: Start) -> None:
+    """Put the trainer where the run begins: at its start, or where the checkpoint has left it."""
+    folder, found = trainer.folder, start.found
+    if found is not None and folder.writes:
+        resuming.tidy(folder.path, found.damaged)
+    if found is not None:
+        folder.rewind({} if found.progress is None else found.progress.logged)
+    if found is not None and found.place is not None and found.progress is not None:
+        _take_up(trainer, found.place, found.progress)
+    if found is None or resuming.changed(trainer.recipe, folder.path):
+        folder.describe(trainer.recipe, trainer.policy.vocabulary_fingerprint())
+    trainer.note("running")
 
 
-def _resume(trainer: Trainer) -> None:
-    newest = checkpoint.latest(trainer.folder.path)
-    if newest is None:
-        trainer.folder.rewind(-1)
-        return
-    progress = checkpoint.restore(newest, trainer.learner)
-    trainer.start, trainer.taken = progress.step, progress.taken
+def _take_up(trainer: Trainer, place: Path, progress: Progress) -> None:
+    """Restore a checkpoint; the random generators come last, since opening may have drawn from them."""
+    checkpoint.restore(place, trainer.learner)
+    trainer.done, trainer.measured, trainer.taken = progress.step, progress.measured, progress.taken
+    trainer.resumed, trainer.saved = True, progress.step
     trainer.data.restore(progress.data)
     trainer.engine.sync(trainer.policy)
-    trainer.folder.rewind(trainer.start)
     trainer.evaluations = trainer.folder.evaluations()
+    if len(progress.random) == trainer.accelerator.num_processes:
+        randomness.restore(progress.random[trainer.accelerator.process_index])

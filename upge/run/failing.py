@@ -1,0 +1,118 @@
+"""What can befall a run whose code is right, in words: no memory, no disk, no folder, another process that failed."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import torch
+
+from upge.errors import InputError
+from upge.recipe import Recipe
+from upge.run import status
+from upge.run.checkpoint import checkpoints
+from upge.run.folder import RunFolder
+from upge.run.resuming import command
+from upge.run.stopping import Stopped
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""The system's numbers for a disk without room: it is full, or a quota or a limit on sizes is used up."""
+
+
+class RunError(RuntimeError):
+    """The run can't go on, and the message says why and what would help; its code is not at fault."""
+
+
+@contextmanager
+def accounted(recipe: Recipe, folder: RunFolder) -> Iterator[None]:
+    """How a run ends stands in its status.json, and an error that ends it says how to go on."""
+    try:
+        with explained(recipe, folder.path):
+            yield
+    except BaseException as error:
+        if folder.writes and (said := status.read(folder.path)) is not None:
+            asked = isinstance(error, Stopped | KeyboardInterrupt | SystemExit)
+            with suppress(OSError):
+                status.note(folder.path, "stopped" if asked else "failed", said.step, "" if asked else str(error))
+            if not isinstance(error, InputError):  # the same again would be as wrong
+                error.add_note(_onwards(folder.path))
+        raise
+
+
+def _onwards(folder: Path) -> str:
+    found = checkpoints(folder)
+    if found:
+        return f"to go on from {found[0].name}: {command(folder)}"
+    return f"no checkpoint was saved (train.save_every); to start again from the beginning: {command(folder)}"
+
+
+@contextmanager
+def explained(recipe: Recipe, folder: Path) -> Iterator[None]:
+    """Errors that are the machine's become a RunError that says what to do."""
+    try:
+        yield
+    except Exception as error:
+        wording = explain(error, recipe, folder)
+        if wording is None:
+            raise
+        raise RunError(wording) from error
+
+
+def explain(error: BaseException, recipe: Recipe, folder: Path) -> str | None:
+    """What befell the run, if it is one of these: looked for in the error and in what caused it."""
+    for each in chain(error):
+        if said := _memory(each, recipe) or _disk(each, folder) or _others(each):
+            return said
+    return None
+
+
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what caused it, the last one first."""
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def _memory(error: BaseException, recipe: Recipe) -> str | None:
+    text = " ".join(str(error).split())
+    refused = "can't allocate memory" in text or "not enough memory" in text
+    if not isinstance(error, torch.OutOfMemoryError | MemoryError) and not (
+        isinstance(error, RuntimeError) and refused
+    ):
+        return None
+    engine = recipe.rollout.engine
+    sizes = {f"rollout.engine.{name}": getattr(engine, name, None) for name in ("batch_size", "max_num_seqs")}
+    sizes = {"train.micro_batch_tokens": recipe.train.micro_batch_tokens} | sizes
+    lower = ", ".join(f"{name} (now {size})" for name, size in sizes.items() if size is not None)
+    hint = "" if recipe.model.gradient_checkpointing else "; or set model.gradient_checkpointing: true"
+    return f"out of memory: {text[:300] or type(error).__name__}\nlower {lower}{hint}"
+
+
+def _disk(error: BaseException, folder: Path) -> str | None:
+    if not isinstance(error, OSError):
+        return None
+    if error.errno in FULL:
+        file = Path(error.filename or folder)
+        return f"no room on the disk while writing {file}: {_free(file.parent)}; what was saved before is untouched"
+    if error.errno == errno.ENOENT and not folder.is_dir():
+        return f"the run folder {folder} is gone: something has removed or renamed it"
+    return None
+
+
+def _free(folder: Path) -> str:
+    try:
+        usage = shutil.disk_usage(folder)
+    except OSError:
+        return "its size can't be read"
+    return f"{usage.free / 2**20:.1f} MiB of {usage.total / 2**20:.1f} MiB are free"
+
+
+def _others(error: BaseException) -> str | None:
+    """Of several processes one has failed, and the others notice by its silence."""
+    lost = isinstance(error, torch.distributed.DistBackendError) or (
+        isinstance(error, RuntimeError) and "gloo" in str(error)
+    )
+    return "another process of this run has failed or is gone; its own message says why" if lost else None

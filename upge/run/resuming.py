@@ -1,0 +1,176 @@
+"""Where a run begins: in a new folder, or in one of its own from the newest checkpoint."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from upge.errors import InputError
+from upge.recipe import Recipe
+from upge.run import checkpoint, durable, status
+from upge.run.checkpoint import Found
+from upge.run.folder import RunFolder, free
+from upge.run.tracking import flat
+
+FREE = ("train.steps", "train.save_every", "train.keep", "eval.every", "log")
+"""What may be otherwise when a run goes on: none of it changes what a step does."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run begins.
+
+    Attributes:
+        folder: the run's. found: the checkpoint to go on from; None: a new run.
+        told: what is worth knowing about it, in sentences.
+    """
+
+    folder: Path
+    found: Found | None = None
+    told: tuple[str, ...] = ()
+
+
+def agreed(recipe: Recipe, resume: Path | None, *, again: bool, accelerator: Accelerator) -> Start:
+    """As `choose`; the main process chooses for all."""
+    chosen = [choose(recipe, resume, again=again) if accelerator.is_main_process else None]
+    if accelerator.num_processes > 1:
+        broadcast_object_list(chosen)
+    assert chosen[0] is not None
+    return chosen[0]
+
+
+def choose(recipe: Recipe, resume: Path | None = None, *, again: bool = False) -> Start:
+    """Where a run begins.
+
+    Args:
+        resume: the folder of the run to go on with.
+        again: go on with the newest unfinished run of this very recipe, if there is one.
+
+    Raises:
+        InputError: nothing can go on there; the message says what would.
+    """
+    if resume is not None:
+        return _going_on(recipe, resume)
+    left = unfinished(recipe)
+    if again and left:
+        return _going_on(recipe, left[-1])
+    idle = [folder for folder in left if not status.busy(folder)]
+    told = (
+        (f"{idle[-1]} holds an unfinished run of this recipe; to go on with it: {command(idle[-1])}",) if idle else ()
+    )
+    return Start(free(recipe.log.path(recipe.name)), told=told)
+
+
+def unfinished(recipe: Recipe) -> list[Path]:
+    """The folders of runs of this very recipe that have not come to their end, the newest last."""
+    wanted = recipe.log.path(recipe.name)
+    numbered = re.compile(re.escape(wanted.name) + r"(?:-(\d+))?")
+    found = {}
+    for path in wanted.parent.iterdir() if wanted.parent.is_dir() else ():
+        matched = numbered.fullmatch(path.name)
+        if matched and _is_unfinished(recipe, path):
+            found[int(matched[1] or 1)] = path
+    return [found[number] for number in sorted(found)]
+
+
+def _is_unfinished(recipe: Recipe, folder: Path) -> bool:
+    said = status.read(folder)
+    ended = said.state == "finished" if said is not None else (folder / "summary.json").exists()
+    if ended or not (folder / "recipe.yaml").is_file():
+        return False
+    try:
+        return not changed(recipe, folder)
+    except InputError:
+        return False
+
+
+def command(folder: Path) -> str:
+    """The command that goes on with a run."""
+    return f"upge run --resume {shlex.quote(str(folder))}" + (" --allow-code" if (folder / "code").is_dir() else "")
+
+
+def _going_on(recipe: Recipe, folder: Path) -> Start:
+    """The start of a run that goes on in its folder."""
+    if not (folder / "recipe.yaml").is_file():
+        raise InputError(f"{folder} is not the folder of a run: it has no recipe.yaml")
+    _refuse_others(recipe, folder)
+    found = checkpoint.newest(folder, RunFolder(folder, writes=False).holds)
+    _refuse_finished(recipe, folder, found)
+    told = [f"the checkpoint {place} is damaged: {fault}; it is left aside" for place, fault in found.damaged.items()]
+    return Start(folder, found, (*told, _history(folder, found)))
+
+
+def _history(folder: Path, found: Found) -> str:
+    said = status.read(folder)
+    ended = "the run says nothing of its end" if said is None else f"the run {said.told}"
+    if found.progress is None:
+        return f"{ended}; there is no checkpoint to resume from: starting again from its beginning"
+    return f"{ended}; resuming from the checkpoint of step {found.progress.step}"
+
+
+def _refuse_finished(recipe: Recipe, folder: Path, found: Found) -> None:
+    """Raise InputError where there is nothing left to do."""
+    said, steps = status.read(folder), recipe.train.steps
+    done = found.progress.step if found.progress is not None else 0
+    if steps < done:
+        raise InputError(f"{folder}: {done} steps are done already; train.steps is {steps}")
+    if said is None or said.state != "finished":
+        return
+    if steps <= said.step:
+        more = f"{command(folder)} train.steps={2 * max(1, said.step)}"
+        raise InputError(f"{folder}: the run is finished, after {said.step} steps; to do more: {more}")
+    if found.progress is None:
+        hint = f"a new run may start from what it has learned: model={folder}"
+        raise InputError(f"{folder}: the run is finished and has no checkpoint to go on from; {hint}")
+
+
+def _refuse_others(recipe: Recipe, folder: Path) -> None:
+    """Raise InputError with what differs, unless the recipe is the run's own."""
+    if differing := changed(recipe, folder, free=FREE):
+        head = f"{folder} was begun with other settings than these, and a run goes on as it began:"
+        raise InputError("\n".join([head, *differing, f"free to change are {', '.join(FREE)}"]))
+
+
+def changed(recipe: Recipe, folder: Path, *, free: Sequence[str] = ("log",)) -> list[str]:
+    """A line for each setting that differs from the run's recipe.yaml, without those that are `free` to.
+
+    Raises InputError where that can't be read.
+    """
+    file = folder / "recipe.yaml"
+    try:
+        theirs = _flat(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, YAMLError) as error:
+        raise InputError(f"{file} can't be read: {' '.join(str(error).split())}") from error
+    ours = _flat(RunFolder(folder, writes=False).resolved(recipe))
+    return [
+        f"  {key}: {theirs.get(key, 'not set')!s} there, {ours.get(key, 'not set')!s} here"
+        for key in sorted({*theirs, *ours})
+        if theirs.get(key) != ours.get(key) and not any(f"{key}.".startswith(f"{name}.") for name in free)
+    ]
+
+
+def _flat(text: str) -> dict[str, Any]:
+    return dict(flat(YAML(typ="safe", pure=True).load(text), ""))
+
+
+def tidy(folder: Path, damaged: Mapping[Path, str]) -> None:
+    """Rename damaged checkpoints, so that nothing takes them for whole ones, and remove those half written."""
+    for place in damaged:
+        kept = place.with_name(place.name + ".damaged")
+        shutil.rmtree(kept, ignore_errors=True)
+        place.rename(kept)
+    for partial in [*(folder / "checkpoints").glob(f"*{durable.ASIDE}"), *folder.glob(f"*{durable.ASIDE}")]:
+        if partial.is_dir():
+            shutil.rmtree(partial, ignore_errors=True)
+        else:
+            partial.unlink()
