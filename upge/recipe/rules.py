@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from upge.parts import Part
+from upge.recipe.faults import nearest
 from upge.recipe.schema import Recipe
 
 Broken = tuple[tuple[str | int, ...], str, str | None]
@@ -27,6 +28,7 @@ def broken_rules(recipe: Recipe) -> Iterator[Broken]:
     yield from _refill_without_gate(recipe)
     yield from _truncated_sampling(recipe)
     yield from _minibatches(recipe)
+    yield from _splits_without_data(recipe)
 
 
 def _needs_without_provider(recipe: Recipe) -> Iterator[Broken]:
@@ -91,6 +93,18 @@ def _minibatches(recipe: Recipe) -> Iterator[Broken]:
     if recipe.train.minibatches > recipe.train.prompts:
         message = f"{recipe.train.prompts} prompts can't be divided into {recipe.train.minibatches} minibatches"
         yield ("train", "minibatches"), message, "an optimizer step holds whole prompts"
+
+
+def _splits_without_data(recipe: Recipe) -> Iterator[Broken]:
+    """Sources that read evaluation data name their splits in a map `evaluation`; of others only a session can tell."""
+    there = getattr(recipe.data, "evaluation", None)
+    if not isinstance(there, Mapping):
+        return
+    for index, split in enumerate(recipe.eval.splits):
+        if split not in there:
+            near = nearest(split, there)
+            hint = f"did you mean '{near}'?" if near else f"data.evaluation has {', '.join(there) or 'none'}"
+            yield ("eval", "splits", index), f"the data has no split '{split}'", hint
 
 
 def _path(place: str) -> tuple[str | int, ...]:
