@@ -5,6 +5,7 @@ The group `vllm` is optional: `bash tests/vllm_venv.sh FOLDER`, then `FOLDER/bin
 
 from __future__ import annotations
 
+import copy
 import json
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import extras
 import models
 import pytest
 import tiny
@@ -23,6 +25,8 @@ import upge
 from upge.errors import InputError
 from upge.flow import Completion, Context, EngineSession, Problem, Request, Sampling
 from upge.policy import Policy, load
+from upge.policy.adapting import adapt
+from upge.recipe.schema import Lora
 from upge.run.trainer import train
 from upge_parts.engines.transformers_engine import Transformers
 from upge_parts.engines.vllm_engine import Vllm
@@ -96,6 +100,24 @@ def test_greedy_tokens_are_the_policys_before_and_after_an_update(session: Engin
     assert tokens(after) == greedy(policy)
     changed = sum(ours != theirs for ours, theirs in zip(tokens(after), tokens(before), strict=True))
     assert changed > len(REQUESTS) // 2, "no prefix of the old weights was kept"
+
+
+@extras.needs("peft")
+def test_an_adapter_is_in_the_weights_that_the_engine_takes_over(session: EngineSession, policy: Policy) -> None:
+    adapted, asked = Policy(copy.deepcopy(policy.model), policy.tokenizer), Sampling(temperature=0, max_tokens=24)
+    session.sync(policy)
+    before = tokens(session.sample(REQUESTS, asked))
+    adapt(adapted.model, Lora(rank=4, alpha=8), base=None, seed=0)
+    session.sync(adapted)
+    assert tokens(session.sample(REQUESTS, asked)) == before, "a new adapter changes nothing"
+    with torch.no_grad():
+        for weight in adapted.model.parameters():
+            if weight.requires_grad:
+                weight.add_(0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)))
+    session.sync(adapted)
+    after = tokens(session.sample(REQUESTS, asked))
+    assert after == greedy(adapted)
+    assert sum(ours != theirs for ours, theirs in zip(after, before, strict=True)) > len(REQUESTS) // 2
 
 
 @pytest.mark.parametrize("asked", [Sampling(max_tokens=24), Sampling(temperature=0.6, max_tokens=24)])

@@ -44,12 +44,12 @@ class Exchange:
 
 
 @contextmanager
-def opened(context: Context) -> Iterator[Exchange]:
-    """An exchange in a temporary folder of the first rank's, which is gone afterwards."""
+def opened(context: Context, parent: str | None = None) -> Iterator[Exchange]:
+    """An exchange in a temporary folder of the first rank's, inside `parent` or TMPDIR, which is gone afterwards."""
     if context.rank > 0:
         yield Exchange(_agreed("", context), rank=context.rank, world=context.world)
         return
-    with tempfile.TemporaryDirectory(prefix="upge-weights-", ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(prefix="upge-weights-", dir=parent, ignore_cleanup_errors=True) as folder:
         yield Exchange(_agreed(folder, context), rank=0, world=context.world)
 
 

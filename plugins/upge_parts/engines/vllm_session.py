@@ -118,20 +118,25 @@ def check(requests: Sequence[Request], sampling: Sampling, limit: int) -> None:
 
 
 def parameters(request: Request, sampling: Sampling, seed: int, stop_ids: Sequence[int]) -> Any:
-    """vLLM's `SamplingParams` of one request: nothing but what `sampling` says, and noise of the request's own."""
+    """vLLM's `SamplingParams` of one request."""
     from vllm import SamplingParams
 
-    return SamplingParams(
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        top_k=sampling.top_k,
-        max_tokens=sampling.max_tokens,
-        seed=request.key(seed) >> 1,  # it has room for 63 bits
-        stop_token_ids=list(stop_ids),
-        ignore_eos=True,  # only the policy's own stop tokens end a response, and they are all named above
-        logprobs=0,  # of the token drawn, and no other
-        detokenize=False,
-    )
+    return SamplingParams(**settings(request, sampling, seed, stop_ids))
+
+
+def settings(request: Request, sampling: Sampling, seed: int, stop_ids: Sequence[int]) -> dict[str, Any]:
+    """The fields of `SamplingParams`: nothing but what `sampling` says, and noise of the request's own."""
+    return {
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": sampling.top_k,
+        "max_tokens": sampling.max_tokens,
+        "seed": request.key(seed) >> 1,  # it has room for 63 bits
+        "stop_token_ids": list(stop_ids),
+        "ignore_eos": True,  # only the policy's own stop tokens end a response, and they are all named above
+        "logprobs": 0,  # of the token drawn, and no other
+        "detokenize": False,
+    }
 
 
 def completion(output: Any, sampling: Sampling, stop_ids: Sequence[int]) -> Completion:

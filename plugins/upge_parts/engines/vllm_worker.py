@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 EXTENSION = f"{__name__}.TakingOver"
@@ -12,7 +13,11 @@ class TakingOver:
     """Methods added to vLLM's `Worker`."""
 
     def take_over(self, folder: str) -> None:
-        """Load the weights in `folder`, in the Hub's format, in place of the worker's."""
+        """Load the weights in `folder`, in the Hub's format, in place of the worker's; FileNotFoundError without it."""
+        if not Path(
+            folder
+        ).is_dir():  # vLLM would look for a model of this name on the Hub, and be left without weights
+            raise FileNotFoundError(f"this machine sees no folder '{folder}', where the trainer left the weights")
         worker: Any = self
         worker.reload_weights(weights_path=folder)
         for layer in worker.model_runner.get_model().modules():
