@@ -11,10 +11,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, MambaConfig, MambaForCausalLM, PreTrainedModel
 
 from upge.flow import Completion, Context, Request, Sampling
 from upge.policy import ModelError, Policy
+from upge_parts.engines.decoding import decodable
 from upge_parts.engines.generating import Generating
 from upge_parts.engines.keyed import draw, uniforms
 from upge_parts.engines.transformers_engine import Transformers
@@ -71,6 +72,70 @@ def test_log_probs_are_the_policys(make: object, temperature: float) -> None:
     reported = torch.tensor([value for completion in completions for value in completion.logp or ()])
     torch.testing.assert_close(reported, expected.detach(), atol=1e-5, rtol=0)
     assert reported.max() <= 0
+
+
+@pytest.mark.parametrize("make", [models.llama, models.gpt2])
+@pytest.mark.parametrize("batch_size", [1, 7, 48])
+def test_the_loop_draws_what_generate_draws_in_float64(
+    make: object, batch_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy, wanted, sampling = stopping(make()), requests(48), Sampling(max_tokens=20)
+    policy.model.double()
+    monkeypatch.setattr("upge_parts.engines.decoding._PREFILL", 20)
+    ours = sample(policy, wanted, sampling, batch_size=batch_size)
+    monkeypatch.setattr("upge_parts.engines.generating.decodable", lambda _: False)
+    for one, other in zip(ours, sample(policy, wanted, sampling), strict=True):
+        assert (one.tokens, one.truncated) == (other.tokens, other.truncated)
+        assert one.logp == pytest.approx(other.logp, abs=1e-5)
+
+
+@pytest.mark.parametrize("make", [models.llama, models.gpt2])
+def test_a_prompt_is_run_once_for_all_its_samples(make: object) -> None:
+    policy, widths = models.policy(make()), []
+    policy.model.register_forward_pre_hook(
+        lambda _, __, given: widths.append(tuple(given["input_ids"].shape)), with_kwargs=True
+    )
+    sample(policy, [Request("train", 0, "p", index, (9, 8, 7, 6)) for index in range(5)], Sampling(max_tokens=3))
+    assert widths[0] == (1, 3)
+    assert all(width == 1 for _, width in widths[1:])
+
+
+def test_responses_that_outgrow_their_buffers_go_on() -> None:
+    policy, wanted = models.policy(models.llama(max_position_embeddings=512, eos_token_id=None)), requests(8)
+    policy.stop_ids = ()
+    sampling = Sampling(max_tokens=300)
+    together, alone = sample(policy, wanted, sampling), sample(policy, wanted[4:5], sampling)
+    assert {len(completion.tokens) for completion in together} == {300}
+    assert together[4].tokens == alone[0].tokens
+
+
+def test_models_with_other_state_than_all_keys_and_values_are_left_to_generate() -> None:
+    mamba = MambaForCausalLM(
+        MambaConfig(vocab_size=models.SIZE, hidden_size=16, state_size=4, num_hidden_layers=1, eos_token_id=1)
+    )
+    assert decodable(models.llama())
+    assert decodable(models.gpt2())
+    assert not decodable(models.gemma2()), "sliding windows"
+    assert not decodable(mamba), "a state space"
+    completions = sample(models.policy(mamba), requests(4)[:1] * 2, Sampling(max_tokens=4))
+    assert completions[0] == completions[1]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_a_large_vocabulary_is_drawn_from_as_a_small_one_is(temperature: float) -> None:
+    logits = torch.randn(64, 10_001, generator=torch.Generator().manual_seed(3)) * 3
+    logits[:, 128:512] = -torch.inf
+    noise = torch.linspace(0, 1 - 2.0**-52, 64, dtype=torch.float64)
+    tokens, logp = draw(logits, noise, Sampling(temperature))
+    probability = torch.softmax(logits.double() / temperature, -1)
+    cumulative = probability.cumsum(-1)
+    chosen = tokens[:, None]
+    assert (cumulative.gather(1, chosen)[:, 0] >= noise - 1e-5).all()
+    assert ((cumulative - probability).gather(1, chosen)[:, 0] <= noise + 1e-5).all()
+    torch.testing.assert_close(logp, probability.gather(1, chosen)[:, 0].log(), atol=1e-5, rtol=0)
+    assert torch.equal(tokens[5:6], draw(logits[5:6], noise[5:6], Sampling(temperature))[0])
+    logits[0, 9000] = torch.nan
+    assert draw(logits, noise, Sampling(temperature))[1].isnan().tolist() == [True] + [False] * 63
 
 
 def test_responses_end_at_the_first_stop_token_or_are_truncated() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,7 +11,9 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList
 
 from upge import Completion, ModelError, Request, Sampling
+from upge_parts.engines.decoding import decodable, decode
 from upge_parts.engines.keyed import KeyedDraw, uniforms
+from upge_parts.engines.responses import Row
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -48,8 +49,15 @@ class Generating:
         """
         self._check(requests, sampling)
         noise = uniforms([request.key(self.seed) for request in requests], sampling.max_tokens)
-        rows = [_Row(request.prompt, draws) for request, draws in zip(requests, noise, strict=True)]
-        unfinished = rows
+        rows = [Row(request.prompt, draws) for request, draws in zip(requests, noise, strict=True)]
+        if decodable(self.policy.model):
+            decode(self.policy, rows, sampling, batch_size=self.batch_size)
+        else:
+            self._generate(rows, sampling)
+        return [Completion(tuple(row.tokens), tuple(row.logp), truncated=not row.stopped) for row in rows]
+
+    def _generate(self, rows: Sequence[Row], sampling: Sampling) -> None:
+        unfinished = list(rows)
         # `generate` goes on computing finished rows until its last one stops: so it is called for a few tokens, then
         # again for twice as many with the rows that are left, whose prefix it reads in one pass.
         for burst in _bursts(sampling.max_tokens):
@@ -57,7 +65,6 @@ class Generating:
             unfinished = sorted((row for row in unfinished if not row.stopped), key=lambda row: len(row.prefix))
             for start in range(0, len(unfinished), self.batch_size):
                 self._extend(unfinished[start : start + self.batch_size], burst, sampling)
-        return [Completion(tuple(row.tokens), tuple(row.logp), truncated=not row.stopped) for row in rows]
 
     def _check(self, requests: Sequence[Request], sampling: Sampling) -> None:
         limit = self.policy.context_length
@@ -71,7 +78,7 @@ class Generating:
                     f"{sampling.max_tokens} exceed the model's context of {limit}"
                 )
 
-    def _extend(self, rows: Sequence[_Row], count: int, sampling: Sampling) -> None:
+    def _extend(self, rows: Sequence[Row], count: int, sampling: Sampling) -> None:
         """Draw up to `count` more tokens of each row of one batch."""
         model = self.policy.model
         tokens, mask = _left_padded([row.prefix for row in rows], self.policy.pad_id, model.device)
@@ -98,34 +105,6 @@ class Generating:
             use_cache=True,
             disable_compile=True,
         )
-
-
-@dataclass
-class _Row:
-    """A response in the making: its prompt, its (max_tokens,) uniform numbers, and what was drawn so far."""
-
-    prompt: tuple[int, ...]
-    noise: Tensor
-    tokens: list[int] = field(default_factory=list)
-    logp: list[float] = field(default_factory=list)
-    stopped: bool = False
-
-    @property
-    def prefix(self) -> tuple[int, ...]:
-        """What the next token follows."""
-        return (*self.prompt, *self.tokens)
-
-    def extend(self, tokens: Sequence[int], logp: Sequence[float], stop_ids: Sequence[int]) -> None:
-        """Take over what was drawn, up to the first stop token; what follows that is of no concern."""
-        stop = next((at for at, token in enumerate(tokens) if token in stop_ids), None)
-        end = len(tokens) if stop is None else stop + 1
-        if any(value != value for value in logp[:end]):
-            raise FloatingPointError(
-                "the model's logits aren't finite: the policy has diverged, or its dtype overflows"
-            )
-        self.tokens.extend(tokens[:end])
-        self.logp.extend(logp[:end])
-        self.stopped = stop is not None
 
 
 def _bursts(length: int) -> Iterator[int]:

@@ -8,11 +8,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import LogitsProcessor
 
 from upge import Sampling
 
 _LARGEST = 1 << 22  # scores drawn from at once: what float64 copies of them may cost (32 MB each)
+_BLOCK = 128  # tokens
 
 
 def uniforms(keys: Sequence[int], length: int) -> Tensor:
@@ -55,12 +57,7 @@ class KeyedDraw(LogitsProcessor):
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Scores (N, V), changed in place: transformers hands over a copy."""
-        noise = self.noise[:, input_ids.shape[1] - self.width]
-        rows = max(1, _LARGEST // scores.shape[1])
-        drawn = [
-            draw(scores[at : at + rows], noise[at : at + rows], self.sampling) for at in range(0, len(scores), rows)
-        ]
-        tokens, logp = (torch.cat(parts) for parts in zip(*drawn, strict=True))
+        tokens, logp = draw(scores, self.noise[:, input_ids.shape[1] - self.width], self.sampling)
         self.tokens.append(tokens)
         self.logp.append(logp)
         return scores.zero_().scatter_(1, tokens[:, None], 1.0)
@@ -71,15 +68,55 @@ class KeyedDraw(LogitsProcessor):
 
 
 def draw(scores: Tensor, noise: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
-    """Tokens (N,) and their log-probabilities (N,), float64, from logits (N, V) and uniform numbers (N,)."""
+    """Tokens (N,) and their log-probabilities (N,), float64, from logits (N, V) and uniform numbers (N,).
+
+    The token is the first whose cumulative probability exceeds the row's uniform number, under
+    softmax(logits / temperature), cut to `top_k` and `top_p` and renormalized. The log-probability is of that
+    distribution: 0 for greedy decoding, and NaN where the logits are not finite.
+    """
+    rows = max(1, _LARGEST // scores.shape[1])
+    drawn = [_draw(scores[at : at + rows], noise[at : at + rows], sampling) for at in range(0, len(scores), rows)]
+    tokens, logp = (torch.cat(parts) for parts in zip(*drawn, strict=True))
+    return tokens, logp
+
+
+def _draw(scores: Tensor, noise: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
     if sampling.temperature == 0:
         top, tokens = scores.max(-1)
         return tokens, top.double() * 0.0
-    probability = torch.softmax(_likeliest(scores, sampling.top_k).double() / sampling.temperature, -1)
+    scores = _likeliest(scores, sampling.top_k)
+    if sampling.top_p >= 1 and scores.shape[1] > _BLOCK * _BLOCK // 4:
+        return _draw_in_blocks(scores, noise, sampling.temperature)
+    probability = torch.softmax(scores.double() / sampling.temperature, -1)
     cumulative = _nucleus(probability, sampling.top_p).cumsum(-1)
     total = cumulative[:, -1]
     tokens = torch.searchsorted(cumulative, (noise * total)[:, None], right=True)[:, 0].clamp(max=scores.shape[1] - 1)
     return tokens, (probability.gather(1, tokens[:, None])[:, 0] / total).log()
+
+
+def _draw_in_blocks(scores: Tensor, noise: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """As `_draw`, for large vocabularies: first a block of tokens is found, then the token in it.
+
+    Weights exp((logit − highest) / temperature) and each block's sum are of the logits' type, float32 at least; the
+    cumulative sums, over blocks and within the block found, are float64.
+    """
+    scores = scores if scores.dtype == torch.float64 else scores.float()
+    shifted = (scores - scores.max(-1, keepdim=True).values) / temperature
+    weights = pad(shifted.exp(), (0, -scores.shape[1] % _BLOCK)).unflatten(1, (-1, _BLOCK))
+    blocks = weights.sum(-1).double().cumsum(-1)
+    total = blocks[:, -1]
+    block, before = _first_beyond(blocks, noise * total)
+    within = weights[torch.arange(len(scores), device=scores.device), block].double().cumsum(-1)
+    token, _ = _first_beyond(within, torch.minimum(noise * total - before, within[:, -1] * (1 - 2.0**-52)))
+    tokens = (block * _BLOCK + token).clamp(max=scores.shape[1] - 1)
+    return tokens, (shifted.gather(1, tokens[:, None])[:, 0].double() - total.log()).clamp(max=0)
+
+
+def _first_beyond(cumulative: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """The index of each row's first cumulative sum above its target, and the sum before it."""
+    index = torch.searchsorted(cumulative, target[:, None], right=True).clamp(max=cumulative.shape[1] - 1)
+    before = cumulative.gather(1, (index - 1).clamp(min=0)).masked_fill(index == 0, 0.0)
+    return index[:, 0], before[:, 0]
 
 
 def _likeliest(scores: Tensor, count: int) -> Tensor:

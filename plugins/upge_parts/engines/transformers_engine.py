@@ -1,4 +1,4 @@
-"""Sampling with transformers' own `generate`: no extra to install, any device, the policy's own weights."""
+"""Sampling with transformers: no extra to install, any device, the policy's own weights."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ if TYPE_CHECKING:
 
 
 class Transformers(Engine):
-    """Samples with transformers' `generate`, from the policy's own weights.
+    """Samples with transformers, from the policy's own weights.
 
-    Token t of a response is drawn by a number u(request, t) from softmax(logits / temperature), so completions don't
-    depend on how requests are batched. Log-probs are of the distribution drawn from, in nats.
+    Each prompt is run once for all its samples, and responses that have ended make room for others; models with other
+    state than keys and values of the whole past (sliding windows, state spaces) are sampled with `generate`. Token t of
+    a response is drawn by a number u(request, t) from softmax(logits / temperature), so completions don't depend on how
+    requests are batched. Log-probs are of the distribution drawn from, in nats.
     """
 
     batch_size: int = Field(default=256, ge=1)
-    """How many responses are drawn at once."""
+    """How many responses are drawn at once, at most."""
 
     @contextmanager
     def open(self, context: Context) -> Iterator[EngineSession]:

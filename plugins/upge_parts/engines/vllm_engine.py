@@ -71,6 +71,8 @@ class Vllm(Engine):
             "dtype": str(policy.model.dtype).removeprefix("torch.") if self.dtype == "policy" else self.dtype,
             "enforce_eager": self.enforce_eager,
             "enable_sleep_mode": self.sleep,
+            # A prompt that is taken in portions has its generator wound back, which those of a CPU can't be.
+            "enable_chunked_prefill": None if policy.model.device.type == "cuda" else False,
             "logprobs_mode": "processed_logprobs",  # of the distribution drawn from: after temperature and cuts
             "generation_config": "vllm",  # no defaults of the model's own
             "skip_tokenizer_init": True,  # token ids in, token ids out

@@ -1,0 +1,37 @@
+"""The benchmark of rollouts, on a model of no size: what it times, and that both sides do the same work."""
+
+from __future__ import annotations
+
+import models
+import torch
+
+from upge.bench.rollouts import Demand, EndAt, measure, plain
+from upge.bench.work import SMOLLM2
+
+SMALL = SMOLLM2 | {"hidden_size": 36, "intermediate_size": 48, "num_hidden_layers": 1, "vocab_size": 200}
+DEMAND = Demand(prompts=3, samples=2, shortest=2, longest=9, max_tokens=8)
+
+
+def test_the_table_tells_lengths_speeds_and_their_ratio() -> None:
+    table = measure(DEMAND, config=SMALL, repeats=2)
+    assert len(table.facts["lengths"]) == 6
+    assert max(table.facts["lengths"]) <= 8
+    assert sum(table.facts["lengths"]) == table.facts["tokens"]
+    assert len(table.facts["ratios"]) == 2
+    assert min(table.facts["ratios"]) > 0
+    assert [row[0] for row in table.rows] == ["engine", "generate", "engine : generate"]
+
+
+def test_generate_ends_each_row_where_it_is_told() -> None:
+    model, lengths = models.llama(), [1, 5, 3, 8, 2, 4]
+    requests, stop = DEMAND.requests(models.SIZE), models.SIZE - 1
+    kept = model.generation_config
+    rows = plain(model, requests, lengths, pad_id=0)
+    assert rows.shape == (6, 9 + 8), "until the last row has ended"
+    assert [(row[9:] == stop).nonzero()[0].item() + 1 for row in rows] == lengths
+    assert model.generation_config is kept
+
+
+def test_a_row_may_stop_at_its_length_alone() -> None:
+    scores = EndAt([2, 1], 3, 4)(torch.zeros(2, 3), torch.zeros(2, 5))
+    assert torch.isfinite(scores).tolist() == [[True, True, True, True, False], [False, False, False, False, True]]

@@ -1,0 +1,169 @@
+"""The `transformers` engine against one call of `model.generate(do_sample=True)`, on responses of the same lengths."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+
+from upge.bench.measuring import Table, Timing, in_turns, machine
+from upge.bench.work import SMOLLM2
+from upge.flow import Context, Request, Sampling
+from upge.policy import Policy
+from upge.policy.loading import load
+from upge.recipe import load as load_recipe
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Demand:
+    """The responses that are wanted.
+
+    Attributes:
+        prompts, samples: how many, and how many responses to each.
+        shortest, longest: the bounds of a prompt's length, tokens, evenly spread.
+        max_tokens: where a response is cut.
+        seed: of prompts and stop tokens, and of the run that the engine believes it is in.
+    """
+
+    prompts: int = 8
+    samples: int = 8
+    shortest: int = 16
+    longest: int = 128
+    max_tokens: int = 128
+    seed: int = 0
+
+    def requests(self, vocabulary: int) -> list[Request]:
+        """Random tokens for prompts, each with all its samples."""
+        random = torch.Generator().manual_seed(self.seed)
+        lengths = torch.linspace(self.shortest, self.longest, self.prompts).round().int().tolist()
+        prompts = [tuple(torch.randint(0, vocabulary, (length,), generator=random).tolist()) for length in lengths]
+        return [
+            Request("train", 0, str(index), sample, prompt)
+            for index, prompt in enumerate(prompts)
+            for sample in range(self.samples)
+        ]
+
+    def stops(self, vocabulary: int) -> tuple[int, ...]:
+        """Stop tokens, drawn from the whole vocabulary: one in half of `max_tokens` tokens is one."""
+        random = torch.Generator().manual_seed(self.seed + 1)
+        count = max(1, round(2 * vocabulary / self.max_tokens))
+        return tuple(torch.randperm(vocabulary, generator=random)[:count].tolist())
+
+
+def measure(
+    demand: Demand,
+    *,
+    model: str | None = None,
+    config: Mapping[str, Any] | None = None,
+    repeats: int = 5,
+) -> Table:
+    """Seconds of the engine and of `generate`, over the same requests.
+
+    The engine's responses end at any of many stop tokens. As its draws are keyed, they end at the same length every
+    time; `generate` is made to end each of its rows at the length that the engine's had, by a logits processor, and
+    runs, as it does by itself, until its last row has ended.
+
+    Args:
+        demand: what is asked for.
+        model: as `model.path` in a recipe. None: random weights.
+        config: of the random weights; by default SmolLM2-135M's.
+
+    Raises:
+        ModelError: the model can't be opened, or has no room for so many tokens.
+    """
+    policy = load(model) if model else load(tokenizer="upge_parts:data/lab/base", config=dict(config or SMOLLM2))
+    vocabulary = policy.model.config.get_text_config().vocab_size
+    requests, sampling = demand.requests(vocabulary), Sampling(max_tokens=demand.max_tokens)
+    policy.stop_ids = demand.stops(vocabulary)
+    with load_recipe("grpo", ["rollout.engine=transformers"]).rollout.engine.open(
+        Context(seed=demand.seed, policy=policy)
+    ) as session:
+        session.sync(policy)
+        lengths = [len(completion.tokens) for completion in session.sample(requests, sampling)]
+        candidates: dict[str, Callable[[], object]] = {
+            "engine": lambda: session.sample(requests, sampling),
+            "generate": lambda: plain(policy.model, requests, lengths, policy.pad_id),
+        }
+        timings = in_turns(candidates, repeats=repeats)
+    return _table(demand, timings, lengths, _shape(policy))
+
+
+def plain(model: PreTrainedModel, requests: Sequence[Request], lengths: Sequence[int], pad_id: int) -> Tensor:
+    """One call of `generate` for all requests, prompts padded on the left: (N, prompt and response) token ids.
+
+    Row i ends at its `lengths[i]`-th token, and not before.
+    """
+    width = max(len(request.prompt) for request in requests)
+    gaps = [width - len(request.prompt) for request in requests]
+    tokens = [[pad_id] * gap + list(request.prompt) for gap, request in zip(gaps, requests, strict=True)]
+    mask = [[0] * gap + [1] * (width - gap) for gap in gaps]
+    vocabulary = model.config.get_text_config().vocab_size
+    settings = GenerationConfig(
+        do_sample=True, top_k=0, max_new_tokens=max(lengths), eos_token_id=vocabulary - 1, pad_token_id=pad_id
+    )
+    kept, model.generation_config = model.generation_config, GenerationConfig()
+    try:
+        drawn: Tensor = model.generate(  # type: ignore[operator]
+            torch.tensor(tokens, device=model.device),
+            attention_mask=torch.tensor(mask, device=model.device),
+            generation_config=settings,
+            logits_processor=LogitsProcessorList([EndAt(lengths, width, vocabulary - 1)]),
+        )
+        return drawn
+    finally:
+        model.generation_config = kept
+
+
+class EndAt(LogitsProcessor):
+    """Makes row i draw the stop token as its `lengths[i]`-th token and at no other place.
+
+    Args: lengths: tokens, the stop token included. width: how many columns the prompts have. stop: the stop token.
+    """
+
+    def __init__(self, lengths: Sequence[int], width: int, stop: int) -> None:
+        self.lengths, self.width, self.stop = torch.tensor(lengths), width, stop
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Scores (N, V), changed in place: transformers hands over a copy."""
+        ends = (self.lengths == input_ids.shape[1] - self.width + 1).to(scores.device)
+        scores[:, self.stop] = -torch.inf
+        scores[ends] = -torch.inf
+        scores[ends, self.stop] = 0.0
+        return scores
+
+
+def _shape(policy: Policy) -> str:
+    millions = sum(parameter.numel() for parameter in policy.model.parameters()) / 1e6
+    return f"{policy.model.config.model_type}, {millions:.1f} million parameters, {policy.model.dtype}"
+
+
+def _table(demand: Demand, timings: Mapping[str, Timing], lengths: Sequence[int], shape: str) -> Table:
+    total, rows = sum(lengths), []
+    for name, timing in timings.items():
+        low, high = timing.spread
+        speed = f"{total / timing.median:.0f} ({total / high:.0f} to {total / low:.0f})"
+        rows.append([name, f"{timing.median:.2f} ({low:.2f} to {high:.2f})", speed])
+    ratios = [theirs / ours for ours, theirs in zip(*(timings[name].seconds for name in timings), strict=True)]
+    ratio = timings["generate"].median / timings["engine"].median
+    rows.append(["engine : generate", "", f"{ratio:.2f} ({min(ratios):.2f} to {max(ratios):.2f})"])
+    return Table(
+        title=f"{len(lengths)} responses of {min(lengths)} to {max(lengths)} tokens ({total} in all): "
+        f"{demand.samples} to each of {demand.prompts} prompts of {demand.shortest} to {demand.longest}",
+        columns=["", "seconds, median (least to most)", "tokens a second"],
+        rows=rows,
+        notes=[shape, machine()],
+        facts={
+            "ratio": ratio,
+            "ratios": ratios,
+            "tokens": total,
+            "lengths": list(lengths),
+            "seconds": {name: timing.seconds for name, timing in timings.items()},
+        },
+    )
