@@ -52,7 +52,7 @@ def passes(policy: Policy) -> int:
 
     def counted(*_: Any) -> None:
         nonlocal count
-        count += 1
+        count += torch.is_grad_enabled()
 
     layers = [module for module in policy.model.modules() if isinstance(module, GradientCheckpointingLayer)]
     handles = [layer.mlp.register_forward_pre_hook(counted) for layer in layers]

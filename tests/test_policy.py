@@ -82,7 +82,7 @@ def test_ragged_batches_give_what_single_sequences_give(pairs: list[Pair]) -> No
 def test_only_response_positions_reach_the_vocabulary_projection() -> None:
     model, seen = models.gemma2(), []
     model.get_output_embeddings().register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
-    log_prob, _ = log_probs(model, PAIRS, TEMPERATURES)
+    log_prob, _ = log_probs(model, PAIRS, TEMPERATURES, streaming=False)
     assert seen == [(1, 7, models.SIZE)]
     assert log_prob.shape == (7,)
     assert model(torch.tensor([[5, 6]])).logits.shape == (1, 2, models.SIZE), "the hook is gone"

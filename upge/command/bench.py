@@ -69,6 +69,20 @@ def estimator(
 
 
 @bench.command()
+def head(
+    tokens: Annotated[int, typer.Option(min=1, help="Response tokens of a micro-batch.")] = 1024,
+    vocabulary: Annotated[int, typer.Option(min=1, help="Rows of the head's weight; 49152 is SmolLM2's.")] = 49152,
+    hidden: Annotated[int, typer.Option(min=1, help="Its columns; 576 is SmolLM2-135M's.")] = 576,
+    repeats: Repeats = 5,
+    as_json: AsJson = False,
+) -> None:
+    """The streaming head against log-softmax of whole logits, and against its matrix products alone."""
+    from upge.bench.head import measure
+
+    show(measure(tokens=tokens, vocabulary=vocabulary, hidden=hidden, repeats=repeats), as_json=as_json)
+
+
+@bench.command()
 def lab(
     steps: Annotated[int, typer.Option(min=1, help="Rollout batches; the recipe has 64.")] = 8,
     repeats: Repeats = 5,

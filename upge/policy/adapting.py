@@ -128,6 +128,8 @@ def base_of(folder: Path) -> str:
 
 def merge_from(model: PreTrainedModel, folder: Path) -> None:
     """Merge the adapter in a folder into its base model. Raises ModelError where peft is missing."""
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise ModelError(f"{folder}: no adapter_model.safetensors; other formats are programs, and are not opened")
     _peft()
     model.load_adapter(str(folder))
     merge(model)

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForTokenClassification
 
+from upge.policy import shards
 from upge.policy.adapting import plain_weights
 from upge.policy.errors import ModelError
 from upge.policy.loading import belonging, explained, find
-from upge.policy.logprobs import Tokens, collate, understood
+from upge.policy.rows import Tokens, collate, understood
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -48,9 +49,11 @@ class Critic:
         values = logits.flatten()[batch.rows]
         return values if values.dtype == torch.float64 else values.float()
 
-    def save(self, folder: str | Path) -> None:
-        """Write the model in the Hub's format; `critic.path` opens it."""
-        self.model.save_pretrained(folder)
+    def save(self, folder: str | Path, *, writes: bool = True) -> None:
+        """Write the model in the Hub's format; `critic.path` opens it. See `Policy.save`."""
+        weights = shards.weights(self.model, keep=writes) if shards.sharded(self.model) else None
+        if writes:
+            self.model.save_pretrained(folder, state_dict=weights)
 
 
 def load_critic(policy: Policy, path: str | None = None) -> Critic:
@@ -84,6 +87,7 @@ def _copied(policy: Policy) -> PreTrainedModel:
 def _opened(policy: Policy, path: str) -> PreTrainedModel:
     belonging(path, policy)
     place, file = find(path)
+    weights: dict[str, Any] = dict(file) or {"use_safetensors": True}
     with explained(path):
         opened: Any = AutoModelForTokenClassification.from_pretrained(
             place,
@@ -91,7 +95,7 @@ def _opened(policy: Policy, path: str) -> PreTrainedModel:
             dtype=policy.model.dtype,
             trust_remote_code=False,
             output_loading_info=True,
-            **file,
+            **weights,
         )
     model, report = opened
     body = [name for name in report["missing_keys"] if name.startswith(model.base_model_prefix)]

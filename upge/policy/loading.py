@@ -90,7 +90,8 @@ def _open_model(path: str, arguments: dict[str, Any], overrides: Mapping[str, An
     place, file = find(path)
     if (Path(place) / adapting.CONFIG).is_file():
         return _open_adapter(path, Path(place), arguments, overrides)
-    settings = arguments | file | (_unpacking() if file else {})
+    # Other formats of weights are pickles, which are programs.
+    settings = arguments | file | (_unpacking() if file else {"use_safetensors": True})
     with explained(path):
         if overrides:
             own = AutoConfig.from_pretrained(place, trust_remote_code=False, **file)
@@ -190,6 +191,8 @@ def _random(
 def find(path: str, of: str = "model") -> tuple[str, dict[str, str]]:
     """Where `path` leads: what transformers takes for a place, and the file to read there (GGUF) if it is one."""
     folder = _in_package(path) if re.match(r"\w[\w.]+:", path) else Path(path).expanduser()
+    if len(folder.name.encode()) > 255:
+        raise ModelError(f"{path[:40]}…: no file has so long a name")
     if folder.is_file():
         if folder.suffix != ".gguf":
             raise ModelError(f"{path}: a file; give the folder that it lies in, in the Hub's format, or a .gguf file")
@@ -219,6 +222,8 @@ def _in_package(path: str) -> Path:
 
 
 def _check_folder(path: str, folder: Path, of: str) -> None:
+    if odd := [each.name for each in folder.iterdir() if each.exists() and not (each.is_file() or each.is_dir())]:
+        raise ModelError(f"{path}: {min(odd)} in this folder is no regular file")
     if of != "model" or any((folder / name).is_file() for name in ("config.json", adapting.CONFIG)):
         return
     if files := sorted(folder.glob("*.gguf")):

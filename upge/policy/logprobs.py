@@ -1,25 +1,27 @@
 """Log-probabilities and entropies of response tokens, and of nothing else.
 
-A model's vocabulary projection is its widest matrix: projecting prompts and padding too can cost more memory than all
-else. So the hidden states that predict response tokens are picked out just before the projection, by a hook on it, and
-whatever the model does after it (soft-capping, scaling) happens to those rows alone.
+A model's vocabulary projection is its widest matrix: its logits can take more memory than all else. So the hidden
+states that predict response tokens are picked out just before it, and its logits are streamed: see `upge.policy.head`.
 """
 
 from __future__ import annotations
 
-import inspect
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
+
+from upge.policy.head import Processing
+from upge.policy.projecting import processing, streamed_by, told
+from upge.policy.rows import Padded, Tokens, collate, understood
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-Tokens = Sequence[int]
 
 
 def log_probs(
@@ -30,6 +32,7 @@ def log_probs(
     entropy: bool = False,
     pad_id: int = 0,
     forward: Callable[..., Any] | None = None,
+    streaming: bool = True,
 ) -> tuple[Tensor, Tensor | None]:
     """log π(y_t | x, y_<t) of every response token, and H(π(· | x, y_<t)), where π = softmax(logits / temperature).
 
@@ -39,9 +42,12 @@ def log_probs(
         model: any transformers causal LM, unwrapped.
         sequences: N pairs (prompt ids x, response ids y); a response may be empty, a prompt may not.
         temperature: (N,), above 0, one for each sequence.
-        entropy: whether entropies are wanted; they cost another pass over the logits.
+        entropy: whether entropies are wanted; they cost a little more.
         pad_id: any valid token id: what padding is made of, which nothing ever reads.
         forward: what to call in place of `model` where it is wrapped (data parallel, mixed precision).
+        streaming: whether logits are made tile by tile, and never held; False: all at once, by the plain formula. Where
+            the two differ on a model's first few tokens, it does to its logits what its config doesn't tell: then the
+            formula is used, with a warning.
 
     Returns:
         (T,) log-probs and, if asked, (T,) entropies, in nats; the responses lie end to end, in order.
@@ -54,28 +60,10 @@ def log_probs(
     if batch.rows.numel() == 0:
         nothing = torch.zeros(0, device=model.device)
         return nothing, nothing if entropy else None
-    logits = _tempered(_response_logits(model, batch, forward or model), batch, temperature)
-    log_distribution = logits.log_softmax(-1)
-    picked = log_distribution.gather(-1, batch.targets[:, None])[:, 0]
-    return _at_most_zero(picked), _entropy(log_distribution) if entropy else None
-
-
-@dataclass(frozen=True)
-class Padded:
-    """The B of the N sequences that have a response, padded on the right to L columns.
-
-    Attributes:
-        tokens, mask: (B, L) ids and 1 where they are not padding; the last response token isn't fed: it predicts none.
-        rows: (T,) flat index b·L + l of the position that predicts each response token.
-        targets: (T,) the response tokens.
-        lengths: (N,) response lengths; they add up to T.
-    """
-
-    tokens: Tensor
-    mask: Tensor
-    rows: Tensor
-    targets: Tensor
-    lengths: Tensor
+    heat = _per_token(batch, temperature)
+    way = _streamed if streaming and _streams(model, sequences) else _whole
+    result = way(model, batch, heat, forward or model, entropy)
+    return _at_most_zero(result[:, 0]), result[:, 1] if entropy else None
 
 
 def _check(sequences: Sequence[tuple[Tokens, Tokens]], temperature: Tensor) -> None:
@@ -87,24 +75,58 @@ def _check(sequences: Sequence[tuple[Tokens, Tokens]], temperature: Tensor) -> N
         raise ValueError("sequences: an empty prompt: nothing predicts the first response token")
 
 
-def collate(sequences: Sequence[tuple[Tokens, Tokens]], pad_id: int, device: torch.device) -> Padded:
-    """Pairs (prompt ids, response ids) as what a model is fed."""
-    # Without a response there is nothing to predict, and perhaps nothing to feed: a row of padding, with no attention.
-    answered = [(prompt, response) for prompt, response in sequences if response]
-    fed = [[*prompt, *response][:-1] for prompt, response in answered]
-    width = max(map(len, fed), default=0)
-    rows = [
-        index * width + len(prompt) - 1 + offset
-        for index, (prompt, response) in enumerate(answered)
-        for offset in range(len(response))
-    ]
-    return Padded(
-        tokens=torch.tensor([row + [pad_id] * (width - len(row)) for row in fed], dtype=torch.long, device=device),
-        mask=torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in fed], dtype=torch.long, device=device),
-        rows=torch.tensor(rows, dtype=torch.long, device=device),
-        targets=torch.tensor([t for _, response in answered for t in response], dtype=torch.long, device=device),
-        lengths=torch.tensor([len(response) for _, response in sequences], device=device),
-    )
+def _per_token(batch: Padded, temperature: Tensor) -> Tensor | None:
+    """(T,) temperatures; None where all are 1."""
+    if bool((temperature == 1).all()):
+        return None
+    return temperature.to(batch.rows.device).repeat_interleave(batch.lengths)
+
+
+def _streamed(
+    model: PreTrainedModel, batch: Padded, heat: Tensor | None, forward: Callable[..., Any], entropy: bool
+) -> Tensor:
+    """(T, 1 or 2) log-probs and entropies; the logits are never whole."""
+    with streamed_by(model, batch.rows, batch.tokens.shape, batch.targets, heat, entropy) as found:
+        logits: Tensor = forward(input_ids=batch.tokens, **understood(model, batch)).logits
+    result = found.result(logits)
+    if result is not None:
+        return result
+    # The model projects in a way of its own, without the head: its logits are (B, L, V).
+    return told(_tempered(logits.flatten(0, 1)[batch.rows], heat), batch.targets, entropy=entropy)
+
+
+def _whole(
+    model: PreTrainedModel, batch: Padded, heat: Tensor | None, forward: Callable[..., Any], entropy: bool
+) -> Tensor:
+    """The same from logits that are held, of the response tokens alone."""
+    return told(_tempered(_response_logits(model, batch, forward), heat), batch.targets, entropy=entropy)
+
+
+_PROVEN: WeakKeyDictionary[nn.Module, dict[tuple[type, Processing], bool]] = WeakKeyDictionary()
+
+
+def _streams(model: PreTrainedModel, sequences: Sequence[tuple[Tokens, Tokens]]) -> bool:
+    """Whether a model's streamed log-probs are those of its own logits: tried once, on a few tokens."""
+    if any(isinstance(each, FakeTensor) for each in model.parameters()):
+        return True  # without numbers there is nothing to compare
+    known = _PROVEN.setdefault(model, {})
+    kind = (type(model.get_output_embeddings()), processing(model))
+    if kind not in known:
+        known[kind] = _agree(model, sequences)
+        if not known[kind]:
+            does = "does more to its logits than its config tells"
+            warnings.warn(f"{type(model).__name__} {does}: log-probs are computed from whole logits", stacklevel=3)
+    return known[kind]
+
+
+@torch.no_grad()
+def _agree(model: PreTrainedModel, sequences: Sequence[tuple[Tokens, Tokens]]) -> bool:
+    prompt, response = next((prompt, response) for prompt, response in sequences if response)
+    few = collate([(prompt[:8], response[:4])], 0, model.device)
+    ours, plain = (way(model, few, None, model, True) for way in (_streamed, _whole))
+    narrow = any(each.is_floating_point() and each.itemsize < 4 for each in model.parameters())
+    tolerance = 0.1 if narrow else 1e-3  # 16 bits round a logit of 30 by as much
+    return torch.allclose(ours, plain, rtol=tolerance / 10, atol=tolerance, equal_nan=True)
 
 
 def _response_logits(model: PreTrainedModel, batch: Padded, forward: Callable[..., Any]) -> Tensor:
@@ -115,14 +137,6 @@ def _response_logits(model: PreTrainedModel, batch: Padded, forward: Callable[..
     # A model that projects in a way of its own never met the hook: its logits are (B, L, V), not (1, T, V). The two
     # look alike only for one sequence with T = L, that is a prompt of one token, where they are the same rows.
     return flat if logits.shape[0] == 1 and flat.shape[0] == len(batch.rows) else flat[batch.rows]
-
-
-def understood(model: PreTrainedModel, batch: Padded) -> dict[str, Any]:
-    """What goes with the token ids into this model's `forward`, as far as its signature has it."""
-    positions = torch.arange(batch.tokens.shape[1], device=batch.tokens.device).expand_as(batch.tokens)
-    wanted = {"attention_mask": batch.mask, "position_ids": positions, "use_cache": False}
-    parameters = inspect.signature(type(model).forward).parameters
-    return {name: value for name, value in wanted.items() if name in parameters}
 
 
 @contextmanager
@@ -144,21 +158,12 @@ def _projecting_only(model: PreTrainedModel, rows: Tensor, shape: torch.Size) ->
             handle.remove()
 
 
-def _tempered(logits: Tensor, batch: Padded, temperature: Tensor) -> Tensor:
-    """(T, V) logits / temperature of their sequence, in float32 or better."""
+def _tempered(logits: Tensor, heat: Tensor | None) -> Tensor:
+    """(T, V) logits / temperature, in float32 or better."""
     logits = logits if logits.dtype == torch.float64 else logits.float()
-    if bool((temperature == 1).all()):
-        return logits
-    per_token = temperature.to(logits).repeat_interleave(batch.lengths)
-    return logits / per_token[:, None]
+    return logits if heat is None else logits / heat.to(logits)[:, None]
 
 
 def _at_most_zero(log_prob: Tensor) -> Tensor:
     """Rounding may leave a certain token at +1e-8; the excess goes as a constant, so that the gradient stays."""
     return log_prob - log_prob.detach().clamp(min=0)
-
-
-def _entropy(log_distribution: Tensor) -> Tensor:
-    """(T,) H = −Σ_v p_v ln p_v in nats, with 0·ln 0 = 0 in value and gradient."""
-    finite = log_distribution.clamp(min=torch.finfo(log_distribution.dtype).min)
-    return -(log_distribution.exp() * finite).sum(-1)

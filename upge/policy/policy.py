@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from transformers import GenerationConfig
 
-from upge.policy import adapting, recomputing
+from upge.policy import adapting, recomputing, shards
 from upge.policy.errors import ModelError
-from upge.policy.logprobs import Tokens, log_probs
+from upge.policy.logprobs import log_probs
+from upge.policy.rows import Tokens
 from upge.policy.templating import Templater
 
 if TYPE_CHECKING:
@@ -56,6 +57,11 @@ class Policy:
         length = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         return int(length) if length else None
 
+    @property
+    def sharded(self) -> bool:
+        """Whether the parameters are divided over ranks, so that all of them have to take part in every pass."""
+        return shards.sharded(self.model)
+
     def templater(self, template: str | None = None, system: str | None = None) -> Templater:
         """How problems are put to this policy; see `Templater`."""
         return Templater(self.tokenizer, template, system, stop_ids=self.stop_ids)
@@ -77,14 +83,19 @@ class Policy:
         vocabulary = json.dumps(sorted(self.tokenizer.get_vocab().items(), key=lambda item: (item[1], item[0])))
         return hashlib.sha256(vocabulary.encode()).hexdigest()[:16]
 
-    def save(self, folder: str | Path, *, merge: bool = True) -> None:
+    def save(self, folder: str | Path, *, merge: bool = True, writes: bool = True) -> None:
         """Write model and tokenizer in the Hub's format; `AutoModelForCausalLM.from_pretrained(folder)` opens them.
 
-        Args: merge: an adapter goes into a copy of the weights; False: it alone is written, in peft's format.
+        Args:
+            merge: an adapter goes into a copy of the weights; False: it alone is written, in peft's format.
+            writes: False: nothing is written; where the model is sharded all ranks call this, and one of them writes.
         """
+        weights = shards.weights(self.model, keep=writes) if self.sharded else None
+        if not writes:
+            return
         model = adapting.merged(self.model) if merge and adapting.adapted(self.model) else self.model
         with _saveable(model):
-            model.save_pretrained(folder)
+            model.save_pretrained(folder, state_dict=weights)
         self.tokenizer.save_pretrained(folder)
 
     def _rows(self) -> int:

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from upge.policy.adapting import adapted, without_adapter
 from upge.policy.loading import belonging, load
-from upge.policy.logprobs import Tokens
 from upge.policy.policy import Policy
+from upge.policy.rows import Tokens
 
 
 class Reference:

@@ -1,0 +1,85 @@
+"""Models whose parameters are divided over ranks (torch's `fully_shard`, FSDP2), and how they are seen whole again.
+
+What gathers talks to all ranks: all of them call it together, in the same order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+
+def divide(model: nn.Module, dtype: torch.dtype | None = None) -> None:
+    """Divide a model's parameters over all ranks, layer by layer, in place.
+
+    Args:
+        model: a transformers model; the layers are those that it doesn't want split between devices.
+        dtype: of the gathered parameters, and so of the passes; None: the parameters' own. Gradients are summed over
+            ranks in float32 at least.
+    """
+    policy = precision(dtype)
+    layers = set(getattr(model, "_no_split_modules", None) or ())
+    for module in model.modules():
+        if type(module).__name__ in layers:
+            fully_shard(module, mp_policy=policy)
+    fully_shard(model, mp_policy=policy, reshard_after_forward=True)
+
+
+def precision(dtype: torch.dtype | None) -> MixedPrecisionPolicy:
+    """Passes in `dtype`, gradients summed in float32; None: both in the parameters' own type."""
+    return MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=None if dtype is None else torch.float32)
+
+
+def sharded(model: nn.Module) -> bool:
+    """Whether a model's parameters are divided over ranks."""
+    return any(isinstance(module, FSDPModule) for module in model.modules())
+
+
+def settle(model: nn.Module) -> None:
+    """Let go of parameters that a pass without a backward pass has left gathered."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
+def full(x: Tensor) -> Tensor:
+    """A tensor, gathered if it is divided."""
+    return x.full_tensor() if isinstance(x, DTensor) else x
+
+
+def whole(tensors: Iterable[tuple[str, Tensor]], *, keep: bool) -> dict[str, Tensor]:
+    """Named tensors on the CPU, whole, one after another; empty on ranks that don't `keep` them. Tied ones stay one."""
+    found: dict[str, Tensor] = {}
+    seen: dict[int, tuple[Tensor, Tensor]] = {}  # with the tensor itself: an id is free again once that is gone
+    for name, x in tensors:
+        if id(x) not in seen:
+            gathered = full(x.detach())
+            seen[id(x)] = x, gathered.cpu().contiguous() if keep else torch.empty(0)
+        if keep:
+            found[name] = seen[id(x)][1]
+    return found
+
+
+def weights(model: nn.Module, *, keep: bool) -> dict[str, Tensor]:
+    """A divided model's state dict, whole; empty on ranks that don't `keep` it."""
+    settle(model)
+    return whole(model.state_dict(keep_vars=True).items(), keep=keep)
+
+
+def parted(x: Tensor, like: Tensor) -> Tensor:
+    """This rank's part of a tensor that every rank has whole, divided as `like` is; nothing is sent."""
+    if not isinstance(like, DTensor):
+        return x.to(like.device)
+    here = x.to(like.to_local().device)
+    return distribute_tensor(here, like.device_mesh, like.placements, src_data_rank=None)
+
+
+def load(model: nn.Module, given: dict[str, Tensor]) -> None:
+    """Give a model weights that every rank has whole; tied ones may be there once."""
+    settle(model)
+    own = model.state_dict()
+    model.load_state_dict({name: parted(x, own[name]) for name, x in given.items() if name in own}, strict=False)
