@@ -25,7 +25,10 @@ Output = Annotated[
 
 @app.command()
 def compare(runs: Runs, metric: Metric = None, output: Output = None) -> None:
-    """Compare runs by their curves, or evaluations by paired differences to the first and by what only one solved."""
+    """Compare runs by their curves, or evaluations by paired differences to the first and by what only one solved.
+
+    Of a single run also its first and its last measurement are compared, problem by problem.
+    """
     from upge.errors import InputError
     from upge.run.contrasting import is_evaluation
 
@@ -65,6 +68,17 @@ def _compare_runs(runs: list[Path], metric: list[str], output: Path | None) -> N
     if output is not None:
         output.write_text(comparing.page(found), encoding="utf-8")
         typer.echo(f"wrote {output}", err=True)
+    if len(runs) == 1:
+        _compare_ends(runs[0])
+
+
+def _compare_ends(run: Path) -> None:
+    from rich.console import Console
+
+    from upge.run.contrasting import measured
+
+    if ends := measured(run):
+        Console(highlight=False, markup=False).print(*_tables(*ends))
 
 
 def _compare_evaluations(folders: list[Path], output: Path | None) -> None:
@@ -85,7 +99,7 @@ def _compare_evaluations(folders: list[Path], output: Path | None) -> None:
         typer.echo(f"wrote {output}", err=True)
 
 
-def _tables(first: Evaluated, other: Evaluated) -> tuple[Table, Table]:
+def _tables(first: Evaluated, other: Evaluated) -> tuple[Table, Table, Table]:
     from rich import box
     from rich.table import Table
 
@@ -103,7 +117,23 @@ def _tables(first: Evaluated, other: Evaluated) -> tuple[Table, Table]:
         exclusive.add_column(column, justify="left" if column == "solved on" else "right")
     for it in solved(first, other):
         exclusive.add_row(it.place, *(str(len(ids)) for ids in (it.both, it.only_first, it.only_second)))
-    return table, exclusive
+    return table, exclusive, _bands(first, other)
+
+
+def _bands(first: Evaluated, other: Evaluated) -> Table:
+    """Of each evaluation, how many problems it solves never, sometimes and often."""
+    from rich import box
+    from rich.table import Table
+
+    from upge.run.contrasting import bands
+
+    table = Table(box=box.SIMPLE_HEAD)
+    for column in ("problems of", "solved by", "never", "in less than half", "in half or more"):
+        table.add_column(column, justify="left" if column in ("problems of", "solved by") else "right")
+    for by in (first, other):
+        for each in bands(by):
+            table.add_row(each.place, by.name, str(each.never), str(each.sometimes), str(each.often))
+    return table
 
 
 def _rows(metric: str, runs: list[Run]) -> list[tuple[str, ...]]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 FAILED, INPUT_WRONG, INTERRUPTED = 1, 2, 130
 
@@ -15,14 +18,24 @@ def reported() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        _say("interrupted")
         sys.exit(INTERRUPTED)
+    except SystemExit:
+        raise
     except BaseException as error:
         code = _code(error)
-        if code is None:
+        if code is None and "UPGE_MESSAGES" not in os.environ:
             raise  # a fault of the program: its traceback is what helps
-        print("\n".join([str(error), *_notes(error)]), file=sys.stderr)
-        sys.exit(code)
+        _say("\n".join([str(error), *_notes(error)]) if code is not None else traceback.format_exc())
+        sys.exit(FAILED if code is None else code)
+
+
+def _say(message: str) -> None:
+    """Say it on stderr, or, where this is one of several processes, leave it to the one that has launched them."""
+    if folder := os.environ.get("UPGE_MESSAGES"):
+        (Path(folder) / os.environ["RANK"]).write_text(message, encoding="utf-8")
+    else:
+        print(message, file=sys.stderr)
 
 
 def _code(error: BaseException) -> int | None:

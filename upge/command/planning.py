@@ -11,16 +11,19 @@ if TYPE_CHECKING:
     from upge.recipe import Composed, Recipe
 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what the run would take, offline, and do nothing.")]
-Processes = Annotated[int | None, typer.Option(min=1, help="With --dry-run: ranks; by default WORLD_SIZE, or 1.")]
+Processes = Annotated[
+    int | None,
+    typer.Option(min=1, help="How many processes of this machine run it; with --dry-run: how many ranks are planned."),
+]
 Config = Annotated[Path | None, typer.Option(help="With --dry-run: a config.json in place of the model's own.")]
 PromptTokens = Annotated[int | None, typer.Option(min=1, help="With --dry-run: the longest prompt; 1024 by default.")]
 
 
-def check_given(dry_run: bool, processes: int | None, config: Path | None, prompt_tokens: int | None) -> None:
+def check_given(dry_run: bool, config: Path | None, prompt_tokens: int | None) -> None:
     """Raise InputError where an option of `--dry-run` stands without it."""
     from upge.errors import InputError
 
-    given = {"--processes": processes, "--config": config, "--prompt-tokens": prompt_tokens}
+    given = {"--config": config, "--prompt-tokens": prompt_tokens}
     for name, value in given.items():
         if value is not None and not dry_run:
             raise InputError(f"{name} goes with --dry-run")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -34,12 +35,13 @@ def run(
     prompt_tokens: PromptTokens = None,
 ) -> None:
     """Train what a recipe says, and leave a run folder."""
+    from upge.command.launching import due, launch
     from upge.command.locating import located
     from upge.command.resuming import named
     from upge.errors import InputError
     from upge.recipe import load_composed
 
-    check_given(dry_run, processes, config, prompt_tokens)
+    check_given(dry_run, config, prompt_tokens)
     if resume is not None and again:
         raise InputError("--resume names the run to go on with, --continue looks for it: give one of them")
     path, given = named(recipe, overrides or (), resume)
@@ -47,6 +49,8 @@ def run(
     if dry_run:
         show_plan(loaded, composed, processes, config, prompt_tokens)
         return
+    if due(processes):
+        raise typer.Exit(launch(processes or 1, sys.argv[1:]))
     from upge.run.trainer import train
 
     with located(composed):

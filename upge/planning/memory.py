@@ -76,7 +76,7 @@ def shares(recipe: Recipe, config: PreTrainedConfig, work: Work, ranks: int) -> 
         peak, divided = max(peak, its), max(divided, its)
     if "reference_logp" in needs and not (model.lora is not None and recipe.reference.path is None):
         reference = size * (counted.parameters if recipe.reference.path is None else _parameters(recipe))
-        found.append(Share("reference, whole on each", reference, reference))
+        found.append(Share("reference", reference, reference / ranks))
     return counted, [*found, Share("activations at their peak", peak, divided)], peaks
 
 

@@ -21,7 +21,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from upge.policy import adapting
+from upge.files import parse_json
+from upge.policy import adapting, shards
 from upge.run import durable, randomness
 from upge.run.learning import Learner
 from upge.run.optimizing import Optimization
@@ -57,21 +58,28 @@ class Found:
     damaged: dict[Path, str]
 
 
-def save(run: Path, learner: Learner, progress: Progress, *, keep: int = 2) -> Path:
-    """Write a checkpoint; it appears whole or not at all, and the `keep` newest stay."""
+def save(run: Path, learner: Learner, progress: Progress, *, keep: int = 2, writes: bool = True) -> Path:
+    """Write a checkpoint; it appears whole or not at all, and the `keep` newest stay.
+
+    All ranks call it, and the one that `writes` writes: of sharded models each of them has a part.
+    """
     place = run / "checkpoints" / f"step-{progress.step:06d}"
+    moments = {name: _moments(each, keep=writes) for name, each in learner.optimizations().items()}
+    if not writes:
+        save_models(place, learner, merge=False, writes=False)
+        return place
     with durable.aside(place) as partial:
-        _write(partial, learner, progress)
+        _write(partial, learner, progress, moments)
         durable.stand(partial, place)
     for old in checkpoints(run)[keep:]:
         shutil.rmtree(old, ignore_errors=True)
     return place
 
 
-def _write(folder: Path, learner: Learner, progress: Progress) -> None:
+def _write(folder: Path, learner: Learner, progress: Progress, moments: dict[str, dict[str, Tensor]]) -> None:
     save_models(folder, learner, merge=False)
-    for name, optimization in learner.optimizations().items():
-        save_file(_moments(optimization), folder / f"{name}-optimizer.safetensors")
+    for name, tensors in moments.items():
+        save_file(tensors, folder / f"{name}-optimizer.safetensors")
     state = {f"{place}/{name}": x for place, named in learner.state.items() for name, x in named.items()}
     save_file({name: x.detach().cpu().contiguous() for name, x in state.items()}, folder / "estimator.safetensors")
     where = asdict(progress)
@@ -88,15 +96,18 @@ def _write_json(path: Path, data: Any) -> None:
     path.write_text(json.dumps(data, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def save_models(folder: Path, learner: Learner, *, merge: bool) -> None:
+def save_models(folder: Path, learner: Learner, *, merge: bool, writes: bool = True) -> None:
     """Write the models in training, each into a folder of its own; see `Policy.save`."""
-    learner.policy.save(folder / "model", merge=merge)
+    learner.policy.save(folder / "model", merge=merge, writes=writes)
     if learner.critic is not None:
-        learner.critic.critic.save(folder / "critic")
+        learner.critic.critic.save(folder / "critic", writes=writes)
 
 
-def leave(run: Path, learner: Learner, *, merge: bool) -> None:
-    """Write the trained models into the run folder, each of them whole or not at all."""
+def leave(run: Path, learner: Learner, *, merge: bool, writes: bool = True) -> None:
+    """Write the trained models into the run folder, each of them whole or not at all; all ranks call it."""
+    if not writes:
+        save_models(run, learner, merge=merge, writes=False)
+        return
     with durable.aside(run / "trained") as partial:
         save_models(partial, learner, merge=merge)
         for model in sorted(partial.iterdir()):
@@ -122,14 +133,14 @@ def newest(run: Path, lack: Callable[[dict[str, int]], str | None]) -> Found:
             if fault := lack(progress.logged):
                 raise ValueError(fault)
             return Found(place, progress, damaged)
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             damaged[place] = " ".join(str(error).split())
     return Found(None, None, damaged)
 
 
 def check(place: Path) -> None:
     """Raise ValueError or OSError unless every file of a checkpoint is as it was written."""
-    listed = json.loads((place / FILES).read_text(encoding="utf-8"))
+    listed = parse_json((place / FILES).read_text(encoding="utf-8"))
     for name, told in listed.items():
         path = place / name
         if not path.is_file():
@@ -141,21 +152,21 @@ def check(place: Path) -> None:
 
 
 def _progress(place: Path) -> Progress:
-    where = json.loads((place / "progress.json").read_text(encoding="utf-8"))
+    where = parse_json((place / "progress.json").read_text(encoding="utf-8"))
     del where["optimizers"]
-    return Progress(**where, random=json.loads((place / "random.json").read_text(encoding="utf-8")))
+    return Progress(**where, random=parse_json((place / "random.json").read_text(encoding="utf-8")))
 
 
 def restore(folder: Path, learner: Learner) -> None:
     """Take up a checkpoint: the learner is where it was when that was saved."""
-    optimizers = json.loads((folder / "progress.json").read_text(encoding="utf-8"))["optimizers"]
+    optimizers = parse_json((folder / "progress.json").read_text(encoding="utf-8"))["optimizers"]
     for name, optimization in learner.optimizations().items():
-        shards = sorted((folder / name).glob("*.safetensors"))
-        weights = {key: tensor for shard in shards for key, tensor in load_file(shard).items()}
+        files = sorted((folder / name).glob("*.safetensors"))
+        weights = {key: tensor for file in files for key, tensor in load_file(file).items()}
         if adapting.adapted(optimization.model):
             adapting.restore(optimization.model, weights)
         else:
-            optimization.model.load_state_dict(weights, strict=False)  # tied weights are saved once
+            shards.load(optimization.model, weights)
         _restore_moments(optimization, load_file(folder / f"{name}-optimizer.safetensors"))
         saved = optimizers[name]
         optimization.updates, optimization.not_finite = saved["updates"], saved["not_finite"]
@@ -166,13 +177,17 @@ def restore(folder: Path, learner: Learner) -> None:
         learner.state.setdefault(place, {})[key] = x.to(learner.accelerator.device)
 
 
-def _moments(optimization: Optimization) -> dict[str, Tensor]:
-    """The optimizer's tensors under `<parameter>/<moment>`."""
-    found = {}
-    for name, parameter in _trained(optimization):
-        for moment, x in optimization.optimizer.state.get(parameter, {}).items():
-            found[f"{name}/{moment}"] = torch.as_tensor(x).detach().cpu().contiguous()
-    return found
+def _moments(optimization: Optimization, *, keep: bool) -> dict[str, Tensor]:
+    """The optimizer's tensors under `<parameter>/<moment>`, whole; empty on ranks that don't `keep` them."""
+    state = optimization.optimizer.state
+    return shards.whole(
+        (
+            (f"{name}/{moment}", torch.as_tensor(x))
+            for name, parameter in _trained(optimization)
+            for moment, x in state.get(parameter, {}).items()
+        ),
+        keep=keep,
+    )
 
 
 def _restore_moments(optimization: Optimization, saved: dict[str, Tensor]) -> None:
@@ -180,10 +195,11 @@ def _restore_moments(optimization: Optimization, saved: dict[str, Tensor]) -> No
         own = {key.rpartition("/")[2]: x for key, x in saved.items() if key.rpartition("/")[0] == name}
         if own:
             optimization.optimizer.state[parameter] = {
-                moment: x if moment == "step" else x.to(parameter.device) for moment, x in own.items()
+                moment: x if moment == "step" else shards.parted(x, parameter) for moment, x in own.items()
             }
 
 
 def _trained(optimization: Optimization) -> list[tuple[str, torch.nn.Parameter]]:
+    shards.settle(optimization.model)
     named = optimization.model.named_parameters()
     return [(name, parameter) for name, parameter in named if parameter.requires_grad]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import html
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from upge.errors import InputError
+from upge.files import parse_json
 from upge.run.report import COLOURS, PAGE, figure
 
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -39,12 +39,17 @@ def opened(folders: Sequence[Path]) -> list[Run]:
 
 def _opened(folder: Path) -> Run:
     metrics = folder / "metrics.jsonl"
-    if not metrics.is_file():
-        raise InputError(f"{folder}: no run folder; it has no metrics.jsonl")
-    whole = [line for line in metrics.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
     try:
-        lines = tuple(json.loads(line) for line in whole)
-        name = str(json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["recipe"]["name"])
+        if not metrics.is_file():
+            raise InputError(f"{folder}: no run folder; it has no metrics.jsonl")
+        text = metrics.read_text(encoding="utf-8")
+        whole = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
+        lines = tuple(parse_json(line) for line in whole)
+        if not all(isinstance(line, dict) for line in lines):
+            raise ValueError("a line is no JSON object")
+        name = str(parse_json((folder / "manifest.json").read_text(encoding="utf-8"))["recipe"]["name"])
+    except InputError:
+        raise
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder}: its metrics.jsonl or manifest.json can't be read ({error})") from error
     return Run(name, folder, lines)

@@ -1,8 +1,10 @@
-"""Two evaluations of the same problems: paired differences with intervals, and what only one of the two solved."""
+"""Two evaluations of the same problems: paired differences with intervals, and what only one of the two solved.
+
+The two may be a run's own, before its first step and after its last.
+"""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -10,6 +12,7 @@ from statistics import fmean
 from typing import Any
 
 from upge.errors import InputError
+from upge.files import parse_json
 from upge.run.estimates import Estimate, bootstrap
 from upge.run.scores import Record, columns, places
 
@@ -45,9 +48,22 @@ class Solved:
     only_second: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Bands:
+    """How many problems of a place an evaluation never solves, sometimes (in less than half of its n), and often."""
+
+    place: str
+    never: int
+    sometimes: int
+    often: int
+
+
 def is_evaluation(folder: Path) -> bool:
     """Whether an evaluation has left this folder."""
-    return (folder / "problems.jsonl").is_file()
+    try:
+        return (folder / "problems.jsonl").is_file()
+    except OSError:  # a name too long for the system
+        return False
 
 
 def opened(folders: Sequence[Path]) -> list[Evaluated]:
@@ -62,12 +78,53 @@ def opened(folders: Sequence[Path]) -> list[Evaluated]:
 
 def _opened(folder: Path) -> Evaluated:
     try:
-        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        summary = parse_json((folder / "summary.json").read_text(encoding="utf-8"))
         lines = (folder / "problems.jsonl").read_text(encoding="utf-8").splitlines()
-        records = tuple(Record.of(json.loads(line)) for line in lines)
+        records = tuple(Record.of(parse_json(line)) for line in lines)
         return Evaluated(folder.resolve().name, records, tuple(summary["pass_at"]), summary["seed"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{folder}: its problems.jsonl or summary.json can't be read ({error!r})") from error
+
+
+def measured(run: Path) -> list[Evaluated]:
+    """The first and the last measurement of a run; none where it made fewer than two, or kept no responses.
+
+    Raises InputError where its completions.jsonl or manifest.json can't be read.
+    """
+    file = run / "completions.jsonl"
+    if not file.is_file():
+        return []
+    try:
+        seed = parse_json((run / "manifest.json").read_text(encoding="utf-8"))["seed"]
+        steps = _responses(file)
+        ends = sorted(steps)[:: max(len(steps) - 1, 1)]
+        return [Evaluated(f"step {step}", tuple(steps[step].values()), (), seed) for step in ends if len(steps) > 1]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{run}: its completions.jsonl or manifest.json can't be read ({error!r})") from error
+
+
+def _responses(file: Path) -> dict[int, dict[tuple[str, str], Record]]:
+    """Step → (split, problem) → the responses of a measurement, of those in a run's completions.jsonl."""
+    steps: dict[int, dict[tuple[str, str], Record]] = {}
+    with file.open(encoding="utf-8") as lines:
+        # The last line of a run that was stopped may be cut off.
+        for line in (parse_json(text) for text in lines if text.endswith("\n")):
+            stream, _, split = line["stream"].partition("/")
+            if stream == "eval":
+                records = steps.setdefault(line["step"], {})
+                record = records.setdefault((split, line["problem"]), Record(split, line["problem"]))
+                record.add(line["reward"], line["truncated"], len(line["tokens"]))
+    return steps
+
+
+def bands(evaluated: Evaluated) -> list[Bands]:
+    """How often an evaluation solves its problems, by place."""
+    found = []
+    for place, members in places(evaluated.records).items():
+        never = sum(each.right == 0 for each in members)
+        often = sum(2 * each.right >= each.n for each in members if each.right)
+        found.append(Bands(place, never, len(members) - never - often, often))
+    return found
 
 
 def differences(first: Evaluated, second: Evaluated) -> list[Difference]:
@@ -120,6 +177,7 @@ def exported(first: Evaluated, others: Sequence[Evaluated]) -> list[dict[str, An
             "second": other.name,
             "differences": [asdict(each) for each in differences(first, other)],
             "solved": [asdict(each) for each in solved(first, other)],
+            "bands": {each.name: [asdict(its) for its in bands(each)] for each in (first, other)},
         }
         for other in others
     ]

@@ -16,6 +16,7 @@ import io
 import json
 import os
 import platform
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -52,7 +53,7 @@ class RunFolder:
             "platform": platform.platform(),
             "packages": {name: _version(name) for name in PACKAGES},
             "parts": _parts(recipe),
-            "command": sys.argv[1:],
+            "command": [masked(word) for word in sys.argv[1:]],
         }
         self._write("recipe.yaml", text)
         self._write("manifest.json", json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
@@ -192,3 +193,9 @@ def _parts(recipe: Recipe) -> dict[str, str]:
         digest = hashlib.sha256(Path(source).read_bytes()).hexdigest()[:16] if source else "?"
         found[place] = f"{type(part).__module__}:{type(part).__qualname__} {digest}"
     return found
+
+
+def masked(word: str) -> str:
+    """A word of the command line without the secrets that it names, or that an address in it holds."""
+    word = re.sub(r"(?<=://)[^/@\s]+@", "***@", word)
+    return re.sub(r"(?i)((?:^|[._-])(?:password|passwd|secret|token|api_?key)=).+", r"\1***", word, flags=re.DOTALL)

@@ -17,7 +17,7 @@ from torch import Tensor
 from upge.asking import State
 from upge.batch import Batch
 from upge.credit import Credit
-from upge.flow import Trajectory
+from upge.flow import Problem, Trajectory
 from upge.policy import Policy, Reference
 from upge.recipe import Recipe
 from upge.run.critic import CriticLearner
@@ -110,10 +110,15 @@ class Learner:
         """(T,) what a model says of the trajectories that `rows` marks, micro-batch by micro-batch; else 0."""
         answers = torch.zeros(batch.trajectory.shape, dtype=batch.dtype, device=batch.reward.device)
         chosen = rows.nonzero()[:, 0].tolist()
-        for piece in micro_batches([grouped[row] for row in chosen], self.recipe.train.micro_batch_tokens):
+        pieces = micro_batches([grouped[row] for row in chosen], self.recipe.train.micro_batch_tokens)
+        # Each pass through a model that is divided over ranks takes all of them.
+        idle = self.optimization.most(len(pieces)) - len(pieces) if self.optimization.sharded else 0
+        for piece in pieces:
             own = sorted(chosen[index] for index in piece)
             tokens = torch.isin(batch.trajectory, torch.tensor(own, device=answers.device))
             answers[tokens] = model([grouped[row][1] for row in own]).to(answers)
+        for _ in range(idle):
+            model([self._nothing])
         return answers
 
     def _policy_of(self, step: int) -> Callable[[Sequence[Trajectory]], Tensor]:
@@ -149,9 +154,19 @@ class Learner:
         return batch.select(kept), credit.select(batch, kept), _picked(grouped, kept)
 
     def _updates(self, batch: Batch) -> Iterator[Tensor]:
-        """The rows of each optimizer step."""
+        """The rows of each optimizer step: its prompts don't depend on how prompts are divided over ranks."""
+        present = self._present(batch.group)
         for _ in range(self.recipe.train.epochs):
-            yield from portions(batch.group, self.recipe.train.minibatches)
+            yield from portions(batch.group, self.recipe.train.minibatches, among=present)
+
+    def _present(self, groups: Tensor) -> Tensor:
+        """The groups of which some rank has a row, in order; groups are places in the rollout batch."""
+        if self.accelerator.num_processes == 1:
+            own: Tensor = torch.unique_consecutive(groups)
+            return own
+        places = torch.zeros(self.recipe.train.prompts, device=groups.device)
+        places[groups] = 1
+        return self.sum(places).nonzero()[:, 0]
 
     def _update(self, step: int, batch: Batch, credit: Credit, grouped: Grouped, update: int, tally: Tally) -> None:
         """One optimizer step: count over all of it, drop what cannot matter, weigh and backward piece by piece."""
@@ -190,6 +205,12 @@ class Learner:
         weighed = self.recipe.estimator.weigh(micro, own, stale=update > 0)
         tally.weighed(micro, weighed)
         return weighed.loss
+
+    @property
+    def _nothing(self) -> Trajectory:
+        """What is asked of a model only so that this rank takes part."""
+        token = (self.policy.pad_id,)
+        return Trajectory(Problem("", "", ""), token, token, "", 0.0, demonstration=True)
 
     def _idle(self) -> Tensor:
         """A loss of 0 that still goes through every parameter, so that ranks stay in step."""

@@ -11,7 +11,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from upge.policy import shards
 from upge.recipe.schema import Optimizer
+from upge.run import sharding
 from upge.run.tally import Tally
 from upge.schedule import at
 
@@ -26,6 +28,7 @@ class Optimization:
 
     Attributes:
         name: goes before its metrics ("critic/"); empty for the policy. forward: the model as it is to be called.
+        sharded: whether its parameters are divided over ranks.
         updates: optimizer steps made. not_finite: steps not taken, in a row, because the gradient wasn't finite.
 
     Args: patience: how many of those in a row the run bears; 0: any number.
@@ -42,6 +45,9 @@ class Optimization:
     ) -> None:
         self.model, self.settings, self.accelerator, self.name = model, settings, accelerator, name
         self.patience = patience
+        divided = sharding.own(accelerator)
+        if divided:
+            sharding.divide(model, accelerator)
         optimizer = torch.optim.AdamW(
             [parameter for parameter in model.parameters() if parameter.requires_grad],
             lr=at(settings.lr, 0),
@@ -49,8 +55,12 @@ class Optimization:
             eps=settings.epsilon,
             weight_decay=settings.weight_decay,
         )
-        self.forward, self.optimizer = accelerator.prepare(model, optimizer)
+        if divided:
+            self.forward, self.optimizer = model, accelerator.prepare(optimizer)
+        else:
+            self.forward, self.optimizer = accelerator.prepare(model, optimizer)
         self.forward.eval()
+        self.sharded = shards.sharded(model)
         self.updates = self.not_finite = 0
 
     def backward(self, pieces: Sequence[Piece], loss: Callable[[Piece], Tensor], idle: Callable[[], Tensor]) -> bool:
@@ -58,9 +68,11 @@ class Optimization:
 
         All ranks run the same number of pieces; `idle` is what one that has no more runs, a loss of 0.
         """
-        rounds = self._most(len(pieces))
+        rounds = self.most(len(pieces))
         for index in range(rounds):
-            with self._unsynchronised() if index < rounds - 1 else nullcontext():
+            # A divided model's gradients are divided after each piece: whole, they would need the room it saves.
+            last = index == rounds - 1 or self.sharded
+            with nullcontext() if last else self._unsynchronised():
                 own = loss(pieces[index]) if index < len(pieces) else idle()
                 self.accelerator.backward(own * self.accelerator.num_processes)  # undoes data parallelism's mean
         return rounds > 0
@@ -72,7 +84,7 @@ class Optimization:
         """
         settings, share = self.settings, 1 / self.accelerator.num_processes
         bound = math.inf if settings.clip_norm is None else settings.clip_norm
-        norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), bound))
+        norm = float(shards.full(self.accelerator.clip_grad_norm_(self.model.parameters(), bound)))
         self.not_finite = 0 if math.isfinite(norm) else self.not_finite + 1
         if self.not_finite:
             tally.add(f"{self.name}updates/not_finite", share)
@@ -107,7 +119,7 @@ class Optimization:
         """The state of float16's loss scaler; empty in other precisions."""
         return {} if self.accelerator.scaler is None else dict(self.accelerator.scaler.state_dict())
 
-    def _most(self, count: int) -> int:
+    def most(self, count: int) -> int:
         """The largest of the ranks' counts."""
         if self.accelerator.num_processes == 1:
             return count

@@ -35,9 +35,12 @@ def rollout_batch(grouped: Grouped, device: torch.device, dtype: torch.dtype, *,
     )
 
 
-def portions(groups: Tensor, count: int) -> list[Tensor]:
-    """The rows (N,) bool of `count` optimizer steps: whole prompts in order, spread evenly; some may be empty."""
-    distinct = torch.unique_consecutive(groups)
+def portions(groups: Tensor, count: int, *, among: Tensor | None = None) -> list[Tensor]:
+    """The rows (N,) bool of `count` optimizer steps: whole prompts in order, spread evenly; some may be empty.
+
+    Args: among: the prompts to spread, of which these rows have some; by default all that they have.
+    """
+    distinct = torch.unique_consecutive(groups) if among is None else among
     step_of = torch.div(
         torch.arange(len(distinct), device=groups.device) * count, max(len(distinct), 1), rounding_mode="floor"
     )

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from upge.errors import InputError
+from upge.files import parse_json, regular_file
 from upge.flow import Problem
 from upge.run.evaluating import stream_of
 
@@ -96,7 +97,7 @@ def _check(file: Path, split: str, numbers: Mapping[str, int], least: int) -> No
 def _lines(file: Path, only: str | None) -> Iterator[tuple[int, dict[str, Any]]]:
     """(number, line) of every completion, `stream` and `step` filled in."""
     try:
-        with file.open(encoding="utf-8") as lines:
+        with regular_file(file).open(encoding="utf-8") as lines:
             for number, text in enumerate(lines, start=1):
                 if text.strip():
                     yield number, _parsed(text, f"{file}:{number}", only)
@@ -106,9 +107,11 @@ def _lines(file: Path, only: str | None) -> Iterator[tuple[int, dict[str, Any]]]
 
 def _parsed(text: str, place: str, only: str | None) -> dict[str, Any]:
     try:
-        line = json.loads(text)
+        line = parse_json(text)
     except json.JSONDecodeError as error:
         raise InputError(f"{place}: not JSON: {error.msg} at column {error.colno}") from error
+    except ValueError as error:
+        raise InputError(f"{place}: not JSON that can be read: {error}") from error
     if not isinstance(line, dict):
         raise InputError(f"{place}: not a JSON object")
     if only is not None:

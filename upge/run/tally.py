@@ -73,7 +73,7 @@ class Tally:
         solved[batch.prompt[rollouts & (batch.reward > 0)]] = True
         self.add("rows", batch.size)
         self.add("prompts", batch.prompts)
-        self.mean("prompts/solved", float(solved.sum()), batch.prompts if count else 0)
+        self.mean("prompts/solved", float(solved.sum()), batch.prompts)
         self.mean("reward", float(batch.reward[rollouts].sum()), count)
         self.mean("length", float(batch.length[rollouts].sum()), count)
         if batch.truncated is not None:
@@ -104,4 +104,7 @@ class Tally:
         total = self._reduce(torch.tensor(flat, dtype=torch.float64)).tolist()
         result = dict(zip(sums, total, strict=False))
         pairs = zip(means, total[len(sums) :: 2], total[len(sums) + 1 :: 2], strict=True)
-        return result | {name: value / count for name, value, count in pairs if count}
+        found = result | {name: value / count for name, value, count in pairs if count}
+        if "reward" not in found:
+            found.pop("prompts/solved", None)  # of prompts without rollouts nothing was asked
+        return found

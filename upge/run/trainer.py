@@ -23,7 +23,7 @@ from upge.errors import InputError
 from upge.flow import Context, DataSession, EngineSession, Trajectory
 from upge.policy import Policy
 from upge.recipe import Recipe
-from upge.run import checking, checkpoint, failing, fitting, guarding, randomness, resuming, status
+from upge.run import checking, checkpoint, failing, fitting, guarding, randomness, resuming, sharding, status
 from upge.run.assembling import Assembler
 from upge.run.checkpoint import Progress
 from upge.run.collect import Collector
@@ -177,10 +177,10 @@ class Trainer:
     def save(self) -> None:
         """Write a checkpoint of what is done; the logs it counts on are on the disk before it."""
         random = gather_object([randomness.state()])
-        if self.folder.writes:
-            logged = self.folder.logged_to()
-            progress = Progress(self.done, self.measured, self.taken, self.data.state(), logged, random)
-            checkpoint.save(self.folder.path, self.learner, progress, keep=self.recipe.train.keep)
+        logged = self.folder.logged_to() if self.folder.writes else {}
+        progress = Progress(self.done, self.measured, self.taken, self.data.state(), logged, random)
+        keep, writes = self.recipe.train.keep, self.folder.writes
+        checkpoint.save(self.folder.path, self.learner, progress, keep=keep, writes=writes)
         self.saved = self.done
         self.accelerator.wait_for_everyone()
 
@@ -193,9 +193,9 @@ class Trainer:
 
     def finish(self) -> None:
         """Save the trained model and the summary."""
-        if self.folder.writes:
-            lora = self.recipe.model.lora
-            checkpoint.leave(self.folder.path, self.learner, merge=lora is None or lora.save == "merged")
+        lora = self.recipe.model.lora
+        merge = lora is None or lora.save == "merged"
+        checkpoint.leave(self.folder.path, self.learner, merge=merge, writes=self.folder.writes)
         summary = {"name": self.recipe.name, "steps": self.recipe.train.steps, "evaluations": self.evaluations}
         self.folder.summary(summary)
         self.folder.report(self.recipe.name)
@@ -231,7 +231,7 @@ def opened(recipe: Recipe, resume: Path | None, display: Display, *, again: bool
     start = resuming.agreed(recipe, resume, again=again, accelerator=accelerator)
     folder = RunFolder(start.folder, writes=accelerator.is_main_process)
     display.shown = accelerator.is_main_process
-    display.tell(start.told)
+    display.tell([*start.told, *sharding.settings(accelerator)])
     with ExitStack() as stack:
         if folder.writes:
             stack.callback(status.Lock(folder.path).release)
@@ -261,6 +261,7 @@ def opened(recipe: Recipe, resume: Path | None, display: Display, *, again: bool
 
 def _accelerator(recipe: Recipe) -> Accelerator:
     """This process among the others, and torch set as the recipe says."""
+    sharding.check(recipe)
     # accelerate keeps one state a process; a run of its own precision, in a notebook say, must not meet the last one's.
     AcceleratorState._reset_state()
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -310,6 +311,7 @@ def open_learner(recipe: Recipe, policy: Policy, accelerator: Accelerator) -> Le
     if "reference_logp" in needs:
         reference = policies.load_reference(policy, recipe.reference.path)
         reference.policy.model.to(accelerator.device)
+        sharding.divide(reference.policy.model, accelerator)
     if "value" in needs and recipe.critic is not None:
         critic = CriticLearner(
             recipe.critic,

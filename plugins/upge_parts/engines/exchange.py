@@ -30,8 +30,8 @@ class Exchange:
         """The policy's model and tokenizer in a folder that is there until all ranks leave the block."""
         self.written += 1
         place = self.folder / str(self.written)  # a new one each time: the last one's files may still be mapped
-        if self.rank == 0:
-            policy.save(place)
+        if self.rank == 0 or policy.sharded:
+            policy.save(place, writes=self.rank == 0)
         self._wait()
         yield place
         self._wait()

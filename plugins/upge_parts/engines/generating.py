@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList
 
-from upge import Completion, ModelError, Request, Sampling
+from upge import Completion, InputError, ModelError, Request, Sampling
 from upge_parts.engines.decoding import decodable, decode
 from upge_parts.engines.keyed import KeyedDraw, uniforms
 from upge_parts.engines.responses import Row
@@ -44,6 +44,7 @@ class Generating:
         """One completion for each request, in their order.
 
         Raises:
+            InputError: the model is divided over ranks.
             ModelError: an empty prompt, or one that leaves no room for `max_tokens` in the model's context.
             FloatingPointError: the model's logits aren't finite.
         """
@@ -67,6 +68,12 @@ class Generating:
                 self._extend(unfinished[start : start + self.batch_size], burst, sampling)
 
     def _check(self, requests: Sequence[Request], sampling: Sampling) -> None:
+        if self.policy.sharded:
+            # Each rank would call the model as often as its own responses are long, and wait for others for ever.
+            raise InputError(
+                "rollout.engine: transformers can't sample from a model that is divided over ranks (FSDP): "
+                "use vllm or vllm_server"
+            )
         limit = self.policy.context_length
         for request in requests:
             length = len(request.prompt)

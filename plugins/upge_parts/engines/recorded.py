@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from pydantic import Field
 
-from upge import Completion, Context, Engine, InputError, Policy, Request, Sampling
+from upge import Completion, Context, Engine, InputError, Policy, Request, Sampling, parse_json, regular_file
 
 Key = tuple[str, int, str, int]
 
@@ -56,13 +55,13 @@ class Replay:
 def read(path: Path) -> dict[Key, Completion]:
     """The completions of a file by their coordinates. Raises InputError with the line that can't be read."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise InputError(f"{path}: can't be read: {error.strerror}") from error
+        lines = regular_file(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: can't be read: {getattr(error, 'strerror', None) or error}") from error
     found = {}
     for number, line in enumerate(lines, start=1):
         try:
-            said: dict[str, Any] = json.loads(line)
+            said: dict[str, Any] = parse_json(line)
             key = (said["stream"], said["step"], said["problem"], said["sample"])
             logp = said.get("logp")
             found[key] = Completion(tuple(said["tokens"]), None if logp is None else tuple(logp), said["truncated"])

@@ -103,6 +103,10 @@ def opened(servers: Sequence[Server], context: Context, address: str | None) -> 
         raise InputError(
             "rollout.engine.weights: nccl sends whole weights, and the policy has an adapter; set it to files"
         )
+    if context.policy.sharded:
+        raise InputError(
+            "rollout.engine.weights: nccl sends one rank's weights, and the policy is divided (FSDP); set it to files"
+        )
     if not torch.cuda.is_available():
         raise InputError("rollout.engine.weights: nccl sends from a GPU, and there is none here; set it to files")
     weights, transfers = Weights(context.policy.model), []

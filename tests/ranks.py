@@ -1,0 +1,200 @@
+"""What each of several processes does for test_processes.py: five rollout batches with many settings, and runs.
+
+torchrun starts it: ranks.py FOLDER. Rank 0 leaves there the parameters after five rollout batches as
+`<setting>.safetensors`, and the metrics of each of them as `<setting>.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import tiny
+import torch
+from accelerate import Accelerator, DistributedType
+from accelerate.state import AcceleratorState
+from accelerate.utils import FullyShardedDataParallelPlugin
+from safetensors.torch import save_file
+
+import upge
+from upge.flow import Problem, Trajectory
+from upge.policy import shards
+from upge.run import sharding
+from upge.run.display import Display
+from upge.run.learning import Learner
+from upge.run.trainer import open_learner, open_policy, train
+from upge_parts.engines.exchange import Exchange
+
+RL, SFT = tiny.HYBRID["terms"]["rl"], tiny.HYBRID["terms"]["sft"]  # type: ignore[index]
+K3 = {"use": "kl", "estimator": "k3", "coefficient": 0.04}
+KL = {"source": "rollouts", "denominator": "current", "advantage": K3, "reduction": "sequence_mean"}
+METHODS: dict[str, dict[str, Any]] = {
+    "sft": {"terms": {"sft": SFT}},
+    "grpo": {"terms": {"rl": {**RL, "reduction": "token_mean"}}},
+    "hpt": tiny.HYBRID,
+    "kl": {"terms": {"rl": {**RL, "reduction": "sequence_mean"}, "kl": KL}},
+    "ppo": {"terms": {"rl": {**RL, "advantage": "gae", "reduction": "token_mean"}}},
+}
+PIECES = {"single": 1, "three": 3 * 12, "all": 1_000_000}
+"""`train.micro_batch_tokens`; no row has more than 12 tokens."""
+TYPES = {"float32": tiny.LLAMA, "float64": tiny.GPT2}
+Setting = tuple[str, str, str]
+WHOLE: list[Setting] = [
+    *product(("sft", "grpo", "hpt"), PIECES, TYPES),
+    *product(("kl", "ppo"), ("three",), TYPES),
+]
+DIVIDED: list[Setting] = list(product(METHODS, ("three",), TYPES))
+"""The settings that are done with models whole on every rank, and divided over ranks."""
+PROMPTS = 8
+
+
+def rollout_batches() -> list[list[tuple[int, Trajectory]]]:
+    """Five of them. Where rank r of w has every w-th prompt, some ranks hold one kind of trajectories, or none."""
+    draw = random.Random(0)
+
+    def rows(group: int, kinds: str) -> list[tuple[int, Trajectory]]:
+        problem, prompt = Problem(f"p{group}", "a?", "a"), _tokens(draw, 1, 5)
+        found = [_trajectory(draw, problem, prompt, group, sample) for sample in range(4)] if "r" in kinds else []
+        if "d" in kinds:
+            found.append(Trajectory(problem, prompt, (*_tokens(draw, 1, 6), 1), "", 1.0, demonstration=True))
+        return [(group, each) for each in found]
+
+    two, three = ("r", "d"), ("r", "d", "")
+    return [
+        [row for group in range(PROMPTS) for row in rows(group, "rd")],
+        [row for group in range(PROMPTS) for row in rows(group, two[group % 2])],
+        [row for group in range(PROMPTS) for row in rows(group, three[group % 3])],
+        [],
+        rows(0, "rd"),
+    ]
+
+
+def _tokens(draw: random.Random, least: int, most: int) -> tuple[int, ...]:
+    return tuple(draw.randrange(2, 7) for _ in range(draw.randint(least, most)))
+
+
+def _trajectory(draw: random.Random, problem: Problem, prompt: tuple[int, ...], group: int, sample: int) -> Trajectory:
+    reward = 0.0 if group % 4 == 1 else float(draw.random() < 0.5)  # some prompts are never solved
+    return Trajectory(problem, prompt, (*_tokens(draw, 1, 6), 1), "", reward, demonstration=False, sample=sample)
+
+
+def recipe_of(folder: Path, method: str, pieces: str, kind: str) -> upge.Recipe:
+    """The tiny recipe with a setting."""
+    updates = {"micro_batch_tokens": PIECES[pieces], "minibatches": 2, "epochs": 1 if method == "sft" else 2}
+    model = {"dtype": kind, "gradient_checkpointing": method == "grpo"}
+    train_ = {**updates, "prompts": PROMPTS}
+    path = tiny.recipe(folder, TYPES[kind], estimator=METHODS[method], train=train_, model=model)
+    return upge.load(path, ["critic={lr: 0.01, clip: 0.2}"] if method == "ppo" else [])
+
+
+def learned(folder: Path, name: str, setting: Setting, *, by_accelerate: bool = False) -> None:
+    """Learn from this rank's share of each rollout batch, and leave the outcome."""
+    recipe = recipe_of(own_folder(folder), *setting)
+    AcceleratorState._reset_state()
+    accelerator = Accelerator(cpu=True)
+    if by_accelerate:  # what accelerate makes of its config where there are GPUs; its code then runs over gloo as well
+        accelerator.state.distributed_type = DistributedType.FSDP
+        accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(
+            fsdp_version=2, auto_wrap_policy="transformer_based_wrap", reshard_after_forward=True
+        )
+    sharding.settings(accelerator)
+    learner = open_learner(recipe, open_policy(recipe), accelerator)
+    assert learner.optimization.sharded == sharding.asked()
+    rank, world = learner.accelerator.process_index, learner.accelerator.num_processes
+    metrics = [
+        learner.learn(step, [(group, each) for group, each in batch if group % world == rank])
+        for step, batch in enumerate(rollout_batches())
+    ]
+    leave(folder, name, learner, metrics)
+
+
+def own_folder(folder: Path) -> Path:
+    """A folder that no other rank writes to."""
+    own = folder / f"rank-{os.environ['RANK']}"
+    own.mkdir(exist_ok=True)
+    return own
+
+
+def leave(folder: Path, name: str, learner: Learner, metrics: list[dict[str, float]]) -> None:
+    """Write the parameters of all models in training, and the metrics."""
+    first = learner.accelerator.is_main_process
+    models = {part: optimization.model for part, optimization in learner.optimizations().items()}
+    found = {part: shards.weights(model, keep=first) for part, model in models.items()}
+    if first:
+        flat = {f"{part}/{key}": x.clone() for part, weights in found.items() for key, x in weights.items()}
+        save_file(flat, folder / f"{name}.safetensors")
+        (folder / f"{name}.json").write_text(json.dumps(metrics))
+
+
+@contextmanager
+def environment(changes: Mapping[str, str]) -> Iterator[None]:
+    """What accelerate's launcher would have set."""
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        for name in changes:
+            del os.environ[name]
+
+
+FSDP2 = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+
+
+def runs(folder: Path) -> None:
+    """A run that samples; with two processes also its replays, models whole and divided, one of them interrupted."""
+    terms = {"rl": {**RL, "advantage": "gae"}, "kl": KL, "sft": SFT}
+    path = tiny.recipe(own_folder(folder), estimator={"terms": terms}, train={"steps": 4, "minibatches": 2})
+    critic = "critic={lr: 0.01, clip: 0.2}"
+
+    def run(name: str, *overrides: str, resume: bool = False) -> None:
+        recipe = upge.load(path, [f"log.folder={folder / name}", critic, *overrides])
+        train(recipe, resume=folder / name if resume else None, display=Display())
+
+    run("sampled")
+    if int(os.environ["WORLD_SIZE"]) == 2:
+        replay = [f"rollout.engine={{use: recorded, run: {folder / 'sampled'}}}", "eval.splits=[]"]
+        run("whole", *replay)
+        with environment(FSDP2):
+            run("divided", *replay, "train.save_every=1")
+            run("stopped", *replay, "train.save_every=1", "train.steps=2")
+            if os.environ["RANK"] == "0":
+                shutil.copytree(folder / "stopped", folder / "half")
+            run("stopped", *replay, "train.save_every=1", resume=True)
+            exchanged(folder)
+
+
+def exchanged(folder: Path) -> None:
+    """Keep what an engine in other processes would have read of a policy that is divided."""
+    recipe = recipe_of(own_folder(folder), "sft", "all", "float32")
+    policy = open_policy(recipe)
+    learner = open_learner(recipe, policy, Accelerator(cpu=True))
+    rank, world = learner.accelerator.process_index, learner.accelerator.num_processes
+    with Exchange(folder / "exchange", rank=rank, world=world).copy(policy) as place:
+        if rank == 0:
+            shutil.copytree(place, folder / "exchanged")
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    torch.set_num_threads(1)
+    for setting in WHOLE:
+        learned(folder, "-".join(setting), setting)
+    if int(os.environ["WORLD_SIZE"]) == 2:
+        with environment(FSDP2):
+            for setting in DIVIDED:
+                learned(folder, "-".join(("divided", *setting)), setting)
+                if setting[0] in ("hpt", "ppo", "kl"):
+                    learned(folder, "-".join(("accelerate", *setting)), setting, by_accelerate=True)
+    runs(folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,243 @@
+"""The same gradient, whatever the number of processes: data parallelism over gloo, and models divided over ranks."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ranks
+import tiny
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
+
+import upge
+from upge.errors import InputError
+from upge.policy import shards
+from upge.run import sharding
+from upge.run.packing import portions
+from upge.run.trainer import open_policy, train
+
+HERE = Path(__file__).parent
+BOUNDS = {"float32": 1e-5, "float64": 1e-10}
+
+
+@pytest.fixture(scope="session")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """What so many processes have left of all settings; each number of them is launched once."""
+    found: dict[int, Path] = {}
+
+    def launched(processes: int) -> Path:
+        if processes not in found:
+            folder = tmp_path_factory.mktemp(f"processes-{processes}")
+            torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+            environment = os.environ | {"OMP_NUM_THREADS": "1"}
+            command = [*torchrun, str(HERE / "ranks.py"), str(folder)]
+            ended = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+            assert ended.returncode == 0, ended.stderr
+            found[processes] = folder
+        return found[processes]
+
+    return launched
+
+
+Done = Callable[[int], Path]
+
+
+def parameters(folder: Path, *setting: str) -> dict[str, Tensor]:
+    return load_file(folder / f"{'-'.join(setting)}.safetensors")
+
+
+def metrics(folder: Path, *setting: str) -> list[dict[str, float]]:
+    found: list[dict[str, float]] = json.loads((folder / f"{'-'.join(setting)}.json").read_text())
+    return found
+
+
+def furthest(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
+    assert ours.keys() == theirs.keys()
+    return max(float((ours[name] - theirs[name]).abs().max()) for name in ours)
+
+
+def agree(ours: Path, theirs: Path, setting: Sequence[str], *prefix: str) -> None:
+    """Parameters to the bound of their type, every metric of every rollout batch up to rounding."""
+    bound = BOUNDS[setting[-1]]
+    assert furthest(parameters(ours, *setting), parameters(theirs, *prefix, *setting)) <= bound
+    for one, other in zip(metrics(ours, *setting), metrics(theirs, *prefix, *setting), strict=True):
+        assert one == pytest.approx(other, rel=bound, abs=bound)
+
+
+@pytest.mark.parametrize("setting", ranks.WHOLE, ids="-".join)
+@pytest.mark.parametrize("processes", [2, 3])
+def test_processes_learn_what_one_does(done: Done, processes: int, setting: ranks.Setting) -> None:
+    agree(done(1), done(processes), setting)
+
+
+@pytest.mark.parametrize("method", ["sft", "grpo", "hpt"])
+@pytest.mark.parametrize("kind", ranks.TYPES)
+def test_so_do_micro_batches_of_any_size(done: Done, method: str, kind: str) -> None:
+    single, three, whole = (parameters(done(1), method, pieces, kind) for pieces in ranks.PIECES)
+    assert furthest(single, three) <= BOUNDS[kind]
+    assert furthest(single, whole) <= BOUNDS[kind]
+
+
+@pytest.mark.parametrize("setting", ranks.DIVIDED, ids="-".join)
+def test_so_do_models_divided_over_ranks(done: Done, setting: ranks.Setting) -> None:
+    agree(done(1), done(2), setting, "divided")
+
+
+@pytest.mark.parametrize("method", ["hpt", "ppo", "kl"])
+@pytest.mark.parametrize("kind", ranks.TYPES)
+def test_so_do_models_that_accelerate_divides(done: Done, method: str, kind: str) -> None:
+    agree(done(1), done(2), (method, "three", kind), "accelerate")
+
+
+def test_there_was_something_to_learn(done: Done) -> None:
+    for method in ranks.METHODS:
+        made = [line["updates/made"] for line in metrics(done(1), method, "three", "float64")]
+        assert made[0] == (2 if method == "sft" else 4)
+        assert made[3] == 0  # the rollout batch without a prompt
+        assert made[4] > 0
+    ratios = [line.get("rl/ratio", 1.0) for line in metrics(done(1), "hpt", "three", "float64")]
+    assert any(abs(ratio - 1) > 1e-4 for ratio in ratios)
+    assert metrics(done(1), "kl", "three", "float64")[2]["kl/advantage"] > 0
+
+
+def test_the_rollout_batches_leave_ranks_with_one_kind_or_nothing() -> None:
+    kinds = [
+        {rank: {row.demonstration for group, row in batch if group % world == rank} for rank in range(world)}
+        for world, batch in ((2, ranks.rollout_batches()[1]), (3, ranks.rollout_batches()[2]))
+    ]
+    assert kinds == [{0: {False}, 1: {True}}, {0: {False}, 1: {True}, 2: set()}]
+
+
+# Data and rollouts.
+
+
+def completions(folder: Path) -> dict[tuple[Any, ...], Any]:
+    """Tokens by what they are keyed by; each once."""
+    lines = [json.loads(line) for line in (folder / "completions.jsonl").read_text().splitlines()]
+    found = {(line["stream"], line["step"], line["problem"], line["sample"]): line["tokens"] for line in lines}
+    assert len(found) == len(lines)
+    return found
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_processes_share_the_rollouts_of_one_without_overlap(done: Done, processes: int) -> None:
+    one, several = completions(done(1) / "sampled"), completions(done(processes) / "sampled")
+    assert one == several
+    assert sum(stream == "train" for stream, *_ in one) == 4 * 8 * 6
+
+
+def test_an_optimizer_step_has_the_same_prompts_whatever_the_number_of_ranks() -> None:
+    everywhere = torch.arange(8)
+    for count in (1, 2, 3, 5):
+        whole = [everywhere[rows].tolist() for rows in portions(everywhere, count)]
+        for world in (2, 3):
+            shares = [everywhere[rank::world] for rank in range(world)]
+            parts = [[own[rows] for rows in portions(own, count, among=everywhere)] for own in shares]
+            assert [sorted(torch.cat(step).tolist()) for step in zip(*parts, strict=True)] == whole
+
+
+# Runs with divided models.
+
+
+def trained(folder: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["phase"] == "train"]
+
+
+@pytest.mark.parametrize("part", ["model", "critic"])
+def test_a_run_with_divided_models_leaves_whole_ones(done: Done, part: str) -> None:
+    whole, divided = (load_file(done(2) / name / part / "model.safetensors") for name in ("whole", "divided"))
+    assert {name: x.shape for name, x in whole.items()} == {name: x.shape for name, x in divided.items()}
+    assert furthest(whole, divided) < 1e-5
+    config = AutoModelForCausalLM.from_pretrained(done(2) / "divided" / "model").config
+    assert config.architectures == ["LlamaForCausalLM"]
+
+
+def test_a_resumed_run_with_divided_models_is_the_one_that_never_stopped(done: Done) -> None:
+    through, stopped = done(2) / "divided", done(2) / "stopped"
+    for name in ("model/model.safetensors", "critic/model.safetensors"):
+        assert (through / name).read_bytes() == (stopped / name).read_bytes()
+    assert trained(through) == trained(stopped)
+    assert [line["step"] for line in trained(stopped)] == [0, 1, 2, 3]
+
+
+def test_one_process_goes_on_where_two_with_divided_models_were(done: Done, tmp_path: Path) -> None:
+    half = shutil.copytree(done(2) / "half", tmp_path / "half")
+    train(upge.load(half / "recipe.yaml", [f"log.folder={half}", "train.steps=4"]), resume=half)
+    for part in ("model", "critic"):
+        ours, theirs = (load_file(folder / part / "model.safetensors") for folder in (half, done(2) / "divided"))
+        assert furthest(ours, theirs) < 1e-5
+
+
+@pytest.mark.parametrize("part", ["model", "critic"])
+def test_checkpoints_of_divided_models_have_whole_moments(done: Done, part: str) -> None:
+    place = done(2) / "divided" / "checkpoints" / "step-000004"
+    weights = load_file(place / part / "model.safetensors")
+    moments = load_file(place / f"{part}-optimizer.safetensors")
+    firsts = {name.removesuffix("/exp_avg"): x for name, x in moments.items() if name.endswith("/exp_avg")}
+    assert {name: x.shape for name, x in firsts.items()} == {name: x.shape for name, x in weights.items()}
+
+
+def test_weights_of_a_divided_policy_reach_an_engine_whole(done: Done, tmp_path: Path) -> None:
+    whole = open_policy(ranks.recipe_of(tmp_path, "sft", "all", "float32")).model.state_dict()
+    found = load_file(done(2) / "exchanged" / "model.safetensors")
+    assert found.keys() == whole.keys()
+    assert all(found[name].equal(x) for name, x in whole.items())
+
+
+# What accelerate's config asks for.
+
+
+@pytest.mark.parametrize(
+    ("variables", "overrides", "said"),
+    [
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, (), "DeepSpeed"),
+        ({"ACCELERATE_USE_MEGATRON_LM": "true"}, (), "Megatron"),
+        ({"ACCELERATE_USE_FSDP": "true"}, (), "fsdp_version: 2"),
+        (ranks.FSDP2 | {"FSDP_ACTIVATION_CHECKPOINTING": "true"}, (), "model.gradient_checkpointing: true"),
+        (ranks.FSDP2 | {"FSDP_OFFLOAD_PARAMS": "true"}, (), "fsdp_offload_params"),
+        (ranks.FSDP2, ("model.lora={rank: 2}",), "model.lora"),
+        (ranks.FSDP2, ("train.precision=float16",), "bfloat16"),
+    ],
+)
+def test_what_a_run_cannot_divide_is_refused(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    variables: dict[str, str],
+    overrides: tuple[str, ...],
+    said: str,
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    recipe = upge.load(tiny.recipe(tmp_path), overrides)
+    with pytest.raises(InputError, match=said):
+        sharding.check(recipe)
+
+
+def test_a_whole_model_passes_through() -> None:
+    model = nn.Linear(2, 3)
+    assert not shards.sharded(model)
+    shards.load(model, {"weight": torch.ones(3, 2), "of another": torch.ones(1)})
+    assert model.weight.eq(1).all()
+    assert shards.whole([("a", model.weight), ("b", model.weight)], keep=True)["b"].eq(1).all()
+    assert shards.whole([("a", model.weight)], keep=False) == {}
+
+
+def test_accelerate_launches_with_the_shipped_config_and_transformers_cannot_sample_then(tmp_path: Path) -> None:
+    config = HERE.parent / "recipes" / "paper" / "fsdp2.json"
+    launch = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--config_file", str(config)]
+    command = [*launch, "--num_processes=2", "-m", "upge", "run", str(tiny.recipe(tmp_path)), "train.steps=1"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode != 0
+    assert "accelerate has no FSDP without GPUs: upge divides the model over 2 processes" in ended.stderr
+    assert "can't sample from a model that is divided over ranks" in ended.stderr

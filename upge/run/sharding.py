@@ -1,0 +1,92 @@
+"""Models divided over ranks, as accelerate's config asks: FSDP2 is done, and everything else is refused.
+
+Without GPUs accelerate would leave the model whole; there upge divides it, by the same torch functions over gloo.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+
+import torch
+from accelerate import Accelerator, DistributedType
+from torch import nn
+
+from upge.errors import InputError
+from upge.policy import shards
+from upge.recipe import Recipe
+
+_OTHERS = {
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "parallelism within the layers (parallelism_config)",
+}
+
+
+def check(recipe: Recipe) -> None:
+    """Raise InputError where accelerate's config asks for what a run can't do, before accelerate tries."""
+    for variable, name in _OTHERS.items():
+        if _on(variable):
+            raise InputError(
+                f"accelerate's config asks for {name}: a run divides models by FSDP2 only "
+                "(distributed_type: FSDP with fsdp_version: 2), or leaves them whole (MULTI_GPU)"
+            )
+    if not asked():
+        return
+    if os.environ.get("FSDP_VERSION", "1") != "2":
+        raise InputError("accelerate's config asks for FSDP of version 1: set fsdp_version: 2 in its fsdp_config")
+    for variable in ("FSDP_OFFLOAD_PARAMS", "FSDP_CPU_RAM_EFFICIENT_LOADING"):
+        if _on(variable):
+            raise InputError(f"accelerate's config asks for {variable.lower()}, which a run can't do: set it to false")
+    if _on("FSDP_ACTIVATION_CHECKPOINTING"):
+        raise InputError(
+            "accelerate's config asks for fsdp_activation_checkpointing, which would rename the parameters: "
+            "set it to false, and model.gradient_checkpointing: true in the recipe"
+        )
+    if recipe.model.lora is not None:
+        raise InputError("model.lora: an adapter can't be trained in a model divided by FSDP: run it with MULTI_GPU")
+    if recipe.train.precision == "float16":
+        raise InputError(
+            "train.precision: float16's loss scale would differ between ranks of a divided model: set it to bfloat16"
+        )
+
+
+def asked() -> bool:
+    """Whether accelerate's config asks for FSDP, whatever accelerate makes of it."""
+    return _on("ACCELERATE_USE_FSDP")
+
+
+def settings(accelerator: Accelerator) -> list[str]:
+    """Set what accelerate's FSDP does by the run's own rules; what there is to tell of it."""
+    if not asked():
+        return []
+    # It warns of operations in place on outputs, which nobody here does.
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view", UserWarning)
+    if accelerator.num_processes == 1:
+        return ["accelerate's config asks for FSDP, but there is one process: the model stays whole"]
+    if accelerator.distributed_type == DistributedType.FSDP:
+        # accelerate would sum gradients over ranks in the type of the passes.
+        accelerator.state.fsdp_plugin.mixed_precision_policy = shards.precision(_dtype(accelerator))
+        return []
+    return [f"accelerate has no FSDP without GPUs: upge divides the model over {accelerator.num_processes} processes"]
+
+
+def divide(model: nn.Module, accelerator: Accelerator) -> None:
+    """Divide a model over ranks where that is asked for and accelerate won't do it, or doesn't see the model."""
+    if asked() and accelerator.num_processes > 1:
+        model.to(accelerator.device)
+        shards.divide(model, _dtype(accelerator))
+
+
+def own(accelerator: Accelerator) -> bool:
+    """Whether upge divides the model in training, for accelerate doesn't."""
+    return asked() and accelerator.num_processes > 1 and accelerator.distributed_type != DistributedType.FSDP
+
+
+def _dtype(accelerator: Accelerator) -> torch.dtype | None:
+    """The type of the passes, where it isn't the parameters' own."""
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision)
+
+
+def _on(variable: str) -> bool:
+    return os.environ.get(variable, "").lower() in ("1", "true", "yes")
