@@ -19,7 +19,7 @@ BENCHMARKS = {*(ROOT / "upge" / "bench").glob("*.py"), ROOT / "upge" / "command"
 """What measures particular recipes has to name them."""
 
 FLOORS = [
-    {"discovery", "batch", "errors"},
+    {"discovery", "batch", "errors", "files"},
     {"parts", "schedule", "flow"},
     {"asking"},
     {"credit"},

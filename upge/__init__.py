@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from upge.errors import InputError as InputError
     from upge.estimator import Estimator as Estimator
     from upge.estimator import Term as Term
+    from upge.files import parse_json as parse_json
+    from upge.files import regular_file as regular_file
     from upge.flow import Completion as Completion
     from upge.flow import Context as Context
     from upge.flow import DataSession as DataSession
@@ -62,6 +64,7 @@ _HOMES = {
     "upge.discovery": ("register",),
     "upge.errors": ("InputError",),
     "upge.estimator": ("Estimator", "Term"),
+    "upge.files": ("parse_json", "regular_file"),
     "upge.flow": (
         "Completion",
         "Context",

@@ -31,6 +31,7 @@ GROUPS = {
         *("Problem", "Message", "Request", "Sampling", "Completion", "Trajectory"),
     ),
     "Models": ("load_policy", "Policy", "ModelError", "InputError"),
+    "Files that anybody may have written": ("parse_json", "regular_file"),
 }
 INTRODUCTION = """\
 # Python

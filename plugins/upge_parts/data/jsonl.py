@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from upge import InputError
+from upge import InputError, parse_json, regular_file
 from upge_parts.data.columns import Row
 from upge_parts.data.files import FromFiles
 
@@ -30,14 +30,16 @@ class Jsonl(FromFiles):
 def _lines(file: Path) -> list[str]:
     try:
         # Only line feeds end a line: JSON may hold the other characters that splitlines() splits at.
-        return file.read_text(encoding="utf-8").split("\n")
+        return regular_file(file).read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file}: can't be read: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _object(line: str) -> Row | ValueError:
     try:
-        found = json.loads(line)
+        found = parse_json(line)
     except json.JSONDecodeError as error:
         return ValueError(f"not JSON: {error.msg} at column {error.colno}")
+    except ValueError as error:
+        return ValueError(f"not JSON that can be read: {error}")
     return found if isinstance(found, dict) else ValueError("not a JSON object")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from upge import InputError
+from upge import InputError, regular_file
 from upge_parts.data.columns import Row
 from upge_parts.data.files import FromFiles
 
@@ -25,7 +25,7 @@ class Parquet(FromFiles):
         from pyarrow import ArrowException
 
         try:
-            opened = pyarrow.parquet.ParquetFile(file)
+            opened = pyarrow.parquet.ParquetFile(regular_file(file))
         except (OSError, ArrowException) as error:
             raise InputError(f"{file}: can't be read: {getattr(error, 'strerror', None) or error}") from error
         with opened:

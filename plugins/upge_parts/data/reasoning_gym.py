@@ -35,6 +35,8 @@ class ReasoningGym(Data):
         default_factory=dict, examples=[{"test": {"seed": 1000000, "size": 100}}]
     )
     """For each evaluation split its `size` and `seed`, and what differs from the configuration: harder ones, say."""
+    disjoint: bool = False
+    """Whether training problems that ask what an evaluation split asks too are left out: small generators repeat."""
     demonstration: str | None = None
     """Where in an entry the worked solution is: `metadata.answer_cot` in those of `gsm_symbolic`; by default none."""
     demonstration_template: str = "{demonstration}"
@@ -60,6 +62,11 @@ class ReasoningGym(Data):
     def open(self, context: Context) -> Iterator[InMemory]:
         training = self.problems({"size": self.size, "seed": self.seed})
         evaluation = {name: self.problems(split) for name, split in self.evaluation.items()}
+        if self.disjoint:
+            asked = {each.prompt for split in evaluation.values() for each in split}
+            training = [each for each in training if each.prompt not in asked]
+            if not training:
+                raise InputError(f"{self.generator}: evaluation asks all that training would; raise data.size")
         yield InMemory(training, evaluation, context.seed)
 
     def problems(self, split: Mapping[str, Any]) -> list[Problem]:

@@ -23,6 +23,8 @@ class ReasoningGymScore(Reward):
 
     after: str | None = None
     """What the final answer comes after; null scores the whole response."""
+    first_line: bool = False
+    """Whether only the response's first line is read: base models go on after an answer."""
     partial: bool = False
     """Whether what is partly right gets part of the score."""
 
@@ -36,6 +38,8 @@ class ReasoningGymScore(Reward):
 
     def _score(self, problem: Problem, text: str) -> float:
         dataset, entry = _entry(problem.id)
+        if self.first_line:
+            text = text.strip().partition("\n")[0]
         if self.after is not None:
             _, found, text = text.rpartition(self.after)
             if not found:
