@@ -18,7 +18,7 @@ from typer.testing import CliRunner, Result
 import upge
 from upge.command import app
 from upge.command.errors import is_about_input
-from upge.run.contrasting import differences, opened, solved
+from upge.run.contrasting import Bands, bands, differences, measured, opened, solved
 from upge.run.estimates import bootstrap
 from upge.run.trainer import train
 
@@ -379,3 +379,40 @@ def test_different_numbers_of_samples_are_said(run: Path) -> None:
     assert "different numbers" in result.stderr
     assert " avg " in result.stdout
     assert "maj" not in result.stdout
+
+
+# A run's own two.
+
+
+def test_a_run_is_compared_with_what_it_started_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = train(upge.load(tiny.recipe(tmp_path), ["train.steps=2", "eval.every=1", "optimizer.lr=0.02"]))
+    first, last = measured(folder)
+    assert (first.name, last.name) == ("step 0", "step 2")
+    gap = next(each for each in differences(first, last) if each.score == "avg")
+    logged = [line for line in lines(folder / "metrics.jsonl") if line["phase"] == "eval"]
+    (score,) = [key for key in logged[0] if key.startswith("test/avg@")]
+    assert (gap.first, gap.second) == (pytest.approx(logged[0][score]), pytest.approx(logged[-1][score]))
+    result = compared(folder)
+    assert result.exit_code == 0, result.output
+    assert re.search(rf"test +avg +{gap.first:.3f} +{gap.second:.3f}", result.stdout)
+    assert "only by step 2" in result.stdout
+
+
+def test_a_run_measured_once_or_without_responses_shows_its_curves_alone(run: Path, tmp_path: Path) -> None:
+    assert measured(run) == []
+    assert "solved by" not in compared(run).stdout
+    (run / "completions.jsonl").unlink()
+    assert measured(run) == []
+
+
+def test_a_runs_broken_responses_are_told(run: Path) -> None:
+    (run / "completions.jsonl").write_text('{"stream": "eval/test"}\n{"cut off')
+    assert "its completions.jsonl or manifest.json can't be read" in str(compared(run).exception)
+
+
+def test_bands_count_problems_by_how_often_they_are_solved(run: Path) -> None:
+    texts = {"p0": ["b", "b", "c"], "p1": ["b", "a", "c"], "p2": ["c", "c", "a"]}
+    done("--completions", given_completions(texts), "--recipe", "recipe.yaml", "eval.limit=3", "--output", "one")
+    (one,) = opened([Path("one")])
+    assert bands(one)[0] == Bands("test", never=1, sometimes=1, often=1)

@@ -166,3 +166,29 @@ def test_a_run_in_a_mixture_is_scored_by_it(tmp_path: Path) -> None:
     assert measured["sums/test/avg@2"] == 0
     completions = [json.loads(line) for line in (folder / "completions.jsonl").read_text().splitlines()]
     assert {line["problem"].partition("?")[0] for line in completions} == {"sums/chain_sum"}
+
+
+def test_what_evaluation_asks_can_be_left_out_of_training() -> None:
+    digits = {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}
+    parameters = {"generator": "chain_sum", "configuration": digits, "evaluation": {"test": {"seed": 9999, "size": 60}}}
+    needed("reasoning_gym")
+    kept = {}
+    for disjoint in (False, True):
+        with data("reasoning_gym", **parameters, size=200, disjoint=disjoint).open(Context()) as session:
+            asked = {each.prompt for each in session.split("test")}
+            kept[disjoint] = {each.prompt for each in session.training}
+    assert kept[False] & asked
+    assert kept[True] == kept[False] - asked
+    every = parameters | {"evaluation": {"test": {"seed": 9999, "size": 4000}}}
+    with pytest.raises(InputError, match=r"raise data\.size"):
+        training(data("reasoning_gym", **every, size=20, disjoint=True), 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [("{}", True), (" {}\n\nAnd so on: 1", True), ("\n{}\n", True), ("It is\n{}", False), ("{} 5", False), ("", False)],
+)
+def test_only_the_first_line_may_be_read(text: str, right: bool) -> None:
+    needed("reasoning_gym")
+    (problem,) = training(data("reasoning_gym", generator="chain_sum", size=1), 1)
+    assert score(problem, text.format(problem.answer), first_line=True) == [float(right)]
