@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
+from upge.policy import sharing as sharing_rows
 from upge.policy.head import Processing
 from upge.policy.projecting import processing, streamed_by, told
 from upge.policy.rows import Padded, Tokens, collate, understood
@@ -33,6 +34,7 @@ def log_probs(
     pad_id: int = 0,
     forward: Callable[..., Any] | None = None,
     streaming: bool = True,
+    sharing: bool = True,
 ) -> tuple[Tensor, Tensor | None]:
     """log π(y_t | x, y_<t) of every response token, and H(π(· | x, y_<t)), where π = softmax(logits / temperature).
 
@@ -49,6 +51,8 @@ def log_probs(
             the two differ on a model's first few tokens, it does to its logits what its config doesn't tell: then the
             formula is used, with a warning.
 
+        sharing: whether neighbours with one prompt may run it once for all of them; see `upge.policy.rows.collate`.
+
     Returns:
         (T,) log-probs and, if asked, (T,) entropies, in nats; the responses lie end to end, in order.
 
@@ -56,7 +60,7 @@ def log_probs(
         ValueError: an empty prompt with a response, or a temperature that isn't above 0.
     """
     _check(sequences, temperature)
-    batch = collate(sequences, pad_id, model.device)
+    batch = collate(sequences, pad_id, model.device, reach=reach(model) if sharing else None)
     if batch.rows.numel() == 0:
         nothing = torch.zeros(0, device=model.device)
         return nothing, nothing if entropy else None
@@ -64,6 +68,11 @@ def log_probs(
     way = _streamed if streaming and _streams(model, sequences) else _whole
     result = way(model, batch, heat, forward or model, entropy)
     return _at_most_zero(result[:, 0]), result[:, 1] if entropy else None
+
+
+def reach(model: PreTrainedModel) -> float | None:
+    """How far a row that several responses share may go in this model; None: each has its own. See `layout`."""
+    return sharing_rows.reach(model, lambda batch: _whole(model, batch, None, model, False)[:, 0])
 
 
 def _check(sequences: Sequence[tuple[Tokens, Tokens]], temperature: Tensor) -> None:

@@ -14,7 +14,7 @@ from transformers import GenerationConfig
 
 from upge.policy import adapting, recomputing, shards
 from upge.policy.errors import ModelError
-from upge.policy.logprobs import log_probs
+from upge.policy.logprobs import log_probs, reach
 from upge.policy.rows import Tokens
 from upge.policy.templating import Templater
 
@@ -61,6 +61,11 @@ class Policy:
     def sharded(self) -> bool:
         """Whether the parameters are divided over ranks, so that all of them have to take part in every pass."""
         return shards.sharded(self.model)
+
+    @property
+    def reach(self) -> float | None:
+        """How long a row may be that several responses to a prompt share; None where each has a row of its own."""
+        return reach(self.model)
 
     def templater(self, template: str | None = None, system: str | None = None) -> Templater:
         """How problems are put to this policy; see `Templater`."""

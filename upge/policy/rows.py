@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,45 +19,127 @@ Tokens = Sequence[int]
 
 @dataclass(frozen=True)
 class Padded:
-    """The B of the N sequences that have a response, padded on the right to L columns.
+    """What the N sequences with a response are fed as: B rows, padded on the right to L columns.
 
     Attributes:
-        tokens, mask: (B, L) ids and 1 where they are not padding; the last response token isn't fed: it predicts none.
-        rows: (T,) flat index b·L + l of the position that predicts each response token.
+        tokens: (B, L) ids; the last response token isn't fed: it predicts none.
+        mask: (B, L), 1 where there is no padding; in trees (B, 1, L, L) bool, True where a query (L) sees a key (L).
+        positions: (B, L) each token's place in its sequence.
+        rows: (T,) flat index b·L + l of the place that predicts each response token.
         targets: (T,) the response tokens.
         lengths: (N,) response lengths; they add up to T.
     """
 
     tokens: Tensor
     mask: Tensor
+    positions: Tensor
     rows: Tensor
     targets: Tensor
     lengths: Tensor
 
 
-def collate(sequences: Sequence[tuple[Tokens, Tokens]], pad_id: int, device: torch.device) -> Padded:
-    """Pairs (prompt ids, response ids) as what a model is fed."""
+def collate(
+    sequences: Sequence[tuple[Tokens, Tokens]], pad_id: int, device: torch.device, *, reach: float | None = None
+) -> Padded:
+    """Pairs (prompt ids, response ids) as what a model is fed.
+
+    Args: reach: None gives each pair a row of its own. Otherwise neighbours of one prompt share a row where that is
+        less work, as a tree: the prompt once, then the responses, each of which sees the prompt and itself. See
+        `layout`.
+    """
     # Without a response there is nothing to predict, and perhaps nothing to feed: a row of padding, with no attention.
     answered = [(prompt, response) for prompt, response in sequences if response]
-    fed = [[*prompt, *response][:-1] for prompt, response in answered]
-    width = max(map(len, fed), default=0)
-    rows = [
-        index * width + len(prompt) - 1 + offset
-        for index, (prompt, response) in enumerate(answered)
-        for offset in range(len(response))
-    ]
+    trees = layout([(prompt, len(response)) for prompt, response in answered], reach)
+    rows = [_Row([answered[member] for member in tree]) for tree in trees]
+    width = max((len(row.tokens) for row in rows), default=0)
+
+    def padded(columns: list[list[int]], fill: int) -> Tensor:
+        filled = [column + [fill] * (width - len(column)) for column in columns]
+        return torch.tensor(filled, dtype=torch.long, device=device).reshape(len(rows), width)
+
+    segment = padded([row.segments for row in rows], -1)
+    plain = all(len(tree) == 1 for tree in trees)
     return Padded(
-        tokens=torch.tensor([row + [pad_id] * (width - len(row)) for row in fed], dtype=torch.long, device=device),
-        mask=torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in fed], dtype=torch.long, device=device),
-        rows=torch.tensor(rows, dtype=torch.long, device=device),
+        tokens=padded([row.tokens for row in rows], pad_id),
+        mask=(segment >= 0).long() if plain else _seen(segment),
+        positions=torch.arange(width, device=device).expand_as(segment)
+        if plain
+        else padded([row.positions for row in rows], 0),
+        rows=torch.tensor(
+            [index * width + place for index, row in enumerate(rows) for place in row.predicting],
+            dtype=torch.long,
+            device=device,
+        ),
         targets=torch.tensor([t for _, response in answered for t in response], dtype=torch.long, device=device),
         lengths=torch.tensor([len(response) for _, response in sequences], device=device),
     )
 
 
+def layout(sequences: Sequence[tuple[Tokens, int]], reach: float | None) -> list[list[int]]:
+    """Which sequences, (prompt ids, response length), share a row: indices, neighbours of one prompt at most.
+
+    A row of L tokens costs L + L²/reach: at a length of `reach` attention, which looks at every pair, costs as much as
+    everything else. Of a prompt's responses 1, 2, 4, … or all go into a row, whichever makes their rows cost least.
+    """
+    if reach is None:
+        return [[index] for index in range(len(sequences))]
+    found: list[list[int]] = []
+    for _, members in groupby(range(len(sequences)), key=lambda index: tuple(sequences[index][0])):
+        found += _cheapest(list(members), sequences, reach)
+    return found
+
+
+def width(sequences: Sequence[tuple[Tokens, int]]) -> int:
+    """The tokens of the row that these, of one prompt, share."""
+    return len(sequences[0][0]) + sum(length - 1 for _, length in sequences)
+
+
 def understood(model: PreTrainedModel, batch: Padded) -> dict[str, Any]:
     """What goes with the token ids into this model's `forward`, as far as its signature has it."""
-    positions = torch.arange(batch.tokens.shape[1], device=batch.tokens.device).expand_as(batch.tokens)
-    wanted = {"attention_mask": batch.mask, "position_ids": positions, "use_cache": False}
+    mask = batch.mask
+    if mask.ndim == 4 and model.config._attn_implementation != "sdpa":  # which adds its mask to the scores
+        least = torch.finfo(model.dtype).min
+        mask = torch.zeros(mask.shape, dtype=model.dtype, device=mask.device).masked_fill(~mask, least)
+    wanted = {"attention_mask": mask, "position_ids": batch.positions, "use_cache": False}
     parameters = inspect.signature(type(model).forward).parameters
     return {name: value for name, value in wanted.items() if name in parameters}
+
+
+class _Row:
+    """A prompt and responses to it, end to end, but for each one's last token.
+
+    Attributes:
+        segments: 0 for the prompt, then 1, 2, …
+        predicting: the place that predicts each response token.
+    """
+
+    def __init__(self, sequences: Sequence[tuple[Tokens, Tokens]]) -> None:
+        size = len(sequences[0][0])
+        self.tokens, self.positions, self.segments = list(sequences[0][0]), list(range(size)), [0] * size
+        self.predicting: list[int] = []
+        for number, (_, response) in enumerate(sequences, 1):
+            first, count = len(self.tokens), len(response) - 1
+            self.predicting += [size - 1, *range(first, first + count)]
+            self.tokens += response[:-1]
+            self.positions += range(size, size + count)
+            self.segments += [number] * count
+
+
+def _seen(segment: Tensor) -> Tensor:
+    """(B, 1, L, L) bool: which key each query sees; padding sees itself, since to see nothing gives NaN."""
+    place = torch.arange(segment.shape[1], device=segment.device)
+    query, key = segment[:, :, None], segment[:, None, :]
+    allowed = (place <= place[:, None]) & ((key == 0) | (key == query)) & (query >= 0)
+    return (allowed | (place == place[:, None]))[:, None]
+
+
+def _cheapest(members: list[int], sequences: Sequence[tuple[Tokens, int]], reach: float) -> list[list[int]]:
+    sizes = [2**power for power in range(len(members).bit_length())]
+    ways = [[members[at : at + size] for at in range(0, len(members), size)] for size in {*sizes, len(members)}]
+
+    def cost(trees: list[list[int]]) -> float:
+        # Rows of one micro-batch are as wide as its widest.
+        wide = max(width([sequences[member] for member in tree]) for tree in trees)
+        return len(trees) * (wide + wide**2 / reach)
+
+    return min(ways, key=cost)

@@ -110,7 +110,7 @@ class Learner:
         """(T,) what a model says of the trajectories that `rows` marks, micro-batch by micro-batch; else 0."""
         answers = torch.zeros(batch.trajectory.shape, dtype=batch.dtype, device=batch.reward.device)
         chosen = rows.nonzero()[:, 0].tolist()
-        pieces = micro_batches([grouped[row] for row in chosen], self.recipe.train.micro_batch_tokens)
+        pieces = self._packed([grouped[row] for row in chosen])
         # Each pass through a model that is divided over ranks takes all of them.
         idle = self.optimization.most(len(pieces)) - len(pieces) if self.optimization.sharded else 0
         for piece in pieces:
@@ -120,6 +120,10 @@ class Learner:
         for _ in range(idle):
             model([self._nothing])
         return answers
+
+    def _packed(self, grouped: Grouped, scope: str = "token") -> list[list[int]]:
+        """The rows of each micro-batch."""
+        return micro_batches(grouped, self.recipe.train.micro_batch_tokens, scope=scope, reach=self.policy.reach)
 
     def _policy_of(self, step: int) -> Callable[[Sequence[Trajectory]], Tensor]:
         """log π_θ as it is now, unwrapped: ranks may ask for different numbers of micro-batches."""
@@ -181,7 +185,7 @@ class Learner:
         def loss(rows: list[int]) -> Tensor:
             return self._loss(step, batch, credit, grouped, rows, update, tally)
 
-        pieces = micro_batches(grouped, budget, scope=self.recipe.estimator.scope)
+        pieces = self._packed(grouped, scope=self.recipe.estimator.scope)
         if self.optimization.backward(pieces, loss, self._idle):
             self.optimization.step(step, tally)
         else:

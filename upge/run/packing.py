@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from upge.batch import Batch
 from upge.flow import Trajectory
+from upge.policy.rows import layout, width
 
 Grouped = Sequence[tuple[int, Trajectory]]
 """(group, trajectory) pairs; those of one group lie together."""
@@ -49,11 +51,14 @@ def portions(groups: Tensor, count: int, *, among: Tensor | None = None) -> list
     return [steps == index for index in range(count)]
 
 
-def micro_batches(grouped: Grouped, budget: int, *, scope: str = "token") -> list[list[int]]:
+def micro_batches(
+    grouped: Grouped, budget: int, *, scope: str = "token", reach: float | None = None
+) -> list[list[int]]:
     """Row indices of each micro-batch: at most `budget` tokens with padding, a prompt's rows together where they fit.
 
     Long prompts come first, so that padding is small and memory peaks at once. A scope of "group" never splits a
-    prompt, one of "step" nothing at all, whatever the budget says.
+    prompt, one of "step" nothing at all, whatever the budget says. `reach`: as the policy has it, which runs a prompt
+    once for several responses; see `upge.policy.rows.layout`.
     """
     rows = list(range(len(grouped)))
     if scope == "step":
@@ -61,30 +66,50 @@ def micro_batches(grouped: Grouped, budget: int, *, scope: str = "token") -> lis
     prompts = [list(members) for _, members in groupby(rows, key=lambda row: grouped[row][0])]
     size = [len(trajectory.prompt) + len(trajectory.response) for _, trajectory in grouped]
     prompts.sort(key=lambda members: -max(size[row] for row in members))
-    packed: list[list[int]] = []
+    packed: list[_Piece] = []
     for members in prompts:
-        pieces = [members] if scope == "group" else _pieces(members, size, budget)
-        for piece in pieces:
-            if packed and _cost([*packed[-1], *piece], size) <= budget:
-                packed[-1].extend(piece)
+        pieces = [members] if scope == "group" else _pieces(members, grouped, budget, reach)
+        for piece in (_Piece.of(each, grouped, reach) for each in pieces):
+            if packed and (packed[-1] + piece).tokens <= budget:
+                packed[-1] += piece
             else:
-                packed.append(list(piece))
-    return packed
+                packed.append(piece)
+    return [piece.rows for piece in packed]
 
 
-def _pieces(members: list[int], size: Sequence[int], budget: int) -> list[list[int]]:
+@dataclass(frozen=True)
+class _Piece:
+    """Rows of a micro-batch, in so many of the model's rows, of which the widest has `width` tokens."""
+
+    rows: list[int]
+    count: int
+    width: int
+
+    @classmethod
+    def of(cls, rows: list[int], grouped: Grouped, reach: float | None) -> _Piece:
+        """The piece of these rows of one prompt."""
+        pairs = [(grouped[row][1].prompt, len(grouped[row][1].response)) for row in rows]
+        trees = [[pairs[member] for member in tree] for tree in layout(pairs, reach)]
+        return cls(list(rows), len(trees), 1 + max(width(tree) for tree in trees))
+
+    def __add__(self, other: _Piece) -> _Piece:
+        return _Piece(self.rows + other.rows, self.count + other.count, max(self.width, other.width))
+
+    @property
+    def tokens(self) -> int:
+        """With padding."""
+        return self.count * self.width
+
+
+def _pieces(members: list[int], grouped: Grouped, budget: int, reach: float | None) -> list[list[int]]:
     """One prompt's rows, cut where they don't fit the budget together."""
     pieces: list[list[int]] = []
     for row in members:
-        if pieces and _cost([*pieces[-1], row], size) <= budget:
+        if pieces and _Piece.of([*pieces[-1], row], grouped, reach).tokens <= budget:
             pieces[-1].append(row)
         else:
             pieces.append([row])
     return pieces
-
-
-def _cost(rows: Sequence[int], size: Sequence[int]) -> int:
-    return len(rows) * max(size[row] for row in rows)
 
 
 def _rollout_logps(trajectories: Sequence[Trajectory]) -> Iterable[float]:
