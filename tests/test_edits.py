@@ -49,9 +49,17 @@ class Outcome:
 
 
 def good() -> dict[str, str]:
-    """The shipped recipes that are valid anywhere (the second lesson starts from the first one's run)."""
-    shipped = [path for path in sorted(RECIPES.rglob("*.yaml")) if path.stem != "habit"]
+    """The shipped recipes that are valid anywhere: the second lesson starts from the first one's run.
+
+    Edits are written at the top, from where what a folder's recipe calls `../grpo.yaml` would lead out.
+    """
+    shipped = [path for path in sorted(RECIPES.rglob("*.yaml")) if path.stem != "habit" and _stays(path)]
     return {path.relative_to(RECIPES).as_posix(): path.read_text(encoding="utf-8") for path in shipped}
+
+
+def _stays(path: Path) -> bool:
+    text = path.read_text(encoding="utf-8")
+    return "../" not in text and not {"paper", "smollm2"} & {parent.name for parent in path.parents}
 
 
 def edited(count: int, seed: int) -> Iterator[tuple[str, Edit]]:

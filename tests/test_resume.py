@@ -50,7 +50,8 @@ def run(tmp_path: Path) -> Run:
         if not path.exists():
             tiny.recipe(tmp_path)
         folder = tmp_path / name
-        recipe = upge.load(path, [f"log.folder={folder}", *SAVING, *overrides])
+        # Of one thread, as other tests may have left this process: a command's would have more, and round otherwise.
+        recipe = upge.load(path, [f"log.folder={folder}", *SAVING, "train.threads=1", *overrides])
         return train(recipe, resume=folder if resume else None, again=again, display=said)
 
     return start
