@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,13 @@ def parquet(folder: Path, rows: list[dict[str, Any]], name: str = "rows.parquet"
     folder.mkdir(parents=True, exist_ok=True)
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder / name)
     return folder / name
+
+
+def lines(folder: Path, *rows: dict[str, Any] | str, name: str = "rows.jsonl") -> str:
+    """A file of JSON lines, or of what stands in their place."""
+    texts = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+    (folder / name).write_text("\n".join(texts) + "\n")
+    return str(folder / name)
 
 
 def training(part: Data, count: int, seed: int = 0) -> list[upge.Problem]:

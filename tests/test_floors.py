@@ -20,7 +20,7 @@ BENCHMARKS = {*(ROOT / "upge" / "bench").glob("*.py"), ROOT / "upge" / "command"
 
 FLOORS = [
     {"discovery", "batch", "errors", "files"},
-    {"parts", "schedule", "flow"},
+    {"parts", "schedule", "flow", "code"},
     {"asking"},
     {"credit"},
     {"estimator", "recipe", "testing"},

@@ -18,9 +18,11 @@ from time import monotonic
 import pytest
 
 from upge import Context, InputError, Problem
-from upge_parts.rewards.answers import spelled, unwrapped
+from upge_parts.rewards.answers import answer_in, spelled, unwrapped
+from upge_parts.rewards.graders import Graders
 from upge_parts.rewards.mathematics import Math, MathSession
 from upge_parts.rewards.verifying import EXAMPLES
+from upge_parts.rewards.voting import classes as voted
 
 PROFILE = os.environ.get("UPGE_PROFILE", "dev")
 SETS = Path(os.environ.get("UPGE_TEST_SETS") or Path(__file__).parents[2] / "shared" / "data")
@@ -108,9 +110,61 @@ def test_a_problem_without_an_answer_is_refused(session: MathSession) -> None:
         grade(session, " ", "4")
 
 
-def test_the_form_of_an_answer_for_votes(session: MathSession) -> None:
-    assert session.answer(r"so \boxed{ \dfrac{1}{2} }.") == session.answer(r"\frac{1}{2}")
+# Votes.
+
+
+def test_an_answer_is_what_stands_in_the_response(session: MathSession) -> None:
+    assert session.answer(r"so \boxed{ \dfrac{1}{2} }.") == r"\dfrac{1}{2}"
+    assert session.answer("The answer is $4$.") == "4"
     assert session.answer("\n") is None
+    assert session.answer(r"\boxed{\,}") is None
+
+
+def classes(session: MathSession, *answers: str) -> list[int]:
+    return session.classes(Problem("p", "?", "1"), answers)
+
+
+def test_answers_that_verify_against_each_other_are_one_class(session: MathSession) -> None:
+    same = ["1/2", "0.5", r"\dfrac12", r"$\frac{1}{2}$", r"\frac{2}{4}", "2^{-1}"]
+    assert classes(session, *same) == [0] * len(same)
+    assert classes(session, "2", "x = 2", "2.0", "02", "two", r"\{2,1\}", "1,2") == [0, 0, 0, 0, 4, 5, 5]
+    others = ["5", "7", "5 or 7", "(1,2)", "(2,1)", "[1,2]", r"\sqrt{2}", "1.41", "-5"]
+    assert classes(session, *others) == list(range(len(others)))
+
+
+def test_of_a_sentence_what_counts_for_the_score_counts_for_the_vote(session: MathSession) -> None:
+    texts = ["The answer is 42. This is because 40+2 = 42, or 41+1.", r"\boxed{42}", "So there are 42 apples, Ann says"]
+    answers = [session.answer(text) for text in texts]
+    assert None not in answers
+    assert classes(session, *map(str, answers)) == [0, 0, 0]
+    assert grade(session, "42", *texts) == [1.0] * 3
+
+
+class Nobody(Graders):
+    """Asked nothing."""
+
+    def __init__(self) -> None: ...
+
+    def grade(self, questions: object) -> list[float | None]:
+        assert not questions
+        return []
+
+
+def test_integers_need_no_verifier() -> None:
+    responses = ["The answer is $7$.", r"\boxed{+7}", r"\boxed{007}", "so 8", r"\boxed{-7}"]
+    assert grade(MathSession(Nobody(), "any"), "7", *responses[:3], responses[4]) == [1.0, 1.0, 1.0, 0.0]
+    many = [str(number) for number in range(-50, 50)]
+    assert voted([*many, "+7", "007"], Nobody()) == [*range(100), 57, 57]
+
+
+def test_an_answer_that_never_ends_has_its_own_class_and_the_others_theirs() -> None:
+    evil = [answer_in(each, "any") or "" for each in HANGING]
+    with Math(workers=2, seconds=1.0).open(Context()) as session:
+        began = monotonic()
+        found = classes(session, evil[0], "1", *evil[1:3], "1.0", r"\frac22", *evil[3:], "2/2")
+    assert [found[index] for index in (1, 4, 5, -1)] == [1] * 4
+    assert len(set(found)) == len(HANGING) + 1
+    assert monotonic() - began < 3 * 1.0 * len(found) + 60
 
 
 # The public test sets.

@@ -56,6 +56,16 @@ CASES = {
     "typo in a term": ("      denominator: old", "      ▶denominater: old", "did you mean 'denominator'?"),
     "typo in a mask": ("high: 0.2", "▶hgih: 0.2", "did you mean 'high'?"),
     "typo in an advantage": ("epsilon: 1e-6", "▶eps: 1e-6", "epsilon"),
+    "a truth for a number": (
+        "mask: {use: clip, low: 0.2, high: 0.2}",
+        "mask: {use: entropy_weight, sign: ▶true, scale: 1.0}",
+        "'sign' should be -1 or 1, not true",
+    ),
+    "a fraction for a whole number": (
+        "mask: {use: clip, low: 0.2, high: 0.2}",
+        "mask: {use: entropy_weight, sign: ▶1.0, scale: 1.0}",
+        "'sign' should be -1 or 1, not 1.0",
+    ),
     "unknown mask": ("use: clip", "use: ▶clipp", "did you mean 'clip'?"),
     "unknown denominator": ("denominator: old", "denominator: ▶odl", "did you mean 'old'?"),
     "unknown advantage": ("use: group_norm", "use: ▶group_nrom", "did you mean 'group_norm'?"),

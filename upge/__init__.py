@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from upge.asking import PartError as PartError
     from upge.batch import Batch as Batch
     from upge.batch import View as View
+    from upge.code import Code as Code
+    from upge.code import function_of as function_of
     from upge.credit import Credit as Credit
     from upge.discovery import register as register
     from upge.errors import InputError as InputError
@@ -60,6 +62,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "upge.asking": ("PartError",),
     "upge.batch": ("Batch", "View"),
+    "upge.code": ("Code", "function_of"),
     "upge.credit": ("Credit",),
     "upge.discovery": ("register",),
     "upge.errors": ("InputError",),

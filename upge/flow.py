@@ -143,8 +143,9 @@ class DataSession(Protocol):
 class RewardSession(Protocol):
     """An open reward: scores of (problem, response text) pairs, in order.
 
-    A session may also have `answer(text) -> str | None`, the final answer in a response in a form in which equal
-    answers are equal texts, or None where there is none: what `upge eval` takes majority votes over.
+    A session may also have `answer(text) -> str | None`, the final answer in a response, or None where there is none:
+    what `upge eval` takes majority votes over. Equal texts are equal answers; where other texts can be too, it may have
+    `classes(problem, answers) -> list[int]`, of different answers, the commonest first, equal numbers for equal ones.
     """
 
     def score(self, pairs: Sequence[tuple[Problem, str]]) -> list[float]: ...

@@ -6,14 +6,26 @@ knows which parts exist: `upge.discovery` finds them, and those that ship come i
 
 from __future__ import annotations
 
+import functools
 import json
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from pathlib import Path
+from types import UnionType
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, SerializationInfo, ValidationInfo
-from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    SerializationInfo,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError, PydanticKnownError, ValidationError
 
 from upge import discovery
 
@@ -53,12 +65,38 @@ class Settings(BaseModel):
         # Equal models must hash alike: whatever the order of a map, and 0.0 like −0.0.
         return hash((type(self), json.dumps(self.model_dump(mode="json"), sort_keys=True).replace("-0.0", "0.0")))
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def of_its_literals_types(cls, value: Any, info: ValidationInfo) -> Any:
+        """Pydantic compares literals by ==, so that `true` and 1.0 would do for 1."""
+        literals = _whole_literals(cls).get(str(info.field_name), ())
+        if literals and isinstance(value, bool | float):
+            raise PydanticKnownError("literal_error", {"expected": " or ".join(map(repr, literals))})
+        return value
+
     def refuse(self, at: tuple[str | int, ...], message: str, *, key: bool = False) -> None:
         """Raise a validation error that points at the path `at` below this block: at its value, or at its key."""
         fault = PydanticCustomError("refused_key" if key else "refused", "{message}", {"message": message})
         raise ValidationError.from_exception_data(
             type(self).__name__, [InitErrorDetails(type=fault, loc=at, input=None)]
         )
+
+
+@functools.cache
+def _whole_literals(kind: type[Settings]) -> dict[str, tuple[int, ...]]:
+    """The fields that may be certain integers and no other number, and these integers."""
+    found = {name: _alternatives(field.annotation) for name, field in kind.model_fields.items()}
+    whole = {name: tuple(each for each in its if type(each) is int) for name, its in found.items()}
+    return {name: its for name, its in whole.items() if its and not {bool, float}.intersection(found[name])}
+
+
+def _alternatives(annotation: Any) -> tuple[Any, ...]:
+    """The types of a union, and the values of its literals."""
+    if get_origin(annotation) is Literal:
+        return get_args(annotation)
+    if get_origin(annotation) in (Union, UnionType):
+        return tuple(each for member in get_args(annotation) for each in _alternatives(member))
+    return (annotation,)
 
 
 class Part(Settings):
@@ -255,7 +293,13 @@ def Follows(path: str, **constraints: Any) -> Any:
 
 
 class Workshop:
-    """What building parts from YAML values depends on: where a name leads, and what a `Follows` parameter follows."""
+    """What building parts from YAML values depends on: where a name leads, and what a `Follows` parameter follows.
+
+    Attributes: folder: where files are looked for. allow_code: whether parameters may name code (`upge.Code`).
+    """
+
+    folder = Path()
+    allow_code = True
 
     def find(self, base: type[Part], use: str) -> type[Part]:
         """The class that `use` names in the slot of `base`; raises `discovery.Unknown` where there is none."""

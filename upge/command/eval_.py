@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from upge.command import app
 from upge.command.arguments import AllowCode, Overrides
+from upge.command.planning import Processes
 
 if TYPE_CHECKING:
+    from upge.recipe import Recipe
     from upge.run.evaluation import Evaluation
 
 What = Annotated[
@@ -22,6 +26,10 @@ What = Annotated[
 RecipeOption = Annotated[
     str | None, typer.Option("--recipe", help="Data, reward, rollout and eval; by default the run's own recipe.")
 ]
+Data = Annotated[
+    str | None,
+    typer.Option("--data", help="Other data, put as the recipe puts its own: a .jsonl or .parquet file, or a source."),
+]
 Completions = Annotated[
     Path | None, typer.Option("--completions", help="Score the responses in this file; no model is opened.")
 ]
@@ -29,6 +37,10 @@ Output = Annotated[
     Path | None, typer.Option("--output", help="The folder to leave; by default evaluations/RECIPE/MODEL.")
 ]
 Resume = Annotated[Path | None, typer.Option("--resume", help="Go on with the evaluation in this folder.")]
+Precision = Annotated[
+    Literal["float32", "bfloat16", "float16"] | None,
+    typer.Option("--precision", help="Of the forward pass, by autocast; by default the recipe's train.precision."),
+]
 Chunk = Annotated[int | None, typer.Option("--chunk", min=1, help="Responses asked for at once; 4096 by default.")]
 
 _OVERRIDE = re.compile(r"[\w.]+=")
@@ -39,22 +51,33 @@ def evaluate(
     model: What = None,
     overrides: Overrides = None,
     recipe: RecipeOption = None,
+    data: Data = None,
     completions: Completions = None,
     output: Output = None,
     resume: Resume = None,
     chunk: Chunk = None,
+    precision: Precision = None,
+    processes: Processes = None,
     allow_code: AllowCode = False,
 ) -> None:
     """Measure a model on a recipe's data: avg@n, pass@k, maj@n, with intervals, in all and by band."""
+    from upge.command.launching import due, launch
     from upge.command.locating import located
-    from upge.recipe import load_composed
+    from upge.recipe import load, load_composed
+
+    model, given = _told_apart(model, overrides or [], completions)
+    given += [f"train.precision={precision}"] if precision else []
+    _check(output, resume, completions, given)
+    named = recipe or _own_recipe(model)
+    if data is not None:
+        given = [*_data(data, load(named, _overrides(model, []), allow_code=allow_code)), *given]
+    settings, composed = load_composed(named, _overrides(model, given), allow_code=allow_code)
+    if due(processes):
+        raise typer.Exit(launch(processes or 1, sys.argv[1:]))
     from upge.run import evaluation
     from upge.run.evaluating import CHUNK
     from upge.run.folder import free
 
-    model, given = _told_apart(model, overrides or [], completions)
-    _check(output, resume, completions, given)
-    settings, composed = load_composed(recipe or _own_recipe(model), _overrides(model, given), allow_code=allow_code)
     folder = resume or free(output or Path("evaluations") / settings.name / _name_of(model))
     show = _Progress(folder)
     size = chunk or CHUNK
@@ -63,7 +86,8 @@ def evaluate(
             found = evaluation.evaluate_completions(settings, folder, completions, chunk=size, show=show)
         else:
             found = evaluation.evaluate_model(settings, folder, resume=resume is not None, chunk=size, show=show)
-    _print(found)
+    if os.environ.get("RANK", "0") == "0":
+        _print(found)
 
 
 def _told_apart(model: str | None, overrides: list[str], completions: Path | None) -> tuple[str, list[str]]:
@@ -112,6 +136,21 @@ def _overrides(model: str, given: list[str]) -> list[str]:
     removed = [key for key in others if not any(re.match(rf"{re.escape(key)}[.=]", each) for each in given)]
     settled = ["abstract=false", f"model.path={json.dumps(model)}", "log.folder='runs/{name}'"]
     return [*given, *settled, *(f"{key}=null" for key in removed)]
+
+
+def _data(value: str, recipe: Recipe) -> list[str]:
+    """What `--data` overrides: the source, which a file's name says too, with the recipe's template and system prompt.
+
+    Of a file the split to measure is called as it is.
+    """
+    use = {".jsonl": "jsonl", ".parquet": "parquet"}.get(Path(value).suffix)
+    settled = {f"data.{key}": getattr(recipe.data, key) for key in ("template", "system")}
+    kept = [f"{key}={json.dumps(text)}" for key, text in settled.items() if text is not None]
+    if use is None:
+        return ["data=null", f"data={value}", *kept]
+    name = Path(value).stem
+    block = {"use": use, "path": value, "evaluation": {name: value}}
+    return ["data=null", f"data={json.dumps(block)}", *kept, f"eval.splits={json.dumps([name])}"]
 
 
 def _name_of(model: str) -> str:

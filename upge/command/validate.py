@@ -12,6 +12,7 @@ from upge.command.arguments import AllowCode, Overrides, RecipePath
 from upge.command.importing import uncollected
 
 if TYPE_CHECKING:
+    from upge.parts import Part
     from upge.recipe import Recipe
 
 
@@ -33,7 +34,6 @@ def validate(recipe: RecipePath, overrides: Overrides = None, allow_code: AllowC
 def _touched(recipe: Recipe) -> Iterator[tuple[str, str]]:
     """Whatever a run would open, run or write: (kind, name)."""
     from upge.explaining.table import brief
-    from upge.recipe.code import names_file
 
     needs, model = recipe.estimator.needs(), recipe.model
     yield "model", model.path or f"random weights, {(model.config or {}).get('model_type', '?')}"
@@ -48,8 +48,18 @@ def _touched(recipe: Recipe) -> Iterator[tuple[str, str]]:
         ("reward", brief(recipe.reward)),
         ("engine", brief(recipe.rollout.engine)),
     )
-    uses = dict.fromkeys(str(part.dump()["use"]) for part in recipe.parts().values())
-    yield from (("code", use) for use in uses if names_file(use))
+    named = dict.fromkeys(name for part in recipe.parts().values() for name in _code(part))
+    yield from (("code", name) for name in named)
     if recipe.log.trackers:
         yield "trackers", ", ".join(recipe.log.trackers)
     yield "folder", str(recipe.log.path(recipe.name))
+
+
+def _code(part: Part) -> Iterator[str]:
+    """The code that a part is, or that its parameters name."""
+    from upge.code import named_by
+    from upge.recipe.code import names_file
+
+    use = str(part.dump()["use"])
+    yield from [use] if names_file(use) else []
+    yield from named_by(part)

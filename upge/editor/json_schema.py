@@ -17,7 +17,7 @@ from pydantic_core import core_schema as core
 
 from upge.editor.choosing import Choice, choice, follows_another, installed, one_or_several
 from upge.editor.hints import explained, in_outline, markdown, offering, snippet, to_fill, with_article
-from upge.parts import SLOTS, Part
+from upge.parts import SLOTS, Part, Settings
 from upge.recipe.finding import shipped_recipes
 from upge.recipe.keys import shorthand
 from upge.recipe.schema import Recipe
@@ -226,7 +226,7 @@ class RecipeSchema(GenerateJsonSchema):
         return self._lenient(schema, super().function_wrap_schema(schema))
 
     def _lenient(self, schema: Any, made: JsonSchemaValue) -> JsonSchemaValue:
-        if not self._in_part or "json_schema_input_schema" in schema or self._is_slot(made):
+        if not self._in_part or "json_schema_input_schema" in schema or self._is_slot(made) or _is_strictness(schema):
             return made
         if "properties" in made:
             properties = {key: _proposed(value) for key, value in made["properties"].items()}
@@ -249,6 +249,11 @@ class RecipeSchema(GenerateJsonSchema):
 
     def _is_slot(self, schema: JsonSchemaValue) -> bool:
         return "$ref" in schema and schema["$ref"] in self._slots
+
+
+def _is_strictness(schema: Any) -> bool:
+    """Whether the function is what all settings have, which takes no more than the schema says."""
+    return getattr(schema["function"]["function"], "__name__", "") == Settings.of_its_literals_types.__name__
 
 
 def _by_type(reference: JsonSchemaValue, block: JsonSchemaValue, other: JsonSchemaValue) -> JsonSchemaValue:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import re
-import sys
 from pathlib import Path
-from typing import Any
 
 from upge import discovery
+from upge.code import module_in
+from upge.errors import InputError
 from upge.parts import Part
 
 
 def names_file(use: str) -> bool:
-    """Whether `use` names a class in a Python file."""
+    """Whether `use` names a class, or a part's parameter a function, in a Python file."""
     return re.fullmatch(r".+\.py:\w+", use) is not None
 
 
@@ -23,28 +21,11 @@ def class_in_file(base: type[Part], use: str, folder: Path, *, allowed: bool) ->
     file, _, name = use.rpartition(":")
     if not allowed:
         raise discovery.Unknown(f"'{use}' is code in a file", "allow it with --allow-code, if you trust the file")
-    path = (folder / file).resolve()
-    if not path.is_file():
-        raise discovery.Unknown(f"there is no file '{path}'")
-    kind = getattr(_module(path), name, None)
+    try:
+        module = module_in((folder / file).resolve())
+    except InputError as error:
+        raise discovery.Unknown(str(error)) from error
+    kind = getattr(module, name, None)
     if not (isinstance(kind, type) and issubclass(kind, base)):
         raise discovery.Unknown(f"{file} has no class '{name}' that is an upge.{base.__name__}")
     return kind
-
-
-def _module(path: Path) -> Any:
-    """The file as a module, imported once per content."""
-    digest = hashlib.sha256(str(path).encode() + path.read_bytes()).hexdigest()[:16]
-    name = f"upge_file_{path.stem}_{digest}"
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    sys.modules[name] = module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # the file is the user's; whatever it raises is about the file
-        del sys.modules[name]
-        raise discovery.Unknown(f"{path.name} can't be imported: {type(error).__name__}: {error}") from error
-    return module

@@ -67,16 +67,20 @@ def sample(
     step: int,
     skip: int = 0,
     chunk: int = CHUNK,
+    rank: int = 0,
+    world: int = 1,
 ) -> Iterator[list[Trajectory]]:
     """The scored responses to a split's problems, in their order, at most `chunk` at a time, but for the first `skip`.
 
-    Neither prompts repeated n times nor responses are ever held for more than one chunk.
+    Neither prompts repeated n times nor responses are ever held for more than one chunk. Of each chunk these are the
+    share of `rank` among `world`: put together in the order of ranks, the shares are the chunk.
     """
     settings = recipe.eval
     sampling = Sampling(settings.temperature, settings.top_p, settings.top_k, recipe.rollout.max_tokens)
     wanted = islice(samples(recipe, asked), skip, None)
     while piece := list(islice(wanted, chunk)):
-        yield [each for _, each in collector.sampled(piece, sampling, stream=stream_of(split), step=step)]
+        mine = piece[rank * len(piece) // world : (rank + 1) * len(piece) // world]
+        yield [each for _, each in collector.sampled(mine, sampling, stream=stream_of(split), step=step)]
 
 
 def stream_of(split: str) -> str:

@@ -5,12 +5,14 @@ completions.jsonl  every response, scored        problems.jsonl     a line a pro
 summary.json       every score, with its interval
 
 Nothing in it derives from a clock, and responses are written as they come: an evaluation that was stopped goes on.
+Several processes share the responses of each chunk, and the main one writes: the same files, whatever their number.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -18,14 +20,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers.utils.logging import disable_progress_bar
-
 from upge.errors import InputError
 from upge.flow import Context, Problem, Trajectory
 from upge.policy import Policy
 from upge.recipe import Recipe
-from upge.run import estimates, fitting, guarding
+from upge.run import estimates, failing, fitting, guarding, sharding
 from upge.run.collect import Asked, Collector
 from upge.run.estimates import Estimate, bootstrap
 from upge.run.evaluating import CHUNK, ask, problems_of, sample, samples, stream_of
@@ -33,7 +32,8 @@ from upge.run.folder import RunFolder, completion
 from upge.run.guarding import Scorer
 from upge.run.reading_completions import Given, completions_of
 from upge.run.scores import Record, columns, places
-from upge.run.trainer import open_policy
+from upge.run.team import Team
+from upge.run.trainer import open_accelerator, open_policy
 
 STEP = 0
 """Keys the sampling noise: the same for every model, so that a comparison is of models and not of luck."""
@@ -62,23 +62,25 @@ def evaluate_model(
 ) -> Evaluation:
     """Sample `eval.n` responses to each problem of `eval.splits`, `chunk` at a time, and score them.
 
+    All processes of a launcher call it together, and get the same. The model runs in `train.precision`.
     `resume`: go on in the folder, which holds the beginning of this evaluation. Raises InputError where it doesn't.
     """
-    _one_process()
-    policy = _on_device(recipe)
-    context = Context(seed=recipe.train.seed, folder=folder, policy=policy)
+    team = _team(recipe)
+    folder = team.agreed(lambda: folder)
+    policy = _on_device(recipe, team)
+    context = Context(recipe.train.seed, folder, policy, team.rank, team.world)
     with _judging(recipe, context) as (problems, scorer):
-        kept = RunFolder(folder)
-        with _collecting(recipe, context, policy, scorer) as collector:
+        team.agreed(lambda: folder.mkdir(parents=True, exist_ok=True))
+        with failing.explained(recipe, folder), _collecting(recipe, context, policy, scorer) as collector:
             for split, its in problems.items():
                 fitting.measured(recipe, split, its, collector)
-            _describe(kept, recipe, policy.vocabulary_fingerprint(), resume=resume)
             asked = {split: ask(collector, its, recipe.eval.n) for split, its in problems.items()}
-            wanted = ((stream_of(s), each.problem.id, i) for s in asked for each, i in samples(recipe, asked[s]))
-            done = _kept(folder / "completions.jsonl", wanted) if resume else 0
+            fingerprint = policy.vocabulary_fingerprint()
+            done = team.agreed(lambda: _begun(RunFolder(folder), recipe, fingerprint, asked, resume=resume))
             total = recipe.eval.n * sum(map(len, asked.values()))
-            _write(folder, _sampled(recipe, collector, scorer, asked, done, chunk), done, total, show)
-    return _tally(kept, recipe, problems, {"model": recipe.model.path})
+            pieces = _sampled(recipe, collector, scorer, asked, done, chunk, team)
+            _write(folder, pieces, done, total, show, writes=team.rank == 0)
+        return team.agreed(lambda: _tally(RunFolder(folder), recipe, problems, scorer, {"model": recipe.model.path}))
 
 
 def evaluate_completions(
@@ -88,29 +90,32 @@ def evaluate_completions(
 
     Raises InputError unless the file has the same number of responses, and enough, for each problem.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError("--completions are scored in one process: start it without a launcher")
     with _judging(recipe, Context(seed=recipe.train.seed, folder=folder)) as (problems, scorer):
         given = completions_of(file, problems, max((1, *recipe.eval.pass_at)))
         kept = RunFolder(folder)
-        _describe(kept, recipe, None, resume=False)
+        kept.describe(recipe, None)
         _write(folder, _rescored(recipe, scorer, given(), chunk), 0, given.count, show)
-    return _tally(kept, recipe, problems, {"completions": str(file)})
+        return _tally(kept, recipe, problems, scorer, {"completions": str(file)})
 
 
 # Opening.
 
 
-def _one_process() -> None:
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise InputError("upge eval runs in one process; start it without torchrun (an engine may use several devices)")
+def _team(recipe: Recipe) -> Team:
+    team = Team(open_accelerator(recipe))
+    if sharding.asked() and team.world > 1:
+        raise InputError(
+            "accelerate's config asks for FSDP: an evaluation leaves the model whole; run it with MULTI_GPU"
+        )
+    return team
 
 
-def _on_device(recipe: Recipe) -> Policy:
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    disable_progress_bar()
-    if recipe.train.threads is not None:
-        torch.set_num_threads(recipe.train.threads)
+def _on_device(recipe: Recipe, team: Team) -> Policy:
+    """The policy where it will run; its forward pass is in the run's precision, as it is in a run."""
     policy = open_policy(recipe)
-    policy.model.to(torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu"))  # type: ignore[arg-type]
+    team.accelerator.prepare_model(policy.model, evaluation_mode=True)
     return policy
 
 
@@ -136,12 +141,16 @@ def _collecting(recipe: Recipe, context: Context, policy: Policy, scorer: Scorer
         yield Collector(templater, engine, scorer, 0, zero_truncated=_zeroes(recipe), context=policy.context_length)
 
 
-def _describe(kept: RunFolder, recipe: Recipe, vocabulary: str | None, *, resume: bool) -> None:
+def _begun(kept: RunFolder, recipe: Recipe, vocabulary: str, asked: dict[str, list[Asked]], *, resume: bool) -> int:
+    """How many responses are there already. Raises InputError where they are another evaluation's."""
     settings = kept.path / "recipe.yaml"
     if not resume:
         kept.describe(recipe, vocabulary)
-    elif not settings.is_file() or settings.read_text(encoding="utf-8") != kept.resolved(recipe):
+        return 0
+    if not settings.is_file() or settings.read_text(encoding="utf-8") != kept.resolved(recipe):
         raise InputError(f"{kept.path}: was begun with other settings than these, or is no evaluation; see {settings}")
+    wanted = ((stream_of(s), each.problem.id, i) for s in asked for each, i in samples(recipe, asked[s]))
+    return _kept(kept.path / "completions.jsonl", wanted)
 
 
 def _zeroes(recipe: Recipe) -> bool:
@@ -152,13 +161,21 @@ def _zeroes(recipe: Recipe) -> bool:
 
 
 def _sampled(
-    recipe: Recipe, collector: Collector, scorer: Scorer, asked: dict[str, list[Asked]], done: int, chunk: int
+    recipe: Recipe,
+    collector: Collector,
+    scorer: Scorer,
+    asked: dict[str, list[Asked]],
+    done: int,
+    chunk: int,
+    team: Team,
 ) -> Iterator[list[Line]]:
+    """The chunks that aren't there yet, of all processes together."""
+    share = {"step": STEP, "chunk": chunk, "rank": team.rank, "world": team.world}
     for split, its in asked.items():
         size = len(its) * recipe.eval.n
         skip, done = min(done, size), max(0, done - size)
-        for responses in sample(recipe, collector, its, split, step=STEP, skip=skip, chunk=chunk):
-            yield _answered([_line(split, each) for each in responses], scorer)
+        for responses in sample(recipe, collector, its, split, skip=skip, **share):
+            yield team.gathered(_answered([_line(split, each) for each in responses], scorer))
 
 
 def _line(split: str, each: Trajectory) -> Line:
@@ -181,7 +198,12 @@ def _answered(lines: list[Line], scorer: Scorer) -> list[Line]:
     return [line | {"answer": answer} for line, answer in zip(lines, answers, strict=True)]
 
 
-def _write(folder: Path, pieces: Iterator[list[Line]], done: int, total: int, show: Show) -> None:
+def _write(
+    folder: Path, pieces: Iterator[list[Line]], done: int, total: int, show: Show, *, writes: bool = True
+) -> None:
+    if not writes:  # it takes part in every piece
+        deque(pieces, maxlen=0)
+        return
     show(done, total)
     with (folder / "completions.jsonl").open("a", encoding="utf-8") as file:
         for lines in pieces:
@@ -211,8 +233,12 @@ def _kept(file: Path, wanted: Iterator[tuple[str, str, int]]) -> int:
 # Counting.
 
 
-def _tally(kept: RunFolder, recipe: Recipe, problems: Problems, origin: Line) -> Evaluation:
+def _tally(kept: RunFolder, recipe: Recipe, problems: Problems, scorer: Scorer, origin: Line) -> Evaluation:
     records = _records(kept.path / "completions.jsonl", problems)
+    asked = {(split, each.id): each for split in problems for each in problems[split]}
+    for record in records:
+        if record.answers is not None:
+            record.answers = scorer.merged(asked[record.split, record.id], record.answers)
     lines = [json.dumps(record.line(), ensure_ascii=False) + "\n" for record in records]
     (kept.path / "problems.jsonl").write_text("".join(lines), encoding="utf-8")
     grouped = places(records)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import wraps
@@ -81,3 +82,18 @@ class Scorer:
             if wrong:
                 raise BrokenPromise(f"answered {wrong[0]!r}; an answer is a text, or None where there is none")
         return found
+
+    def merged(self, problem: Problem, answers: Sequence[str | None]) -> list[str | None]:
+        """The answers, in place of each the commonest of those that the reward takes for the same."""
+        classes = getattr(self._session, "classes", None)
+        different = [answer for answer, _ in Counter(answer for answer in answers if answer is not None).most_common()]
+        if not callable(classes) or len(different) < 2:
+            return list(answers)
+        found = classes(problem, different)
+        with answering(self._part, "reward"):
+            whole = isinstance(found, Sequence) and all(isinstance(number, int) for number in found)
+            if not whole or len(found) != len(different):
+                raise BrokenPromise(f"returned {found!r} for {len(different)} answers; it owes each a class's number")
+        commonest = dict(zip(reversed(found), reversed(different), strict=True))
+        named = {answer: commonest[number] for answer, number in zip(different, found, strict=True)}
+        return [None if answer is None else named[answer] for answer in answers]

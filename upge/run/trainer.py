@@ -227,7 +227,8 @@ class Trainer:
 def opened(recipe: Recipe, resume: Path | None, display: Display, *, again: bool = False) -> Iterator[Trainer]:
     """Everything that a run needs, opened in order and closed in reverse."""
     require(recipe.log.trackers)
-    accelerator = _accelerator(recipe)
+    logging = {"log_with": list(recipe.log.trackers) or None, "project_dir": recipe.log.path(recipe.name)}
+    accelerator = open_accelerator(recipe, **logging)
     start = resuming.agreed(recipe, resume, again=again, accelerator=accelerator)
     folder = RunFolder(start.folder, writes=accelerator.is_main_process)
     display.shown = accelerator.is_main_process
@@ -259,7 +260,7 @@ def opened(recipe: Recipe, resume: Path | None, display: Display, *, again: bool
         yield trainer
 
 
-def _accelerator(recipe: Recipe) -> Accelerator:
+def open_accelerator(recipe: Recipe, **logging: Any) -> Accelerator:
     """This process among the others, and torch set as the recipe says."""
     sharding.check(recipe)
     # accelerate keeps one state a process; a run of its own precision, in a notebook say, must not meet the last one's.
@@ -273,8 +274,7 @@ def _accelerator(recipe: Recipe) -> Accelerator:
         cpu=not torch.accelerator.is_available(),  # else several processes without a GPU would not find each other
         mixed_precision={"float32": "no", "bfloat16": "bf16", "float16": "fp16"}[recipe.train.precision],
         gradient_accumulation_steps=1,
-        log_with=list(recipe.log.trackers) or None,
-        project_dir=recipe.log.path(recipe.name),
+        **logging,
     )
 
 

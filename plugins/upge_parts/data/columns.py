@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import model_validator
 
 from upge import Data, InputError, Message, Problem
+from upge_parts.data.choices import Choices, filled, of_column, of_columns
 
 Row = Mapping[str, Any]
 
@@ -27,6 +28,15 @@ class Columns(Data):
     """The reference answer's column; null where there is none, as for imitation alone."""
     answer_after: str | None = None
     """The answer is what follows the last of these in its column, as "####" in GSM8K; by default all of it."""
+    choices: str | tuple[str, ...] | None = None
+    """The choices of a multiple choice: the column of a list of texts, or of texts with labels, or several columns, a
+    choice each. They come into the prompt under letters, and the answer becomes the right one's letter."""
+    choices_seed: int | None = None
+    """Each problem's choices in an order that depends on this number and its id alone; by default as they stand."""
+    choices_template: str = "{prompt}\n\n{choices}"
+    """What a prompt with choices reads like: text with `{choices}` and, perhaps, `{prompt}`."""
+    choice_template: str = "{letter}. {choice}"
+    """What the line of a choice reads like: text with `{letter}` and `{choice}`."""
     demonstration: str | None = None
     """The demonstration's column; by default `demonstration`, where there is one."""
     demonstration_template: str = "{demonstration}"
@@ -40,11 +50,15 @@ class Columns(Data):
     def _shows_something(self) -> Columns:
         if "{demonstration}" not in self.demonstration_template:
             self.refuse(("demonstration_template",), "has no {demonstration}: every problem would be shown the same")
+        for key, needed in {"choices_template": ["{choices}"], "choice_template": ["{letter}", "{choice}"]}.items():
+            for each in needed:
+                if each not in getattr(self, key):
+                    self.refuse((key,), f"has no {each}")
         return self
 
     def heads(self, there: Sequence[str]) -> list[str]:
         """The columns, among those that are there, that the mapping reads. Raises InputError for one that isn't."""
-        named = [self.prompt, self.answer, self.demonstration, self.id, self.band]
+        named = [self.prompt, self.answer, *self._choice_columns(), self.demonstration, self.id, self.band]
         for path in filter(None, named):
             if not any(head in there for head in _heads(path)):
                 raise InputError(f"there is no column {_missing(path.partition('.')[0], there)}")
@@ -53,12 +67,16 @@ class Columns(Data):
 
     def problem(self, row: Row, default_id: str) -> Problem:
         """The problem in a row. Raises ValueError saying what is wrong with it."""
-        answer = self._answer(row)
+        name = self._text(row, "id", self.id) or default_id
+        choices = self._choices(row, name)
+        answer = self._answer(row) if choices is None else choices.letter
         prompt = value_at(row, self.prompt) if self.prompt else _either(row, "prompt", "messages")
         turns, shown = _conversation(prompt, self.prompt or "prompt")
+        if choices is not None:
+            turns = _asked(turns, choices.listed(self.choice_template), self.choices_template)
         demonstration = self._text(row, "demonstration", self.demonstration) or shown
         return Problem(
-            id=self._text(row, "id", self.id) or default_id,
+            id=name,
             prompt=turns,
             answer=answer,
             demonstration=told(self.demonstration_template, demonstration, answer),
@@ -75,6 +93,24 @@ class Columns(Data):
         if not found:
             raise ValueError(f"'{self.answer}' has no '{self.answer_after}'")
         return after.strip()
+
+    def _choices(self, row: Row, name: str) -> Choices | None:
+        if self.choices is None:
+            return None
+        found = self._choices_as_they_stand(row)
+        return found if self.choices_seed is None else found.shuffled(f"{self.choices_seed}/{name}")
+
+    def _choices_as_they_stand(self, row: Row) -> Choices:
+        columns = {path: value_at(row, path) for path in self._choice_columns()}
+        answer = value_at(row, self.answer) if self.answer is not None else None
+        if answer is not None and self.answer_after is not None:
+            answer = self._answer(row)
+        if isinstance(self.choices, str):
+            return of_column(columns[self.choices], answer, self.choices, self.answer)
+        return of_columns(columns, answer, self.answer)
+
+    def _choice_columns(self) -> tuple[str, ...]:
+        return (self.choices,) if isinstance(self.choices, str) else self.choices or ()
 
     def _text(self, row: Row, field: str, path: str | None) -> str | None:
         """A field's text: of the named column, which must be there, or of the one called as the field is."""
@@ -175,6 +211,13 @@ def _conversation(value: Any, column: str) -> tuple[str | list[Message], str | N
             return turns[:-1], turns[-1]["content"]
         return turns, None
     raise ValueError(f"'{column}' should be text, or a list of messages with 'role' and 'content'")
+
+
+def _asked(turns: str | list[Message], choices: str, template: str) -> str | list[Message]:
+    """The prompt, or the last turn of a conversation, with its choices."""
+    if isinstance(turns, str):
+        return filled(template, prompt=turns, choices=choices)
+    return [*turns[:-1], {**turns[-1], "content": str(_asked(turns[-1]["content"], choices, template))}]
 
 
 def _is_message(turn: Any) -> bool:

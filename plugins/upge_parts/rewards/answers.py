@@ -100,3 +100,9 @@ def spelled(answer: str) -> str:
     words = _WORDY.sub(r"\1", unwrapped(answer))
     fractions = re.sub(r"\\[dtc]frac(?![a-zA-Z])", r"\\frac", words)
     return unwrapped(_SETTING.sub("", fractions))
+
+
+def integer(answer: str) -> int | None:
+    """The integer of up to 9 digits that an answer is, and nothing else; two such need no verifier."""
+    plain = unwrapped(answer)
+    return int(plain) if re.fullmatch(r"[-+]?[0-9]{1,9}", plain) else None

@@ -11,8 +11,10 @@ from typing import Annotated
 from pydantic import Field
 
 from upge import Context, InputError, Problem, Reward
-from upge_parts.rewards.answers import LONGEST, Where, announced, answer_in, spelled
+from upge_parts.rewards.answers import LONGEST, Where, announced, answer_in, integer, spelled, unwrapped
 from upge_parts.rewards.graders import Graders, Question, graders
+from upge_parts.rewards.verifying import is_prose
+from upge_parts.rewards.voting import classes
 
 LEAD = "The final answer is "
 """How math-verify knows an announced answer."""
@@ -63,15 +65,24 @@ class MathSession:
             found = answer_in(text, self.where)
             if found is None or not found.strip() or len(found) > LONGEST:
                 continue
-            if spelled(found) == spelled(problem.answer):
+            whole = integer(problem.answer), integer(found)
+            if spelled(found) == spelled(problem.answer) or (None not in whole and whole[0] == whole[1]):
                 scores[index] = 1.0
-            else:
+            elif None in whole:
                 asked[index] = (problem.answer, found, LEAD if found == announced(text) else "")
         for index, grade in zip(asked, self.graders.grade(list(asked.values())), strict=True):
             scores[index] = grade or 0.0
         return scores
 
     def answer(self, text: str) -> str | None:
-        """The answer in a response, by its letters: 1/2 and 0.5 are two answers here. None if there is none."""
+        """The answer in a response, as it stands there but for what is around it. None if there is none."""
         found = answer_in(text, self.where)
-        return spelled(found) or None if found is not None else None
+        if found is None or not spelled(found):
+            return None
+        # Of a sentence it is the first formula that counts behind what announces an answer, else the last one.
+        return (LEAD if is_prose(found) and found == announced(text) else "") + unwrapped(found)
+
+    def classes(self, problem: Problem, answers: Sequence[str]) -> list[int]:
+        """Equal numbers for answers that are spelled alike, or verify against each other; see `voting.classes`."""
+        del problem
+        return classes(answers, self.graders)

@@ -57,6 +57,11 @@ def grade(reference: str, answer: str, lead: str = "") -> float:
     return float(verify(expressions(reference), expressions(answer, lead), timeout_seconds=None))
 
 
+def is_prose(answer: str) -> bool:
+    """Whether there are words in an answer that belong to a sentence, and not to a formula."""
+    return _PROSE.search(_GROUP.sub("", unwrapped(answer))) is not None
+
+
 def expressions(answer: str, lead: str = "") -> list[Any]:
     """What math-verify understands in an answer: all of a formula alone, the last formula or number in a sentence.
 
@@ -65,7 +70,7 @@ def expressions(answer: str, lead: str = "") -> list[Any]:
     from math_verify import parse
 
     answer = unwrapped(answer)
-    if _PROSE.search(_GROUP.sub("", answer)):
+    if is_prose(answer):
         return list(parse(lead + answer, parsing_timeout=None))
     number = _EXPONENT.fullmatch(answer)
     formula = rf"{number[1]} \times 10^{{{number[2]}}}" if number else _DELIMITER.sub(" ", answer)
