@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import statistics
 
+import models
 import pytest
 import torch
 from typer.testing import CliRunner
 
 import upge
-from upge.bench import bare, estimator
+from upge.bench import bare, estimator, step
 from upge.bench.measuring import Timing, in_turns
 from upge.bench.memory import peak
 from upge.bench.work import Work
 from upge.command import app
+from upge.policy.rows import collate
 
 
 def test_candidates_take_turns_there_and_back() -> None:
@@ -53,6 +55,28 @@ def test_work_has_the_sizes_it_was_asked_for() -> None:
     told = [{each.reward for group, each in work.grouped if group == index} for index in range(4)]
     assert told == [{0, 1}, {0, 1}, {0}, {0}]
     assert work.tokens == sum(len(each.prompt) + len(each.response) for _, each in work.grouped)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_what_a_step_cannot_avoid_is_what_its_tree_of_tokens_needs(tied: bool) -> None:
+    """Counted pair by pair, on a row for each prompt."""
+    model = models.llama(tie_word_embeddings=tied)
+    table = models.SIZE * 32
+    body = sum(each.numel() for each in model.parameters()) - (1 if tied else 2) * table
+
+    def by_hand(work: Work) -> float:
+        fed = answered = pairs = 0
+        for index in range(work.prompts):
+            sequences = [(each.prompt, each.response) for group, each in work.grouped if group == index]
+            row = collate(sequences, 0, torch.device("cpu"), reach=1e12)
+            assert row.tokens.shape[0] == 1
+            fed += row.tokens.numel()
+            answered += row.targets.numel()
+            pairs += int(row.mask.sum())
+        return 6 * body * fed + 6 * table * answered + 12 * 32 * 2 * pairs
+
+    work = Work(prompts=2, samples=3, prompt_tokens=8, shortest=2, longest=9)
+    assert step.unavoidable(work, model) == by_hand(work)
 
 
 def test_the_bare_loop_chooses_as_the_recipe_does() -> None:

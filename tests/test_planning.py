@@ -102,7 +102,7 @@ def held(model: PreTrainedModel, work: Pass) -> int:
         with recomputing.recomputed(model) if work.recompute else torch.enable_grad():
             heat = torch.full((work.rows,), work.temperature)
             rows = [([1] * work.prompt, [1] * work.response)] * work.rows
-            logp, entropy = log_probs(model, rows, heat, entropy=work.entropy)
+            logp, entropy = log_probs(model, rows, heat, entropy=work.entropy, sharing=False)
         return -logp.sum() if entropy is None else -logp.sum() - entropy.sum()
 
     return imagining._peak(model, loss)
@@ -174,7 +174,7 @@ for each in model.parameters():
     each.grad = torch.zeros_like(each)
 def run(rows):
     with recomputing.recomputed(model) if {recompute} else nullcontext():
-        logp, _ = log_probs(model, [([1] * 160, [1] * 96)] * rows, torch.ones(rows))
+        logp, _ = log_probs(model, [([1] * 160, [1] * 96)] * rows, torch.ones(rows), sharing=False)
     (-logp.sum()).backward()
 run(1)
 print(peak(lambda: run(64)))

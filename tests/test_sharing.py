@@ -10,11 +10,14 @@ import extras
 import models
 import pytest
 import torch
+from accelerate import Accelerator
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from transformers import (
     GPT2LMHeadModel,
+    GPTNeoConfig,
+    GPTNeoForCausalLM,
     LlamaForCausalLM,
     MambaConfig,
     MambaForCausalLM,
@@ -24,7 +27,7 @@ from transformers import (
 )
 
 from upge.flow import Problem, Trajectory
-from upge.policy import log_probs, recomputing
+from upge.policy import Policy, log_probs, recomputing
 from upge.policy.logprobs import reach
 from upge.policy.rows import collate, layout, width
 from upge.run.packing import micro_batches
@@ -120,6 +123,20 @@ def test_under_autocast(attention: str) -> None:
     torch.testing.assert_close(shared[0], plain[0], atol=0.1, rtol=0)
 
 
+@pytest.mark.parametrize("prepared", [False, True], ids=["within", "prepared"])
+def test_the_proof_is_not_made_in_half_precision(prepared: bool) -> None:
+    """Whose rounding would pass for a fault: neither a context nor what accelerate puts round a model's forward."""
+    model, seen = llama(), []
+    head = model.get_output_embeddings()
+    assert isinstance(head, torch.nn.Module)
+    head.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    if prepared:
+        Accelerator(cpu=True, mixed_precision="bf16").prepare(model)
+    with torch.autocast("cpu", torch.bfloat16, enabled=not prepared):
+        assert reach(model) is not None
+    assert set(seen) == {torch.float32}
+
+
 def test_the_prompt_is_run_once_and_the_last_tokens_not_at_all() -> None:
     """Seven sequences, one without a response, in three rows: 3 + 0 + 3 + 1, 1 + 1 + 0 and 3 + 1 tokens."""
     batch = collate(RAGGED, 0, CPU, reach=1e9)
@@ -205,7 +222,18 @@ def mamba() -> PreTrainedModel:
     return MambaForCausalLM(MambaConfig(vocab_size=models.SIZE, hidden_size=16, num_hidden_layers=1)).eval()
 
 
-@pytest.mark.parametrize("make", [mistral, mamba, models.gemma2], ids=["mistral", "mamba", "gemma2"])
+def gpt_neo() -> PreTrainedModel:
+    """A window that isn't called sliding, and is longer than anything that a proof could try."""
+    config = GPTNeoConfig(
+        vocab_size=models.SIZE, hidden_size=16, num_layers=2, num_heads=2, attention_types=[[["global", "local"], 1]]
+    )
+    return GPTNeoForCausalLM(config).eval()
+
+
+MAKERS = {"mistral": mistral, "mamba": mamba, "gemma2": models.gemma2, "gpt_neo": gpt_neo}
+
+
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
 def test_models_with_windows_or_states_are_not_tried(make: Callable[[], PreTrainedModel]) -> None:
     model = make()
     with warnings.catch_warnings():
@@ -215,6 +243,16 @@ def test_models_with_windows_or_states_are_not_tried(make: Callable[[], PreTrain
 
 
 # Packing.
+
+
+def test_a_policy_may_be_told_not_to_share() -> None:
+    policy = Policy(models.llama(), models.tokenizer())
+    assert policy.reach is not None
+    policy.sharing = False
+    assert policy.reach is None
+    with torch.no_grad():
+        plain = log_probs(policy.model, RAGGED, torch.ones(len(RAGGED)), sharing=False)[0]
+        assert torch.equal(policy.log_probs(RAGGED, torch.ones(len(RAGGED)))[0], plain)
 
 
 def test_shared_rows_fill_a_micro_batch() -> None:

@@ -57,6 +57,24 @@ def trl(
 
 
 @bench.command()
+def step(
+    prompts: Annotated[int, typer.Option(min=1, help="Prompts of a step.")] = 4,
+    samples: Annotated[int, typer.Option(min=2, help="Responses to each prompt.")] = 8,
+    prompt_tokens: Annotated[int, typer.Option(min=1, help="A prompt's length, give or take an eighth.")] = 128,
+    shortest: Annotated[int, typer.Option(min=1, help="The shortest response, tokens.")] = 16,
+    longest: Annotated[int, typer.Option(min=1, help="The longest response, tokens.")] = 128,
+    seed: Annotated[int, typer.Option(min=0, help="Of lengths and texts.")] = 0,
+    repeats: Repeats = 5,
+    as_json: AsJson = False,
+) -> None:
+    """A training step that runs each prompt once against one that repeats it, and against plain matrix products."""
+    from upge.bench.step import measure
+    from upge.bench.work import Work
+
+    show(measure(Work(prompts, samples, prompt_tokens, shortest, longest, 1.0, seed), repeats=repeats), as_json=as_json)
+
+
+@bench.command()
 def estimator(
     repeats: Repeats = 15,
     step: Annotated[bool, typer.Option(help="Whether a SmolLM2-sized training step is timed beside it.")] = True,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -72,7 +73,9 @@ def log_probs(
 
 def reach(model: PreTrainedModel) -> float | None:
     """How far a row that several responses share may go in this model; None: each has its own. See `layout`."""
-    return sharing_rows.reach(model, lambda batch: _whole(model, batch, None, model, False)[:, 0])
+    # The class's own forward: where the model is prepared for training, its own is wrapped in autocast.
+    own = partial(type(model).forward, model)
+    return sharing_rows.reach(model, lambda batch: _whole(model, batch, None, own, False)[:, 0])
 
 
 def _check(sequences: Sequence[tuple[Tokens, Tokens]], temperature: Tensor) -> None:

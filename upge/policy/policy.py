@@ -36,6 +36,7 @@ class Policy:
     Attributes:
         stop_ids: the tokens a response ends at: the tokenizer's, the config's and the generation config's, once each.
         pad_id: what padding is made of. It enters no loss, so any id would do.
+        sharing: whether responses to one prompt may run it once for all of them.
 
     Raises:
         ModelError: the tokenizer's vocabulary is larger than the model's.
@@ -43,7 +44,7 @@ class Policy:
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, recompute: bool = False) -> None:
         self.model: PreTrainedModel = model.eval()
-        self.tokenizer, self.recompute = tokenizer, recompute
+        self.tokenizer, self.recompute, self.sharing = tokenizer, recompute, True
         self.stop_ids = _stop_ids(model, tokenizer)
         if tokenizer.pad_token is None and tokenizer.eos_token is not None:
             tokenizer.pad_token = tokenizer.eos_token
@@ -65,7 +66,7 @@ class Policy:
     @property
     def reach(self) -> float | None:
         """How long a row may be that several responses to a prompt share; None where each has a row of its own."""
-        return reach(self.model)
+        return reach(self.model) if self.sharing else None
 
     def templater(self, template: str | None = None, system: str | None = None) -> Templater:
         """How problems are put to this policy; see `Templater`."""
@@ -81,7 +82,15 @@ class Policy:
     ) -> tuple[Tensor, Tensor | None]:
         """(T,) log π of each response token and, if asked, (T,) entropies, nats; see `upge.policy.log_probs`."""
         with recomputing.recomputed(self.model) if self.recompute else nullcontext():
-            return log_probs(self.model, sequences, temperature, entropy=entropy, pad_id=self.pad_id, forward=forward)
+            return log_probs(
+                self.model,
+                sequences,
+                temperature,
+                entropy=entropy,
+                pad_id=self.pad_id,
+                forward=forward,
+                sharing=self.sharing,
+            )
 
     def vocabulary_fingerprint(self) -> str:
         """A hash of which token has which id: equal fingerprints mean that token ids may be exchanged."""

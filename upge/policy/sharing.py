@@ -17,10 +17,14 @@ from upge.policy import shards
 from upge.policy.rows import Padded, Tokens, collate
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 Ask = Callable[[Padded], Tensor]
 """(T,) a model's log-probs."""
+
+# Configs that have one of these bound how far a token looks by its place in the row, whatever the mask says. The
+# proof's rows are too short to show it.
+_BOUNDS = ("sliding_window", "window_size", "keep_window_size")
 
 _PROVEN: WeakKeyDictionary[nn.Module, dict[str, bool]] = WeakKeyDictionary()
 _PROMPTS: Sequence[tuple[Tokens, Tokens]] = (
@@ -54,21 +58,29 @@ def _may(model: PreTrainedModel) -> bool:
     config = model.config.get_text_config()
     parameters = inspect.signature(type(model).forward).parameters
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    windowed = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
-    if getattr(config, "layer_types", None) is not None and kinds == {"full_attention"}:
-        windowed = False
     rope = getattr(config, "rope_parameters", None) or {}
     return (
         {"attention_mask", "position_ids"} <= parameters.keys()
         and model.config._attn_implementation in ("sdpa", "eager")
         and kinds == {"full_attention"}
-        and not windowed
+        and not _bounded(config)
         and not getattr(config, "alibi", False)
         and not getattr(model, "_is_stateful", False)
         and not config.is_encoder_decoder
         and "mrope_section" not in rope
         and hasattr(config, "hidden_size")
     )
+
+
+def _bounded(config: PreTrainedConfig) -> bool:
+    """Whether a token doesn't look all the way back."""
+    unused = {"sliding_window"} if _without_windows(config) else set()
+    return any(getattr(config, name, None) for name in _BOUNDS if name not in unused)
+
+
+def _without_windows(config: PreTrainedConfig) -> bool:
+    """Whether the config has a sliding window and says that no layer uses it."""
+    return bool(getattr(config, "layer_types", None)) or not getattr(config, "use_sliding_window", True)
 
 
 @torch.no_grad()
@@ -81,7 +93,8 @@ def _fault(model: PreTrainedModel, ask: Ask) -> str | None:
     sibling = collate(_cut([_PROMPTS[0], *other[1:]], size), 0, device, reach=1e9)
     onward = replace(shared, positions=torch.arange(shared.tokens.shape[1], device=device).expand_as(shared.tokens))
     try:
-        own, tree, changed, wrong = (ask(batch) for batch in (plain, shared, sibling, onward))
+        with torch.autocast(device.type, enabled=False):  # half precision's rounding would pass for a fault
+            own, tree, changed, wrong = (ask(batch) for batch in (plain, shared, sibling, onward))
     except Exception as error:  # whatever a model makes of a mask that it doesn't know
         return f"it refuses a mask of pairs ({type(error).__name__}: {str(error)[:100]})"
     apart, tolerance = float((tree - own).abs().max()), _tolerance(model)
