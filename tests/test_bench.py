@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import statistics
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from xml.etree import ElementTree
 
 import models
 import pytest
@@ -11,11 +15,14 @@ import torch
 from typer.testing import CliRunner
 
 import upge
-from upge.bench import bare, estimator, step
-from upge.bench.measuring import Timing, in_turns
+from upge.bench import bare, estimator, scaling, start, step, trl
+from upge.bench.gradients import distance, of_step
+from upge.bench.growth import drawing
+from upge.bench.measuring import Spread, Timing, in_turns
 from upge.bench.memory import peak
 from upge.bench.work import Work
 from upge.command import app
+from upge.errors import InputError
 from upge.policy.rows import collate
 
 
@@ -29,7 +36,15 @@ def test_candidates_take_turns_there_and_back() -> None:
 def test_a_timing_tells_its_median_and_spread() -> None:
     timing = Timing((3.0, 1.0, 2.0, 10.0))
     assert timing.median == statistics.median([1, 2, 3, 10])
-    assert timing.spread == (1, 10)
+    assert timing.spread == Spread(2.5, 1, 10)
+    assert f"{timing:.1f}" == "2.5 (1.0 to 10.0)"
+    assert f"{timing.spread.times(1000):.0f}" == "2500 (1000 to 10000)"
+
+
+def test_a_ratio_has_the_spread_of_its_rounds_and_a_rate_that_of_its_seconds() -> None:
+    slow, fast = Timing((3.0, 4.0, 8.0)), Timing((1.0, 2.0, 2.0))
+    assert slow.ratio(fast) == Spread(2, 2, 4)
+    assert fast.rate(6) == Spread(3, 3, 6)
 
 
 def test_a_peak_holds_what_was_had_and_let_go_of() -> None:
@@ -77,6 +92,106 @@ def test_what_a_step_cannot_avoid_is_what_its_tree_of_tokens_needs(tied: bool) -
 
     work = Work(prompts=2, samples=3, prompt_tokens=8, shortest=2, longest=9)
     assert step.unavoidable(work, model) == by_hand(work)
+
+
+def test_gradients_are_told_apart_by_all_their_parameters() -> None:
+    model = torch.nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+
+    def step(scale: float) -> None:
+        (scale * model(torch.tensor([[3.0, 4.0]]))).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    once, twice = (of_step(partial(step, scale), optimizer, model) for scale in (1.0, 2.0))
+    assert {name: gradient.flatten().tolist() for name, gradient in once.items()} == {"weight": [3, 4], "bias": [1]}
+    assert distance(twice, once) == pytest.approx(1)
+    assert distance(once, once) == 0
+    with pytest.raises(ValueError, match="bias"):
+        distance(once, {"weight": once["weight"]})
+
+
+def test_trl_needs_a_batch_size_that_divides_the_work() -> None:
+    assert trl.batch_sizes(Work(prompts=3, samples=8)) == [4, 8]
+    with pytest.raises(InputError, match="--prompts times --samples: 6 trajectories"):
+        trl.batch_sizes(Work(prompts=3, samples=2))
+
+
+@pytest.mark.parametrize("name", ["step", "trl", "lab", "resume"])
+def test_what_is_timed_is_the_shipped_method(name: str) -> None:
+    """But for TRL's epsilon."""
+    extended = {"step": "grpo", "trl": "grpo", "lab": "hpt", "resume": "hpt"}[name]
+    overrides = ["estimator.terms.rl.advantage={use: group_norm, epsilon: 1e-4}"] if name == "trl" else []
+    assert upge.load(f"bench/{name}").estimator == upge.load(extended, overrides).estimator
+
+
+TINY = Work(2, 2, 8, 4, 4, signal=1.0, shape=scaling.shape(hidden=64, layers=1, vocabulary=64))
+
+
+def test_each_size_grows_alone_and_by_doubling() -> None:
+    sizes: dict[str, list[int]] = {}
+    for point in scaling.points(TINY):
+        sizes.setdefault(point.grows, []).append(point.size)
+        grown = scaling.GROWTH[point.grows](TINY, 1)
+        assert (point.name == "base") == (point.factor == 1) == (point.work == grown)
+    assert sizes == {
+        "prompts": [2, 4, 8, 16],
+        "response tokens": [4, 8, 16, 32],
+        "rollouts of a prompt": [2, 4, 8, 16],
+        "vocabulary": [64, 128, 256, 512],
+    }
+    longest = [point.work for point in scaling.points(TINY) if point.grows == "response tokens"]
+    assert [{len(each.response) for _, each in work.grouped} for work in longest] == [{4}, {8}, {16}, {32}]
+
+
+def test_a_step_holds_its_gradient_and_more_of_more_work() -> None:
+    learner = TINY.learner(TINY.recipe())
+    held = []
+    for samples in (2, 8):
+        step_of_it = scaling.Step(learner, replace(TINY, samples=samples))
+        step_of_it.run()
+        held.append(step_of_it.held())
+    assert held[1] > held[0] > sum(4 * each.numel() for each in learner.policy.model.parameters())
+
+
+def test_scaling_prints_its_numbers_and_draws_its_curves(tmp_path: Path) -> None:
+    path = tmp_path / "curves.svg"
+    sizes = ["--hidden", "64", "--layers", "1", "--vocabulary", "64", "--prompt-tokens", "8", "--response-tokens", "4"]
+    answer = CliRunner().invoke(app, ["bench", "scaling", *sizes, "--repeats", "1", "--plot", str(path), "--json"])
+    assert answer.exit_code == 0, answer.output
+    told = json.loads(answer.stdout)
+    assert list(told) == list(scaling.GROWTH)
+    assert [found["size"] for found in told["vocabulary"]] == [64, 128, 256, 512]
+    assert len(ElementTree.parse(path).getroot().findall(".//*[@stroke-width='2']")) == 2 * len(scaling.GROWTH)
+
+
+def test_scaling_refuses_half_a_head_and_a_place_without_folder(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--hidden: 100 is no multiple of 64"):
+        scaling.shape(100, 1, 64)
+    with pytest.raises(InputError, match=r"--plot: there is no folder .*nowhere$"):
+        scaling.measure(TINY, plot=tmp_path / "nowhere" / "curves.svg")
+
+
+def test_what_grows_as_its_cause_lies_on_the_dashed_line() -> None:
+    drawn = ElementTree.fromstring(drawing({"time": {"prompts": [(1, 1), (2, 2), (8, 8)]}}))
+    (dashed,) = drawn.findall(".//*[@stroke-dasharray]")
+    (curve,) = drawn.findall(".//*[@stroke-width='2']")
+    first, *_, last = curve.attrib["points"].split()
+    assert [first, last] == dashed.attrib["points"].split()
+
+
+def test_start_times_what_it_says() -> None:
+    said = {name: " ".join(arguments) for name, arguments in start.COMMANDS.items()}
+    assert all(words == f"-m {name}" for name, words in said.items() if name.startswith("upge"))
+
+
+def test_starting_is_timed_in_processes_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in set(start.COMMANDS) - {"python -c pass", "upge --help"}:
+        monkeypatch.delitem(start.COMMANDS, name)
+    answer = CliRunner().invoke(app, ["bench", "start", "--repeats", "1", "--json"])
+    assert answer.exit_code == 0, answer.output
+    seconds = json.loads(answer.stdout)["seconds"]
+    assert seconds["upge --help"][0] > seconds["python -c pass"][0]
 
 
 def test_the_bare_loop_chooses_as_the_recipe_does() -> None:

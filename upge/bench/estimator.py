@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from upge.batch import Batch
-from upge.bench.measuring import Table, Timing, in_turns, machine
-from upge.bench.work import Work
+from upge.bench.measuring import Table, Timing, in_turns, machine, seconds
+from upge.bench.work import RECIPE, Work
 from upge.recipe import load
 
 SIZES = ((4, 8, 72), (128, 8, 1024))
@@ -21,26 +21,30 @@ SIZES = ((4, 8, 72), (128, 8, 1024))
 
 
 def measure(*, repeats: int = 5, step: bool = True) -> Table:
-    """GRPO's loss and its gradient in both ways, and the share of a SmolLM2-sized training step that ours takes."""
+    """The loss and its gradient in both ways, and the share of a SmolLM2-sized training step that the parts take."""
     rows: list[list[str]] = []
     facts: dict[str, Any] = {}
-    for prompts, samples, length in SIZES:
-        batch = made(prompts, samples, length)
-        timings = in_turns({"parts": by_parts(batch), "hand": by_hand(batch, samples)}, repeats=repeats, warmups=3)
-        apart = float((by_parts(batch)() - by_hand(batch, samples)()).abs().max())
-        ratio = timings["parts"].median / timings["hand"].median
-        name = f"{prompts} × {samples} × {length} tokens"
-        rows.append(
-            [name, *(_milliseconds(timings[kind]) for kind in ("parts", "hand")), f"{ratio:.2f}", f"{apart:.0e}"]
-        )
-        facts[name] = {kind: timing.seconds for kind, timing in timings.items()}
+    for size in SIZES:
+        name = "{} × {} × {} tokens".format(*size)
+        timings, apart = _measured(size, repeats)
+        ratio = timings["parts"].ratio(timings["hand"])
+        milliseconds = [f"{timing.spread.times(1000):.2f}" for timing in timings.values()]
+        rows.append([name, *milliseconds, f"{ratio.median:.2f}", f"{apart:.0e}"])
+        facts[name] = seconds(timings)
     notes = [machine()]
     if step:
-        share = _share(repeats)
-        facts["share"] = share
+        share = facts["share"] = _share(repeats)
         notes.insert(0, f"Of a training step of SmolLM2's size, {SIZES[0]}, the parts take {share:.2%}.")
     columns = ["rollouts", "parts, ms (least to most)", "by hand, ms (least to most)", "ratio", "largest difference"]
-    return Table("GRPO from log-probs to their gradient", columns, rows, notes, facts)
+    return Table(f"The loss of {RECIPE}: from log-probs to their gradient", columns, rows, notes, facts)
+
+
+def _measured(size: tuple[int, int, int], repeats: int) -> tuple[dict[str, Timing], float]:
+    """Both ways' timings, and the largest difference of their gradients."""
+    batch = made(*size)
+    parts, hand = by_parts(batch), by_hand(batch, samples=size[1])
+    timings = in_turns({"parts": parts, "hand": hand}, repeats=repeats, warmups=3)
+    return timings, float((parts() - hand()).abs().max())
 
 
 def made(prompts: int, samples: int, length: int) -> Batch:
@@ -60,7 +64,7 @@ def made(prompts: int, samples: int, length: int) -> Batch:
 
 def by_parts(batch: Batch) -> Way:
     """The shipped recipe's way."""
-    estimator = load("grpo").estimator
+    estimator = load(RECIPE).estimator
     return Way(batch, lambda: estimator.loss(batch))
 
 
@@ -97,12 +101,7 @@ def _share(repeats: int) -> float:
     """The parts' time over that of a whole training step: forward, backward and optimizer."""
     prompts, samples, length = SIZES[0]
     work = Work(prompts, samples, shortest=length, longest=length, signal=1.0)
-    learner = work.learner(work.recipe("grpo"))
+    learner = work.learner(work.recipe())
     batch = made(prompts, samples, length)
     timings = in_turns({"parts": by_parts(batch), "step": lambda: learner.learn(0, work.grouped)}, repeats=repeats)
-    return timings["parts"].median / timings["step"].median
-
-
-def _milliseconds(timing: Timing) -> str:
-    low, high = (1000 * seconds for seconds in timing.spread)
-    return f"{1000 * timing.median:.2f} ({low:.2f} to {high:.2f})"
+    return timings["parts"].ratio(timings["step"]).median

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from upge.bench.measuring import Table, Timing, in_turns, machine
+from upge.bench.measuring import Table, Timing, in_turns, machine, seconds
 from upge.planning.imagining import Held
 from upge.policy.head import streamed
 from upge.policy.projecting import told
@@ -79,21 +79,25 @@ def measure(*, tokens: int = 1024, vocabulary: int = 49152, hidden: int = 576, r
 def _measured(head: Head, repeats: int) -> dict[str, Any]:
     timings = in_turns(head.ways, repeats=repeats)
     return {
-        **{name: timing.seconds for name, timing in timings.items()},
-        "to_naive": timings["streaming"].median / timings["naive"].median,
-        "to_products": timings["streaming"].median / timings["products"].median,
+        **seconds(timings),
+        "to_naive": timings["streaming"].ratio(timings["naive"]).median,
+        "to_products": timings["streaming"].ratio(timings["products"]).median,
         "apart": _apart(head.streaming(), head.naive()),
         **{f"{name}_extra_bytes": _extra(head, head.ways[name]) for name in ("streaming", "naive")},
     }
 
 
 def _row(name: str, tokens: int, vocabulary: int, found: dict[str, Any]) -> list[str]:
-    timing = Timing(found["streaming"])
-    low, high = timing.spread
     ratios = [f"{found[key]:.2f}" for key in ("to_naive", "to_products")]
     memory = [f"{found[f'{key}_extra_bytes'] / 2**20:.0f}" for key in ("streaming", "naive")]
-    seconds = f"{timing.median:.2f} ({low:.2f} to {high:.2f})"
-    return [name, f"{tokens} × {vocabulary}", seconds, *ratios, *memory, f"{found['apart']:.0e}"]
+    return [
+        name,
+        f"{tokens} × {vocabulary}",
+        f"{Timing(found['streaming']):.2f}",
+        *ratios,
+        *memory,
+        f"{found['apart']:.0e}",
+    ]
 
 
 def _apart(ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...]) -> float:

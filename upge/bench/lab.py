@@ -12,36 +12,35 @@ from pathlib import Path
 import torch
 
 from upge.bench import bare
-from upge.bench.measuring import Table, in_turns, machine
+from upge.bench.measuring import SECONDS, Table, in_turns, machine, seconds
 from upge.flow import Context, Problem
 from upge.policy.loading import find
 from upge.recipe import Recipe, load
+from upge.run.trainer import train
+
+RECIPE = "bench/lab"
 
 
 def measure(*, steps: int = 8, repeats: int = 5) -> Table:
-    """Seconds of `upge run hpt train.steps=STEPS`, measurements included, and of the loop."""
-    recipe = load("hpt", [f"train.steps={steps}", f"optimizer.lr.steps={steps}"])
+    """Seconds of `upge run bench/lab train.steps=STEPS`, measurements included, and of the loop."""
+    recipe = load(RECIPE, [f"train.steps={steps}", f"optimizer.lr.steps={steps}"])
     torch.set_num_threads(recipe.train.threads or torch.get_num_threads())
     tokens: dict[str, int] = {}
     timings = in_turns({"upge": _ours(recipe, tokens), "bare": _bare(recipe, tokens)}, repeats=repeats)
-    ratio = timings["upge"].median / timings["bare"].median
-    rows = []
-    for name, timing in timings.items():
-        low, high = timing.spread
-        rows.append([name, f"{timing.median:.1f} ({low:.1f} to {high:.1f})", str(tokens[name])])
-    rows.append(["upge : bare", f"{ratio:.2f}", f"{tokens['upge'] / tokens['bare']:.2f}"])
+    ratio = timings["upge"].ratio(timings["bare"])
     return Table(
         title=f"{steps} rollout batches of hybrid post-training on the lab, and its measurements",
-        columns=["", "seconds, median (least to most)", "tokens sampled"],
-        rows=rows,
+        columns=["", SECONDS, "tokens sampled"],
+        rows=[
+            *([name, f"{timing:.1f}", str(tokens[name])] for name, timing in timings.items()),
+            ["upge : bare", f"{ratio:.2f}", f"{tokens['upge'] / tokens['bare']:.2f}"],
+        ],
         notes=[machine()],
-        facts={"ratio": ratio, "seconds": {name: t.seconds for name, t in timings.items()}, "tokens": tokens},
+        facts={"ratio": ratio.median, "seconds": seconds(timings), "tokens": tokens},
     )
 
 
 def _ours(recipe: Recipe, tokens: dict[str, int]) -> Callable[[], None]:
-    from upge.run.trainer import train
-
     def run() -> None:
         with tempfile.TemporaryDirectory() as place, redirect_stdout(StringIO()), redirect_stderr(StringIO()):
             log = recipe.log.model_copy(update={"folder": f"{place}/run"})

@@ -11,12 +11,34 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+SECONDS = "seconds, median (least to most)"
+"""A column of timings."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A number that was measured several times; `f"{spread:.1f}"` is «2.5 (2.4 to 2.7)», median (least to most)."""
+
+    median: float
+    low: float
+    high: float
+
+    def __format__(self, form: str) -> str:
+        return f"{self.median:{form}} ({self.low:{form}} to {self.high:{form}})"
+
+    def times(self, factor: float) -> Spread:
+        """The same in another unit."""
+        return Spread(factor * self.median, factor * self.low, factor * self.high)
+
 
 @dataclass(frozen=True)
 class Timing:
-    """The seconds that each repetition of one candidate took."""
+    """The seconds that each repetition of one candidate took; formats as their spread does."""
 
     seconds: tuple[float, ...]
+
+    def __format__(self, form: str) -> str:
+        return format(self.spread, form)
 
     @property
     def median(self) -> float:
@@ -24,9 +46,24 @@ class Timing:
         return statistics.median(self.seconds)
 
     @property
-    def spread(self) -> tuple[float, float]:
-        """The fastest and the slowest, seconds."""
-        return min(self.seconds), max(self.seconds)
+    def spread(self) -> Spread:
+        """The median, the fastest and the slowest, seconds."""
+        return Spread(self.median, min(self.seconds), max(self.seconds))
+
+    def rate(self, amount: float) -> Spread:
+        """How much of `amount`, which every repetition does, is done in a second."""
+        spread = self.spread
+        return Spread(amount / spread.median, amount / spread.high, amount / spread.low)
+
+    def ratio(self, other: Timing) -> Spread:
+        """The medians' ratio to another candidate's; the least and most of a round."""
+        rounds = [mine / its for mine, its in zip(self.seconds, other.seconds, strict=True)]
+        return Spread(self.median / other.median, min(rounds), max(rounds))
+
+
+def seconds(timings: Mapping[str, Timing]) -> dict[str, tuple[float, ...]]:
+    """Every measured second by candidate, for `Table.facts`."""
+    return {name: timing.seconds for name, timing in timings.items()}
 
 
 def in_turns(candidates: Mapping[str, Callable[[], Any]], repeats: int = 5, warmups: int = 1) -> dict[str, Timing]:
@@ -34,7 +71,7 @@ def in_turns(candidates: Mapping[str, Callable[[], Any]], repeats: int = 5, warm
 
     Every second round goes backwards, so that no candidate always has the same one before it.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    measured: dict[str, list[float]] = {name: [] for name in candidates}
     for index in range(warmups + repeats):
         order = list(candidates) if index % 2 == 0 else list(candidates)[::-1]
         for name in order:
@@ -42,8 +79,8 @@ def in_turns(candidates: Mapping[str, Callable[[], Any]], repeats: int = 5, warm
             began = time.perf_counter()
             candidates[name]()
             if index >= warmups:
-                seconds[name].append(time.perf_counter() - began)
-    return {name: Timing(tuple(measured)) for name, measured in seconds.items()}
+                measured[name].append(time.perf_counter() - began)
+    return {name: Timing(tuple(times)) for name, times in measured.items()}
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,8 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import entry_points
-from itertools import count
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -27,8 +26,9 @@ from typing import Any
 from upge.bench.measuring import Table, machine
 from upge.run import checkpoint, durable, status
 
+RECIPE = "bench/resume"
 PHASES = ("rollout", "update", "evaluation", "checkpoint", "end")
-EQUAL = ("model/model.safetensors", "metrics.jsonl", "completions.jsonl", "summary.json")
+EQUAL = ("model/model.safetensors", "metrics.jsonl", "completions.jsonl", "credit.jsonl", "summary.json")
 """What must be the same bytes."""
 SAVE_EVERY, EVAL_EVERY = 2, 3
 SMALL = ("train.prompts=6", "rollout.n=4", "rollout.max_tokens=48", "eval.n=2", "eval.pass_at=[2]", "eval.limit=6")
@@ -63,6 +63,17 @@ class Kill:
     moment: Moment
     resumed: int | None
     equal: bool = False
+
+    def facts(self) -> dict[str, Any]:
+        """For programs."""
+        facts = asdict(self)
+        moment: dict[str, Any] = facts.pop("moment")
+        return facts | moment
+
+    def cells(self) -> tuple[str, ...]:
+        """For a table."""
+        resumed = "the beginning" if self.resumed is None else f"step {self.resumed}"
+        return str(self.run), f"{self.seconds:.2f} s", str(self.moment), resumed, "yes" if self.equal else "NO"
 
 
 @dataclass
@@ -138,7 +149,7 @@ class Killer:
         now = look(folder, self.steps)
         return now == target or now.step > target.step + 1
 
-    def equal(self, one: str, other: str) -> list[str]:
+    def differing(self, one: str, other: str) -> list[str]:
         """The files in which two runs differ."""
         return [name for name in EQUAL if _bytes(self.folder / one / name) != _bytes(self.folder / other / name)]
 
@@ -170,7 +181,7 @@ def look(folder: Path, steps: int) -> Moment:
 
 
 def measure(
-    *, kills: int = 30, steps: int = 12, seed: int = 0, recipe: str = "hpt", overrides: Sequence[str] = SMALL
+    *, kills: int = 30, steps: int = 12, seed: int = 0, recipe: str = RECIPE, overrides: Sequence[str] = SMALL
 ) -> Table:
     """Kill runs `kills` times in all, let each come to its end, and compare it with one that was never killed."""
     with tempfile.TemporaryDirectory(prefix="upge-resume-", ignore_cleanup_errors=True) as folder:
@@ -178,27 +189,23 @@ def measure(
         killer.through("through")
         killer.learn_pauses("through")
         done: list[Kill] = []
-        for run in count(1):
+        run = 0
+        while len(done) < kills:
+            run += 1
             done += _killed_and_compared(killer, run, kills - len(done))
-            if len(done) == kills:
-                return _table(done, killer, seed)
-    raise AssertionError("numbers don't end")
+    return _table(done, killer, seed)
 
 
 def _killed_and_compared(killer: Killer, run: int, most: int) -> list[Kill]:
     """A run that is killed once, or up to three times, and then let be."""
     name = f"run-{run}"
     kills: list[Kill] = []
-    again, ended = True, False
-    while again and len(kills) < min(3, most):
-        kill = killer.kill(run, name)
-        if kill is not None:
-            kills.append(kill)
-        ended = kill is None
-        again = not ended and killer.random.random() < 1 / 3
-    if not ended:
-        killer.through(name)
-    differing = killer.equal("through", name)
+    while (kill := killer.kill(run, name)) is not None:
+        kills.append(kill)
+        if killer.random.random() >= 1 / 3 or len(kills) == min(3, most):
+            killer.through(name)
+            break
+    differing = killer.differing("through", name)
     for kill in kills:
         kill.equal = not differing
     print(f"run {run}: killed in {'; '.join(str(kill.moment) for kill in kills) or 'no phase'}", file=sys.stderr)
@@ -206,17 +213,6 @@ def _killed_and_compared(killer: Killer, run: int, most: int) -> list[Kill]:
 
 
 def _table(kills: Sequence[Kill], killer: Killer, seed: int) -> Table:
-    rows = [
-        (
-            str(number),
-            str(kill.run),
-            f"{kill.seconds:.2f} s",
-            str(kill.moment),
-            "the beginning" if kill.resumed is None else f"step {kill.resumed}",
-            "yes" if kill.equal else "NO",
-        )
-        for number, kill in enumerate(kills, start=1)
-    ]
     equal = sum(kill.equal for kill in kills)
     hits = ", ".join(f"{phase} {killer.hits[phase]}" for phase in PHASES)
     notes = (
@@ -230,13 +226,10 @@ def _table(kills: Sequence[Kill], killer: Killer, seed: int) -> Table:
         "kills": len(kills),
         "equal": equal,
         "phases": dict(killer.hits),
-        "rows": [
-            {"run": kill.run, "seconds": kill.seconds, "phase": kill.moment.phase, "step": kill.moment.step}
-            | {"resumed": kill.resumed, "equal": kill.equal}
-            for kill in kills
-        ],
+        "rows": [kill.facts() for kill in kills],
     }
     columns = ("kill", "run", "after its start", "killed in", "resumed from", "equal")
+    rows = [(str(number), *kill.cells()) for number, kill in enumerate(kills, start=1)]
     return Table("Runs killed by SIGKILL and resumed", columns, rows, notes, facts)
 
 

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from upge.bench.measuring import Table, Timing, in_turns, machine
+from upge.bench.measuring import SECONDS, Table, Timing, in_turns, machine, seconds
 from upge.bench.work import SMOLLM2
 from upge.flow import Context, Request, Sampling
+from upge.parts import Engine, Workshop, build
 from upge.policy import Policy
 from upge.policy.loading import load
-from upge.recipe import load as load_recipe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -82,9 +82,8 @@ def measure(
     vocabulary = policy.model.config.get_text_config().vocab_size
     requests, sampling = demand.requests(vocabulary), Sampling(max_tokens=demand.max_tokens)
     policy.stop_ids = demand.stops(vocabulary)
-    with load_recipe("grpo", ["rollout.engine=transformers"]).rollout.engine.open(
-        Context(seed=demand.seed, policy=policy)
-    ) as session:
+    engine: Engine = build(Engine, "transformers", Workshop())
+    with engine.open(Context(seed=demand.seed, policy=policy)) as session:
         session.sync(policy)
         lengths = [len(completion.tokens) for completion in session.sample(requests, sampling)]
         candidates: dict[str, Callable[[], object]] = {
@@ -145,25 +144,20 @@ def _shape(policy: Policy) -> str:
 
 
 def _table(demand: Demand, timings: Mapping[str, Timing], lengths: Sequence[int], shape: str) -> Table:
-    total, rows = sum(lengths), []
-    for name, timing in timings.items():
-        low, high = timing.spread
-        speed = f"{total / timing.median:.0f} ({total / high:.0f} to {total / low:.0f})"
-        rows.append([name, f"{timing.median:.2f} ({low:.2f} to {high:.2f})", speed])
-    ratios = [theirs / ours for ours, theirs in zip(*(timings[name].seconds for name in timings), strict=True)]
-    ratio = timings["generate"].median / timings["engine"].median
-    rows.append(["engine : generate", "", f"{ratio:.2f} ({min(ratios):.2f} to {max(ratios):.2f})"])
+    total, ratio = sum(lengths), timings["generate"].ratio(timings["engine"])
     return Table(
         title=f"{len(lengths)} responses of {min(lengths)} to {max(lengths)} tokens ({total} in all): "
         f"{demand.samples} to each of {demand.prompts} prompts of {demand.shortest} to {demand.longest}",
-        columns=["", "seconds, median (least to most)", "tokens a second"],
-        rows=rows,
+        columns=["", SECONDS, "tokens a second"],
+        rows=[
+            *([name, f"{timing:.2f}", f"{timing.rate(total):.0f}"] for name, timing in timings.items()),
+            ["engine : generate", "", f"{ratio:.2f}"],
+        ],
         notes=[shape, machine()],
         facts={
-            "ratio": ratio,
-            "ratios": ratios,
+            "ratio": ratio.median,
             "tokens": total,
             "lengths": list(lengths),
-            "seconds": {name: timing.seconds for name, timing in timings.items()},
+            "seconds": seconds(timings),
         },
     )

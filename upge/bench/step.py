@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
-from upge.bench.measuring import Table, Timing, in_turns, machine
+from upge.bench.gradients import distance, of_learner
+from upge.bench.measuring import SECONDS, Table, Timing, in_turns, machine, seconds
 from upge.bench.work import Work
 
 if TYPE_CHECKING:
@@ -28,9 +28,9 @@ SIDE, PRODUCTS = 1024, 16
 
 def measure(work: Work, *, repeats: int = 5) -> Table:
     """Time, tokens per second and share of the matrix product's rate, with shared and with repeated prompts."""
-    learner = work.learner(work.recipe("grpo"))
+    learner = work.learner(work.recipe())
     ways = {name: stepping(learner, work, sharing=sharing) for name, sharing in (("shared", True), ("repeated", False))}
-    apart = _distance(*(_gradients(learner, way) for way in ways.values()))
+    apart = distance(*(of_learner(learner, way) for way in ways.values()))
     timings = in_turns({**ways, "product": _products()}, repeats=repeats)
     return _table(work, timings, apart, unavoidable(work, learner.policy.model))
 
@@ -81,38 +81,17 @@ def _products() -> Callable[[], None]:
     return multiply
 
 
-def _gradients(learner: Learner, step: Callable[[], None]) -> Tensor:
-    """What a step leaves to the optimizer, end to end."""
-    seen: list[Tensor] = []
-
-    def look(*_: Any) -> None:
-        seen.extend(each.grad.flatten().clone() for each in learner.policy.model.parameters() if each.grad is not None)
-
-    hook = learner.optimization.optimizer.optimizer.register_step_pre_hook(look)
-    step()
-    hook.remove()
-    return torch.cat(seen)
-
-
-def _distance(ours: Tensor, plain: Tensor) -> float:
-    return float((ours - plain).norm() / plain.norm())
-
-
 def _table(work: Work, timings: dict[str, Timing], apart: float, operations: float) -> Table:
     rate = PRODUCTS * 2 * SIDE**3 / timings["product"].median
-    rows, share = [], {}
-    for name in ("shared", "repeated"):
-        timing = timings[name]
-        low, high = timing.spread
-        share[name] = operations / timing.median / rate
-        seconds = f"{timing.median:.2f} ({low:.2f} to {high:.2f})"
-        rows.append([name, seconds, f"{work.tokens / timing.median:.0f}", f"{share[name]:.0%}"])
-    speedup = timings["repeated"].median / timings["shared"].median
-    rows.append(["shared : repeated", "", f"{speedup:.2f}", ""])
+    speedup = timings["repeated"].ratio(timings["shared"])
+    share = {name: operations / timings[name].median / rate for name in ("shared", "repeated")}
     return Table(
         title=f"A training step on {work.prompts} × {work.samples} rollouts, prompts of {work.prompt_tokens} tokens",
-        columns=["prompts", "seconds, median (least to most)", "tokens/s", "of the product's rate"],
-        rows=rows,
+        columns=["prompts", SECONDS, "tokens/s", "of the product's rate"],
+        rows=[
+            *(_row(name, work, timings[name], share[name]) for name in share),
+            ["shared : repeated", "", f"{speedup:.2f}", ""],
+        ],
         notes=[
             f"Tokens: {work.tokens}, prompts once a rollout. Responses of {work.shortest} to {work.longest}.",
             f"{operations / 1e9:.0f} GFLOP can't be avoided; torch.mm of {SIDE}² does {rate / 1e9:.0f} a second.",
@@ -120,12 +99,16 @@ def _table(work: Work, timings: dict[str, Timing], apart: float, operations: flo
             machine(),
         ],
         facts={
-            "speedup": speedup,
+            "speedup": speedup.median,
             "gradient_distance": apart,
             "share": share,
             "unavoidable": operations,
             "product_rate": rate,
             "tokens": work.tokens,
-            "seconds": {name: timing.seconds for name, timing in timings.items()},
+            "seconds": seconds(timings),
         },
     )
+
+
+def _row(name: str, work: Work, timing: Timing, share: float) -> list[str]:
+    return [name, f"{timing:.2f}", f"{work.tokens / timing.median:.0f}", f"{share:.0%}"]

@@ -16,33 +16,31 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from upge.bench.measuring import Table, Timing, in_turns, machine
+from upge.bench.gradients import Gradients, distance, of_learner, of_step
+from upge.bench.measuring import SECONDS, Table, Timing, in_turns, machine, seconds
 from upge.bench.memory import peak
 from upge.bench.work import Work
 from upge.errors import InputError
 from upge.run.trainer import open_policy
 
-RECIPE = ("grpo", "estimator.terms.rl.advantage={use: group_norm, epsilon: 1e-4}")
-"""TRL's GRPO has this epsilon, and takes the mean over each response's tokens, then over responses, with `grpo`."""
+RECIPE, LOSS_TYPE = "bench/trl", "grpo"
+"""The recipe, and the setting of TRL's that is its equal: the mean over each response's tokens, then over responses."""
 
-Gradients = dict[str, Tensor]
+BATCH_SIZES = (4, 8, 16, 32)
+"""Trajectories of a micro-batch of TRL's: those that are tried."""
 
 
-def measure(work: Work, *, batch_sizes: Sequence[int] = (4, 8, 16, 32), repeats: int = 5) -> Table:
+def measure(work: Work, *, repeats: int = 5) -> Table:
     """Tokens per second and peak memory of both, TRL at the fastest of its batch sizes.
 
-    Raises: InputError: TRL isn't installed.
+    Raises: InputError: TRL isn't installed, or can't divide the trajectories.
     """
     try:
         import trl
     except ImportError as error:
         raise InputError(f"TRL can't be imported ({error}): pip install 'upge[peers]'") from error
-    sizes = [size for size in batch_sizes if len(work.grouped) % size == 0]
-    if not sizes:
-        raise InputError(f"--batch-sizes: none of them divides the {len(work.grouped)} trajectories")
-    best = _fastest(work, sizes)
+    best = _fastest(work, batch_sizes(work))
     with Theirs(work, best) as theirs:
         ours = Ours(work)
         apart = distance(ours.gradients(), theirs.gradients())
@@ -51,13 +49,23 @@ def measure(work: Work, *, batch_sizes: Sequence[int] = (4, 8, 16, 32), repeats:
     return _table(work, timings, memory, apart, best, trl.__version__)
 
 
+def batch_sizes(work: Work) -> list[int]:
+    """Those that divide the work. Raises InputError where none does."""
+    count = work.prompts * work.samples
+    sizes = [size for size in BATCH_SIZES if count % size == 0]
+    if not sizes:
+        tried = ", ".join(map(str, BATCH_SIZES))
+        raise InputError(f"--prompts times --samples: {count} trajectories, which none of TRL's {tried} divides")
+    return sizes
+
+
 def _fastest(work: Work, sizes: Sequence[int]) -> int:
     """The batch size at which TRL takes least, one at a time: each has a model and an optimizer of its own."""
-    seconds = {}
+    took = {}
     for size in sizes:
         with Theirs(work, size) as theirs:
-            seconds[size] = in_turns({"TRL": theirs.step}, repeats=1)["TRL"].median
-    return min(sizes, key=lambda size: seconds[size])
+            took[size] = in_turns({"TRL": theirs.step}, repeats=1)["TRL"].median
+    return min(sizes, key=lambda size: took[size])
 
 
 class Ours:
@@ -65,7 +73,7 @@ class Ours:
 
     def __init__(self, work: Work) -> None:
         self.work = work
-        self.learner = work.learner(work.recipe(*RECIPE))
+        self.learner = work.learner(work.recipe(RECIPE))
 
     def step(self) -> None:
         """From the scored rollouts to the optimizer's step."""
@@ -73,8 +81,7 @@ class Ours:
 
     def gradients(self) -> Gradients:
         """What the optimizer is given."""
-        optimization = self.learner.optimization
-        return _seen(optimization.optimizer.optimizer, optimization.model, self.step)
+        return of_learner(self.learner, self.step)
 
 
 class Theirs:
@@ -82,9 +89,9 @@ class Theirs:
 
     def __init__(self, work: Work, size: int) -> None:
         self.work, self.size = work, size
+        self.pieces = len(work.grouped) // size
         self.folder = tempfile.TemporaryDirectory()
         self.trainer = self._trainer(Path(self.folder.name))
-        self.pieces = len(work.grouped) // size
 
     def __enter__(self) -> Theirs:
         return self
@@ -103,32 +110,19 @@ class Theirs:
 
     def gradients(self) -> Gradients:
         """What the optimizer is given."""
-        return _seen(self.trainer.optimizer, self.trainer.model, self.step)
+        return of_step(self.step, self.trainer.optimizer, self.trainer.model)
 
     def _trainer(self, folder: Path) -> Any:
         from datasets import Dataset
-        from trl import GRPOConfig, GRPOTrainer
+        from trl import GRPOTrainer
 
-        policy = open_policy(self.work.recipe(*RECIPE))
-        pieces = len(self.work.grouped) // self.size
-        config = GRPOConfig(
-            str(folder),
-            per_device_train_batch_size=self.size,
-            gradient_accumulation_steps=pieces,
-            num_generations=self.work.samples,
-            max_completion_length=self.work.longest,
-            loss_type="grpo",
-            learning_rate=0.0,
-            max_grad_norm=0.0,
-            **{"use_cpu": True, "bf16": False, "gradient_checkpointing": False},
-            **{"report_to": "none", "save_strategy": "no", "logging_strategy": "no", "disable_tqdm": True},
-        )
+        policy = open_policy(self.work.recipe(RECIPE))
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="You are using 'rollout_func'")
             trainer = GRPOTrainer(
                 policy.model,
                 reward_funcs=[lambda completion_ids, **_: [each.reward for _, each in self.work.grouped]],
-                args=config,
+                args=self._settings(folder),
                 train_dataset=Dataset.from_dict({"prompt": ["?"] * self.work.prompts}),
                 processing_class=policy.tokenizer,
                 rollout_func=self._roll_out,
@@ -136,8 +130,24 @@ class Theirs:
         trainer.create_optimizer()
         # The training loop, which isn't run, would set these.
         trainer.model.train()
-        trainer.current_gradient_accumulation_steps = pieces
+        trainer.current_gradient_accumulation_steps = self.pieces
         return trainer
+
+    def _settings(self, folder: Path) -> Any:
+        from trl import GRPOConfig
+
+        return GRPOConfig(
+            str(folder),
+            per_device_train_batch_size=self.size,
+            gradient_accumulation_steps=self.pieces,
+            num_generations=self.work.samples,
+            max_completion_length=self.work.longest,
+            loss_type=LOSS_TYPE,
+            learning_rate=0.0,
+            max_grad_norm=0.0,
+            **{"use_cpu": True, "bf16": False, "gradient_checkpointing": False},
+            **{"report_to": "none", "save_strategy": "no", "logging_strategy": "no", "disable_tqdm": True},
+        )
 
     def _roll_out(self, prompts: list[Any], trainer: Any) -> dict[str, Any]:
         del prompts, trainer
@@ -147,27 +157,6 @@ class Theirs:
             "completion_ids": [list(each.response) for each in trajectories],
             "logprobs": None,
         }
-
-
-def _seen(optimizer: torch.optim.Optimizer, model: torch.nn.Module, step: Callable[[], None]) -> Gradients:
-    """The gradients that `step` leaves to the optimizer."""
-    seen: Gradients = {}
-
-    def look(*_: Any) -> None:
-        seen.update((name, p.grad.clone()) for name, p in model.named_parameters() if p.grad is not None)
-
-    hook = optimizer.register_step_pre_hook(look)
-    step()
-    hook.remove()
-    return seen
-
-
-def distance(ours: Gradients, theirs: Gradients) -> float:
-    """‖ours − theirs‖ / ‖theirs‖ over all parameters. Raises ValueError where they aren't of the same ones."""
-    if ours.keys() != theirs.keys():
-        raise ValueError(f"gradients of different parameters: {sorted(ours.keys() ^ theirs.keys())}")
-    apart = sum(float((ours[name].double() - theirs[name].double()).square().sum()) for name in theirs)
-    return float((apart / sum(float(x.double().square().sum()) for x in theirs.values())) ** 0.5)
 
 
 def _alone(function: Callable[..., int], *arguments: Any) -> int:
@@ -195,32 +184,31 @@ def _second(step: Callable[[], None], model: torch.nn.Module) -> int:
 def _table(
     work: Work, timings: dict[str, Timing], memory: dict[str, int], apart: float, size: int, version: str
 ) -> Table:
-    speed = {name: work.tokens / timing.median for name, timing in timings.items()}
-    ratio, share = speed["upge"] / speed["TRL"], memory["upge"] / memory["TRL"]
-    rows = []
-    for name, timing in timings.items():
-        low, high = timing.spread
-        seconds = f"{timing.median:.2f} ({low:.2f} to {high:.2f})"
-        rows.append([name, seconds, f"{speed[name]:.0f}", f"{memory[name] / 2**20:.0f}"])
-    rows.append(["upge : TRL", "", f"{ratio:.2f}", f"{share:.2f}"])
-    facts = {
-        "speedup": ratio,
-        "memory": share,
-        "gradient_distance": apart,
-        "trl_batch_size": size,
-        "tokens": work.tokens,
-        "seconds": {name: timing.seconds for name, timing in timings.items()},
-        "peak_bytes": memory,
-    }
+    speedup, share = timings["TRL"].ratio(timings["upge"]), memory["upge"] / memory["TRL"]
     return Table(
         title=f"A training step on {work.prompts} × {work.samples} rollouts, {work.signal:.0%} of them with signal",
-        columns=["", "seconds, median (least to most)", "tokens/s", "peak memory, MiB"],
-        rows=rows,
+        columns=["", SECONDS, "tokens/s", "peak memory, MiB"],
+        rows=[
+            *(_row(name, work, timing, memory[name]) for name, timing in timings.items()),
+            ["upge : TRL", "", f"{speedup:.2f}", f"{share:.2f}"],
+        ],
         notes=[
             f"TRL {version} at batch size {size}, its fastest here. Tokens: {work.tokens}, prompts once a rollout.",
             f"Gradients: ‖upge − TRL‖ / ‖TRL‖ = {apart:.1e}.",
             "Peak memory is above what any step needs: weights, gradients and optimizer state.",
             machine(),
         ],
-        facts=facts,
+        facts={
+            "speedup": speedup.median,
+            "memory": share,
+            "gradient_distance": apart,
+            "trl_batch_size": size,
+            "tokens": work.tokens,
+            "seconds": seconds(timings),
+            "peak_bytes": memory,
+        },
     )
+
+
+def _row(name: str, work: Work, timing: Timing, memory: int) -> list[str]:
+    return [name, f"{timing:.2f}", f"{work.tokens / timing.median:.0f}", f"{memory / 2**20:.0f}"]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -32,6 +33,9 @@ SMOLLM2: dict[str, Any] = {
 }
 """SmolLM2-135M, with random weights: time and memory don't depend on them."""
 
+RECIPE = "bench/step"
+"""What is trained unless a benchmark has a recipe of its own."""
+
 
 @dataclass(frozen=True)
 class Work:
@@ -42,6 +46,7 @@ class Work:
         prompt_tokens: the length of every prompt, give or take an eighth.
         shortest, longest: the bounds of a response's length, tokens.
         signal: the share of the prompts whose responses don't all have the same reward.
+        shape: the model's configuration.
     """
 
     prompts: int = 4
@@ -51,6 +56,7 @@ class Work:
     longest: int = 128
     signal: float = 0.5
     seed: int = 0
+    shape: Mapping[str, Any] = field(default_factory=lambda: SMOLLM2)
 
     @cached_property
     def grouped(self) -> Grouped:
@@ -59,7 +65,7 @@ class Work:
 
         def text(low: int, high: int) -> tuple[int, ...]:
             length = int(torch.randint(low, high + 1, (), generator=random))
-            return tuple(torch.randint(0, SMOLLM2["vocab_size"], (length,), generator=random).tolist())
+            return tuple(torch.randint(0, self.shape["vocab_size"], (length,), generator=random).tolist())
 
         slack, found = self.prompt_tokens // 8, []
         for group in range(self.prompts):
@@ -76,11 +82,11 @@ class Work:
         """All tokens, each prompt counted once for every response to it."""
         return sum(len(each.prompt) + len(each.response) for _, each in self.grouped)
 
-    def recipe(self, name: str, *overrides: str) -> Recipe:
+    def recipe(self, name: str = RECIPE) -> Recipe:
         """A shipped recipe over the model, whose optimizer steps move nothing: lr 0."""
-        model = {"path": None, "config": SMOLLM2, "tokenizer": "upge_parts:data/lab/base"}
+        model = {"path": None, "config": dict(self.shape), "tokenizer": "upge_parts:data/lab/base"}
         settings = [f"model={json.dumps(model)}", "optimizer.lr=0.0", "optimizer.clip_norm=null", "train.threads=null"]
-        return load(name, [*settings, f"rollout.max_tokens={self.longest}", *overrides])
+        return load(name, [*settings, f"rollout.max_tokens={self.longest}"])
 
     def learner(self, recipe: Recipe) -> Learner:
         """What learns from the trajectories, on this machine's processor."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,6 +17,15 @@ if TYPE_CHECKING:
 bench = typer.Typer(no_args_is_help=True, help="Measure: ratios of what was timed in one run, in turns, with spread.")
 app.add_typer(bench, name="bench")
 
+WIDE = 120
+"""Columns of a table that goes to a file or another program."""
+
+Prompts = Annotated[int, typer.Option(min=1, help="Prompts of a step.")]
+Samples = Annotated[int, typer.Option(min=2, help="Responses to each prompt.")]
+PromptTokens = Annotated[int, typer.Option(min=1, help="A prompt's length, give or take an eighth.")]
+Shortest = Annotated[int, typer.Option(min=1, help="The shortest response, tokens.")]
+Longest = Annotated[int, typer.Option(min=1, help="The longest response, tokens.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of lengths and texts.")]
 Repeats = Annotated[int, typer.Option(min=1, help="Measured rounds; the medians are shown.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")]
 
@@ -30,21 +41,21 @@ def show(table: Table, *, as_json: bool) -> None:
     drawn = Drawn(*table.columns, title=table.title, title_justify="left")
     for row in table.rows:
         drawn.add_row(*row)
-    console = Console()
+    console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else WIDE)
     console.print(drawn)
     for note in table.notes:
-        console.print(note, highlight=False, markup=False)
+        console.print(note, soft_wrap=True)
 
 
 @bench.command()
 def trl(
-    prompts: Annotated[int, typer.Option(min=1, help="Prompts of a step.")] = 4,
-    samples: Annotated[int, typer.Option(min=2, help="Responses to each prompt.")] = 8,
-    prompt_tokens: Annotated[int, typer.Option(min=1, help="A prompt's length, give or take an eighth.")] = 128,
-    shortest: Annotated[int, typer.Option(min=1, help="The shortest response, tokens.")] = 16,
-    longest: Annotated[int, typer.Option(min=1, help="The longest response, tokens.")] = 128,
+    prompts: Prompts = 4,
+    samples: Samples = 8,
+    prompt_tokens: PromptTokens = 128,
+    shortest: Shortest = 16,
+    longest: Longest = 128,
     signal: Annotated[float, typer.Option(min=0, max=1, help="The share of prompts with unequal rewards.")] = 0.5,
-    seed: Annotated[int, typer.Option(min=0, help="Of lengths and texts.")] = 0,
+    seed: Seed = 0,
     repeats: Repeats = 5,
     as_json: AsJson = False,
 ) -> None:
@@ -58,12 +69,12 @@ def trl(
 
 @bench.command()
 def step(
-    prompts: Annotated[int, typer.Option(min=1, help="Prompts of a step.")] = 4,
-    samples: Annotated[int, typer.Option(min=2, help="Responses to each prompt.")] = 8,
-    prompt_tokens: Annotated[int, typer.Option(min=1, help="A prompt's length, give or take an eighth.")] = 128,
-    shortest: Annotated[int, typer.Option(min=1, help="The shortest response, tokens.")] = 16,
-    longest: Annotated[int, typer.Option(min=1, help="The longest response, tokens.")] = 128,
-    seed: Annotated[int, typer.Option(min=0, help="Of lengths and texts.")] = 0,
+    prompts: Prompts = 4,
+    samples: Samples = 8,
+    prompt_tokens: PromptTokens = 128,
+    shortest: Shortest = 16,
+    longest: Longest = 128,
+    seed: Seed = 0,
     repeats: Repeats = 5,
     as_json: AsJson = False,
 ) -> None:
@@ -71,7 +82,31 @@ def step(
     from upge.bench.step import measure
     from upge.bench.work import Work
 
-    show(measure(Work(prompts, samples, prompt_tokens, shortest, longest, 1.0, seed), repeats=repeats), as_json=as_json)
+    work = Work(prompts, samples, prompt_tokens, shortest, longest, signal=1.0, seed=seed)
+    show(measure(work, repeats=repeats), as_json=as_json)
+
+
+@bench.command()
+def scaling(
+    prompts: Prompts = 2,
+    samples: Samples = 4,
+    prompt_tokens: PromptTokens = 64,
+    response_tokens: Annotated[int, typer.Option(min=2, help="Every response's length at first.")] = 32,
+    vocabulary: Annotated[int, typer.Option(min=64, help="Of the model, at first.")] = 4096,
+    hidden: Annotated[int, typer.Option(min=64, help="The model's width; SmolLM2-135M's is 576.")] = 192,
+    layers: Annotated[int, typer.Option(min=1, help="Its layers; SmolLM2-135M has 30.")] = 4,
+    plot: Annotated[Path | None, typer.Option(dir_okay=False, help="An SVG file for the curves.")] = None,
+    seed: Seed = 0,
+    repeats: Repeats = 5,
+    as_json: AsJson = False,
+) -> None:
+    """How a step's time and memory grow with prompts, response length, rollouts of a prompt, and vocabulary."""
+    from upge.bench.scaling import measure, shape
+    from upge.bench.work import Work
+
+    lengths = (prompt_tokens, response_tokens, response_tokens)
+    work = Work(prompts, samples, *lengths, signal=1.0, seed=seed, shape=shape(hidden, layers, vocabulary))
+    show(measure(work, repeats=repeats, plot=plot), as_json=as_json)
 
 
 @bench.command()
@@ -131,11 +166,19 @@ def rollouts(
 
 
 @bench.command()
+def start(repeats: Repeats = 5, as_json: AsJson = False) -> None:
+    """How long `upge` takes to begin, beside Python alone and the import of torch."""
+    from upge.bench.start import measure
+
+    show(measure(repeats=repeats), as_json=as_json)
+
+
+@bench.command()
 def resume(
     kills: Annotated[int, typer.Option(min=1, help="How often a run is killed, in all.")] = 30,
     steps: Annotated[int, typer.Option(min=2, help="Rollout batches of a run.")] = 12,
     seed: Annotated[int, typer.Option(min=0, help="Of the moments.")] = 0,
-    recipe: Annotated[str, typer.Option(help="What is run, made small; its model a small one.")] = "hpt",
+    recipe: Annotated[str, typer.Option(help="What is run, made small; its model a small one.")] = "bench/resume",
     as_json: AsJson = False,
 ) -> None:
     """Runs killed at random moments and resumed, against one that never was: must leave the same bytes."""
