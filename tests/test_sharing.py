@@ -8,9 +8,9 @@ from typing import Any
 
 import extras
 import models
+import preparing
 import pytest
 import torch
-from accelerate import Accelerator
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -131,7 +131,7 @@ def test_the_proof_is_not_made_in_half_precision(prepared: bool) -> None:
     assert isinstance(head, torch.nn.Module)
     head.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
     if prepared:
-        Accelerator(cpu=True, mixed_precision="bf16").prepare(model)
+        preparing.prepared(model)
     with torch.autocast("cpu", torch.bfloat16, enabled=not prepared):
         assert reach(model) is not None
     assert set(seen) == {torch.float32}
@@ -204,8 +204,9 @@ class Refusing(LlamaForCausalLM):  # type: ignore[misc]
 def test_models_that_are_found_out_run_every_prompt_again_and_say_so_once(kind: type, said: str) -> None:
     model = kind(models.llama().config).eval()
     heat = torch.ones(len(RAGGED))
-    with pytest.warns(UserWarning, match=said):
+    with pytest.warns(UserWarning, match=said) as told:
         first = log_probs(model, RAGGED, heat)[0]
+    assert {each.filename for each in told} == {__file__}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert torch.equal(first, log_probs(model, RAGGED, heat)[0])

@@ -6,20 +6,19 @@ states that predict response tokens are picked out just before it, and its logit
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
+from upge.policy import proving
 from upge.policy import sharing as sharing_rows
-from upge.policy.head import Processing
 from upge.policy.projecting import processing, streamed_by, told
+from upge.policy.proving import Proof
 from upge.policy.rows import Padded, Tokens, collate, understood
 
 if TYPE_CHECKING:
@@ -49,7 +48,7 @@ def log_probs(
         pad_id: any valid token id: what padding is made of, which nothing ever reads.
         forward: what to call in place of `model` where it is wrapped (data parallel, mixed precision).
         streaming: whether logits are made tile by tile, and never held; False: all at once, by the plain formula. Where
-            the two differ on a model's first few tokens, it does to its logits what its config doesn't tell: then the
+            the two differ on a few made-up tokens, the model does to its logits what its config doesn't tell: then the
             formula is used, with a warning.
 
         sharing: whether neighbours with one prompt may run it once for all of them; see `upge.policy.rows.collate`.
@@ -66,16 +65,14 @@ def log_probs(
         nothing = torch.zeros(0, device=model.device)
         return nothing, nothing if entropy else None
     heat = _per_token(batch, temperature)
-    way = _streamed if streaming and _streams(model, sequences) else _whole
+    way = _streamed if streaming and _streams(model) else _whole
     result = way(model, batch, heat, forward or model, entropy)
     return _at_most_zero(result[:, 0]), result[:, 1] if entropy else None
 
 
 def reach(model: PreTrainedModel) -> float | None:
     """How far a row that several responses share may go in this model; None: each has its own. See `layout`."""
-    # The class's own forward: where the model is prepared for training, its own is wrapped in autocast.
-    own = partial(type(model).forward, model)
-    return sharing_rows.reach(model, lambda batch: _whole(model, batch, None, own, False)[:, 0])
+    return sharing_rows.reach(model, lambda batch: _whole(model, batch, None, model, False)[:, 0])
 
 
 def _check(sequences: Sequence[tuple[Tokens, Tokens]], temperature: Tensor) -> None:
@@ -114,31 +111,29 @@ def _whole(
     return told(_tempered(_response_logits(model, batch, forward), heat), batch.targets, entropy=entropy)
 
 
-_PROVEN: WeakKeyDictionary[nn.Module, dict[tuple[type, Processing], bool]] = WeakKeyDictionary()
+_STREAMS = Proof(
+    "{model} {fault}: log-probs are computed from whole logits", failing="fails where its logits are streamed"
+)
 
 
-def _streams(model: PreTrainedModel, sequences: Sequence[tuple[Tokens, Tokens]]) -> bool:
-    """Whether a model's streamed log-probs are those of its own logits: tried once, on a few tokens."""
+def _streams(model: PreTrainedModel) -> bool:
+    """Whether a model's streamed log-probs are those of its own logits."""
     if any(isinstance(each, FakeTensor) for each in model.parameters()):
         return True  # without numbers there is nothing to compare
-    known = _PROVEN.setdefault(model, {})
     kind = (type(model.get_output_embeddings()), processing(model))
-    if kind not in known:
-        known[kind] = _agree(model, sequences)
-        if not known[kind]:
-            does = "does more to its logits than its config tells"
-            warnings.warn(f"{type(model).__name__} {does}: log-probs are computed from whole logits", stacklevel=3)
-    return known[kind]
+    return _STREAMS.holds(model, kind, partial(_fault, model), stacklevel=4)
 
 
-@torch.no_grad()
-def _agree(model: PreTrainedModel, sequences: Sequence[tuple[Tokens, Tokens]]) -> bool:
-    prompt, response = next((prompt, response) for prompt, response in sequences if response)
-    few = collate([(prompt[:8], response[:4])], 0, model.device)
-    ours, plain = (way(model, few, None, model, True) for way in (_streamed, _whole))
-    narrow = any(each.is_floating_point() and each.itemsize < 4 for each in model.parameters())
-    tolerance = 0.1 if narrow else 1e-3  # 16 bits round a logit of 30 by as much
-    return torch.allclose(ours, plain, rtol=tolerance / 10, atol=tolerance, equal_nan=True)
+def _fault(model: PreTrainedModel) -> str | None:
+    """What is wrong with streaming this model's logits; None if nothing is."""
+    few = collate(proving.sequences(model), 0, model.device)
+    logits = _response_logits(model, few, model)
+    plain = told(_tempered(logits, None), few.targets, entropy=True)
+    ours = _streamed(model, few, None, model, True)
+    # 16 bits round a logit of 30 by as much. Divided models may compute in them, whatever their parameters are.
+    tolerance = 0.1 if min(logits.itemsize, proving.precision(model)) < 4 else 1e-3
+    agree = torch.allclose(ours, plain, rtol=tolerance / 10, atol=tolerance, equal_nan=True)
+    return None if agree else "does more to its logits than its config tells"
 
 
 def _response_logits(model: PreTrainedModel, batch: Padded, forward: Callable[..., Any]) -> Tensor:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import inspect
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from upge.policy import shards
-from upge.policy.rows import Padded, Tokens, collate
+from upge.policy import proving, shards
+from upge.policy.proving import Proof
+from upge.policy.rows import Padded, collate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -26,11 +26,7 @@ Ask = Callable[[Padded], Tensor]
 # proof's rows are too short to show it.
 _BOUNDS = ("sliding_window", "window_size", "keep_window_size")
 
-_PROVEN: WeakKeyDictionary[nn.Module, dict[str, bool]] = WeakKeyDictionary()
-_PROMPTS: Sequence[tuple[Tokens, Tokens]] = (
-    *(((3, 5, 2), response) for response in ((4, 1, 6), (7,), (2, 2, 5, 3))),
-    *(((6, 1), response) for response in ((1, 4), (5, 7, 2))),
-)
+_SHARES = Proof("{model}: every response runs its prompt again, since {fault}", failing="it refuses a mask of pairs")
 
 
 def reach(model: PreTrainedModel, ask: Ask) -> float | None:
@@ -42,13 +38,8 @@ def reach(model: PreTrainedModel, ask: Ask) -> float | None:
     if not _may(model):
         return None
     kind = str(model.config._attn_implementation)
-    known = _PROVEN.setdefault(model, {})
-    if kind not in known:
-        fault = _fault(model, ask)
-        known[kind] = fault is None
-        if fault:
-            warnings.warn(f"{type(model).__name__}: every response runs its prompt again, since {fault}", stacklevel=4)
-    return 6.0 * model.config.get_text_config().hidden_size if known[kind] else None
+    proven = _SHARES.holds(model, kind, partial(_fault, model, ask), stacklevel=5)
+    return 6.0 * model.config.get_text_config().hidden_size if proven else None
 
 
 def _may(model: PreTrainedModel) -> bool:
@@ -83,20 +74,14 @@ def _without_windows(config: PreTrainedConfig) -> bool:
     return bool(getattr(config, "layer_types", None)) or not getattr(config, "use_sliding_window", True)
 
 
-@torch.no_grad()
 def _fault(model: PreTrainedModel, ask: Ask) -> str | None:
     """What is wrong with sharing on this model; None if nothing is."""
-    size, device = int(model.config.get_text_config().vocab_size), model.device
-    plain = collate(_cut(_PROMPTS, size), 0, device)
-    shared = collate(_cut(_PROMPTS, size), 0, device, reach=1e9)
-    other = [(prompt, [token + 1 for token in response]) for prompt, response in _PROMPTS]
-    sibling = collate(_cut([_PROMPTS[0], *other[1:]], size), 0, device, reach=1e9)
+    device, known = model.device, proving.sequences(model)
+    plain, shared = collate(known, 0, device), collate(known, 0, device, reach=1e9)
+    other = [(prompt, [token + 1 for token in response]) for prompt, response in known]
+    sibling = collate(proving.within(model, [known[0], *other[1:]]), 0, device, reach=1e9)
     onward = replace(shared, positions=torch.arange(shared.tokens.shape[1], device=device).expand_as(shared.tokens))
-    try:
-        with torch.autocast(device.type, enabled=False):  # half precision's rounding would pass for a fault
-            own, tree, changed, wrong = (ask(batch) for batch in (plain, shared, sibling, onward))
-    except Exception as error:  # whatever a model makes of a mask that it doesn't know
-        return f"it refuses a mask of pairs ({type(error).__name__}: {str(error)[:100]})"
+    own, tree, changed, wrong = (ask(batch) for batch in (plain, shared, sibling, onward))
     apart, tolerance = float((tree - own).abs().max()), _tolerance(model)
     first = int(shared.lengths[0])
     if not apart <= tolerance:
@@ -109,14 +94,6 @@ def _fault(model: PreTrainedModel, ask: Ask) -> str | None:
     return None
 
 
-def _cut(sequences: Sequence[tuple[Tokens, Tokens]], size: int) -> list[tuple[list[int], list[int]]]:
-    """The same with ids that a small vocabulary has."""
-    return [
-        ([token % size for token in prompt], [token % size for token in response]) for prompt, response in sequences
-    ]
-
-
 def _tolerance(model: PreTrainedModel) -> float:
     """Nats by which rounding may move a log-prob."""
-    widest = max((each.itemsize for each in model.parameters() if each.is_floating_point()), default=4)
-    return {8: 1e-5, 4: 1e-4}.get(widest, 0.1)
+    return {8: 1e-5, 4: 1e-4}.get(proving.precision(model), 0.1)
