@@ -1,12 +1,19 @@
-"""Reading files that anybody may have written: pipes, devices and JSON that Python's parser chokes on."""
+"""Reading files that anybody may have written, and showing what stands in them."""
 
 from __future__ import annotations
 
 import json
+import os
+import re
 from pathlib import Path
 from typing import Any
 
 from upge.errors import InputError
+
+_ESCAPED = re.compile(r"(?i)\\ud[89a-f]")
+_HALF = re.compile(r"[\ud800-\udfff]")
+_MOVING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters but tab and line feed, marks that turn the direction of writing, and halves of characters."""
 
 
 def regular_file(path: Path) -> Path:
@@ -20,9 +27,31 @@ def regular_file(path: Path) -> Path:
     return path
 
 
+def refuse_links_out(folder: Path) -> None:
+    """Raise InputError where a link in a folder leads out of it."""
+    inside = os.path.realpath(folder)
+    for place, folders, files in os.walk(folder):
+        for path in (Path(place) / name for name in (*folders, *files)):
+            if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(inside):
+                raise InputError(f"{path}: a link that leads out of the run folder, where a run writes nothing")
+
+
 def parse_json(text: str | bytes) -> Any:
-    """The value of a JSON text. Raises ValueError, also for what is nested too deeply to be parsed."""
+    """The value of a JSON text.
+
+    Raises ValueError, also for what is nested too deeply to be parsed, and for half of a character (a `\\ud800` to
+    `\\udfff` escape without its partner), which no tokenizer takes and no file can hold.
+    """
     try:
-        return json.loads(text)
+        found = json.loads(text)
+        half = _ESCAPED.search(str(text)) and _HALF.search(json.dumps(found, ensure_ascii=False))
     except RecursionError:
         raise ValueError("nested too deeply") from None
+    if half:
+        raise ValueError("half of a character: a \\ud800 to \\udfff escape without its partner")
+    return found
+
+
+def shown(text: str) -> str:
+    """A text as a terminal may be given it: what would move its cursor, or colour it, comes as an escape, `\\x1b`."""
+    return _MOVING.sub(lambda found: ascii(found[0])[1:-1], text)

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from upge.flow import Message, Problem
 from upge.policy.errors import ModelError
+from upge.policy.rendering import RenderingError, renderer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -99,12 +100,12 @@ class Templater:
 
     def _render(self, turns: list[Message], *, generation: bool = True) -> str:
         try:
-            arguments: dict[str, Any] = {"tokenize": False, "add_generation_prompt": generation}
-            return str(self.tokenizer.apply_chat_template(turns, **arguments))
-        except Exception as error:  # a chat template is a program: what it raises is up to it
+            template, tokens = self.tokenizer.get_chat_template(), self.tokenizer.special_tokens_map
+            return renderer().render(template, turns, tokens, generation=generation)
+        except (RenderingError, ValueError) as error:  # ValueError: several templates, and none is the default
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             roles = ", ".join(turn.get("role", "no role") for turn in turns)
-            raise ModelError(f"the tokenizer's chat template refuses turns by {roles}: {reason}") from error
+            raise ModelError(f"the tokenizer's chat template can't take turns by {roles}: {reason}") from error
 
     def _ids(self, text: str, *, special: bool) -> tuple[int, ...]:
         """Token ids; `special` adds what the tokenizer puts before a text, once, and nothing that it puts after it."""

@@ -34,7 +34,10 @@ class Parquet(FromFiles):
             except InputError as error:
                 raise InputError(f"{file}: {error}") from error
             number = 0
-            for batch in opened.iter_batches(columns=heads):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield number, row
+            try:
+                for batch in opened.iter_batches(columns=heads):
+                    for row in batch.to_pylist():
+                        number += 1
+                        yield number, row
+            except (OSError, ArrowException, UnicodeDecodeError) as error:
+                raise InputError(f"{file}: can't be read after row {number}: {error}") from error

@@ -64,7 +64,18 @@ def read(path: Path) -> dict[Key, Completion]:
             said: dict[str, Any] = parse_json(line)
             key = (said["stream"], said["step"], said["problem"], said["sample"])
             logp = said.get("logp")
+            _check(said["tokens"], logp, said["truncated"])
             found[key] = Completion(tuple(said["tokens"]), None if logp is None else tuple(logp), said["truncated"])
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path}:{number}: not a completion: {error}") from error
     return found
+
+
+def _check(tokens: Any, logp: Any, truncated: Any) -> None:
+    """Raise ValueError unless these are ids, as many log-probs or None, and a truth value."""
+    if not all(isinstance(token, int) and not isinstance(token, bool) and 0 <= token < 2**31 for token in tokens):
+        raise ValueError("'tokens' should be ids, numbers from 0")
+    if logp is not None and (len(logp) != len(tokens) or not all(isinstance(x, int | float) for x in logp)):
+        raise ValueError("'logp' should be a number for each of 'tokens'")
+    if not isinstance(truncated, bool):
+        raise ValueError("'truncated' should be true or false")
