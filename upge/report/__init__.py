@@ -1,0 +1,1 @@
+"""Reports: a run, or several side by side, as one HTML page that needs nothing but a browser."""

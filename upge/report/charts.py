@@ -1,0 +1,167 @@
+"""Curves: series of points made ready to be drawn, with axes, legend, and what is shown under the pointer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+from math import isfinite
+from statistics import fmean
+from typing import Any
+
+from upge.report.scales import Frame, Tick, framed, written
+
+COLOURS = 8
+"""How many colours the style sheet has for series."""
+
+MOST_POINTS = 300
+"""A longer curve is drawn by the means of neighbouring points."""
+
+SMOOTHED_FROM = 30
+"""Curves of so many points get a bold line of their moving mean."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """A value at x; the ends of its interval, where it has one."""
+
+    x: float
+    y: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Series:
+    """A curve with its name; `colour` counts from 0."""
+
+    label: str
+    points: Sequence[Point]
+    colour: int = 0
+
+
+@dataclass(frozen=True)
+class Line:
+    """A curve as the page draws it: SVG paths, and dots where there are few points."""
+
+    label: str
+    colour: int
+    path: str
+    bold: str
+    area: str
+    dots: tuple[tuple[float, float], ...]
+    last: str
+
+
+class Chart:
+    """One drawing of some curves.
+
+    Args:
+        title, note: what it shows, and how. series: the curves; points that are not finite are left out.
+        share: the values are shares, so the axis is from 0 to 1. logarithmic: x by log₂, with a tick at each x.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        series: Sequence[Series],
+        *,
+        note: str = "",
+        across: str = "step",
+        share: bool = False,
+        logarithmic: bool = False,
+    ) -> None:
+        self.title, self.across, self.logarithmic, self._share = title, across, logarithmic, share
+        found = [Series(each.label, _finite(each.points), each.colour % COLOURS) for each in series]
+        self.wide = max((_width(each.points) for each in found), default=1)
+        self.series = [
+            Series(each.label, thinned(each.points, self.wide), each.colour) for each in found if each.points
+        ]
+        self.note = f"{note}{'; ' if note else ''}means of {self.wide} points" if self.wide > 1 else note
+
+    @cached_property
+    def frame(self) -> Frame:
+        """What the drawing shows."""
+        points = [point for each in self.series for point in each.points]
+        values = [value for p in points for value in (p.y, p.low, p.high) if value is not None]
+        return framed([point.x for point in points], values, share=self._share, logarithmic=self.logarithmic)
+
+    @property
+    def down(self) -> list[Tick]:
+        """Ticks of the y axis."""
+        return self.frame.down()
+
+    @property
+    def marks(self) -> list[Tick]:
+        """Ticks of the x axis."""
+        xs = sorted({point.x for each in self.series for point in each.points})
+        return self.frame.across(xs if self.logarithmic else ())
+
+    @property
+    def lines(self) -> list[Line]:
+        """The curves, ready to be drawn."""
+        return [self._line(each) for each in self.series]
+
+    def _line(self, series: Series) -> Line:
+        frame, points = self.frame, series.points
+        smooth = smoothed(points) if len(points) >= SMOOTHED_FROM else []
+        within = [point for point in points if point.low is not None and point.high is not None]
+        edges = [(p.x, p.high) for p in within] + [(p.x, p.low) for p in reversed(within)]
+        return Line(
+            series.label,
+            series.colour,
+            path=_path(frame, [(point.x, point.y) for point in points]),
+            bold=_path(frame, [(point.x, point.y) for point in smooth]),
+            area=_path(frame, [(x, y) for x, y in edges if y is not None]),
+            dots=tuple((frame.x(p.x), frame.y(p.y)) for p in points) if len(points) <= 20 else (),
+            last=written(points[-1].y),
+        )
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """What the page shows under the pointer."""
+        frame = self.frame
+        series = [
+            {
+                "label": s.label,
+                "colour": s.colour,
+                "points": [[p.x, frame.x(p.x), p.y, p.low, p.high] for p in s.points],
+            }
+            for s in self.series
+        ]
+        return {"across": self.across, "series": series}
+
+
+def curve(label: str, points: Sequence[tuple[float, float]], colour: int = 0) -> Series:
+    """A series of (x, y) pairs."""
+    return Series(label, [Point(x, y) for x, y in points], colour)
+
+
+def smoothed(points: Sequence[Point]) -> list[Point]:
+    """The mean over each point's neighbours: a window of a fifteenth of the curve, cut off at its ends."""
+    reach = max(1, len(points) // 30)
+    windows = (points[max(0, i - reach) : i + reach + 1] for i in range(len(points)))
+    return [Point(point.x, fmean(p.y for p in window)) for point, window in zip(points, windows, strict=True)]
+
+
+def thinned(points: Sequence[Point], wide: int) -> list[Point]:
+    """The means of each `wide` neighbouring points."""
+    if wide == 1:
+        return list(points)
+    pieces = [
+        [point for _, point in piece] for _, piece in groupby(enumerate(points), key=lambda each: each[0] // wide)
+    ]
+    return [Point(fmean(p.x for p in piece), fmean(p.y for p in piece)) for piece in pieces]
+
+
+def _width(points: Sequence[Point]) -> int:
+    return max(1, -(-len(points) // MOST_POINTS))
+
+
+def _finite(points: Sequence[Point]) -> list[Point]:
+    return [point for point in points if isfinite(point.x) and isfinite(point.y)]
+
+
+def _path(frame: Frame, points: Sequence[tuple[float, float]]) -> str:
+    return "M" + "L".join(f"{frame.x(x)} {frame.y(y)}" for x, y in points) if points else ""

@@ -1,0 +1,175 @@
+"""The page of several runs: curves on one another, pass@k, and what only one of them solves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from upge.grid.groups import Group
+from upge.grid.intervals import student
+from upge.report.charts import COLOURS, Chart, Point, Series
+from upge.report.curves import NOTES, OTHER, SHARES, SUBJECTS, points
+from upge.report.curves import Group as Charts
+from upge.report.exclusive import ends, solved
+from upge.report.logs import Logs
+from upge.report.measuring import AS_SHARES, score_order, solving, split_of
+from upge.report.pages import rendered
+from upge.run.comparing import Run, shared_metrics
+
+
+@dataclass(frozen=True)
+class Side:
+    """What is drawn as one curve: a run, or the mean over runs of one recipe with several seeds."""
+
+    name: str
+    runs: Sequence[Run]
+    mean: Run
+
+    def curve(self, metric: str, phase: str) -> list[Point]:
+        """A metric at the steps that all of the runs have, with Student's 95 % interval over several."""
+        curves = [dict(points([line for line in run.lines if line["phase"] == phase], metric)) for run in self.runs]
+        steps = sorted(set.intersection(*map(set, curves)))
+        if len(curves) == 1:
+            return [Point(step, curves[0][step]) for step in steps]
+        found = ((step, student([each[step] for each in curves])) for step in steps)
+        return [Point(step, each.value, each.low, each.high) for step, each in found]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A run in the first table: its scores at the last measurement by their metrics' names."""
+
+    logs: Logs
+    scores: Mapping[str, float]
+
+
+def comparison_page(runs: Sequence[Logs]) -> str:
+    """The page of several runs."""
+    heads = [name for name in shared_metrics([each.run for each in runs]) if name.count("/") == 1 and "@" in name]
+    return rendered(
+        "comparison.html.jinja",
+        **_curves([Side(each.run.name, [each.run], each.run) for each in runs]),
+        heads=heads,
+        rows=[Row(each, _last(each, heads)) for each in runs],
+        pass_at_k=_pass_at_k(runs),
+        solved=solved(runs),
+        differing=_differing([dict(_settings(_parsed(each.recipe), "")) for each in runs]),
+    )
+
+
+def groups_page(groups: Sequence[Group]) -> str:
+    """The page of runs by recipe, each with several seeds: means over these."""
+    flat = [{key: _said(value) for key, value in each.settings.items()} for each in groups]
+    return rendered(
+        "groups.html.jinja",
+        **_curves([Side(each.name, list(each.runs.values()), each.mean()) for each in groups]),
+        groups=groups,
+        differing=_differing(flat),
+    )
+
+
+def _curves(sides: Sequence[Side]) -> dict[str, Any]:
+    """What the template needs for the curves of every page."""
+    shared = shared_metrics([each.mean for each in sides])
+    measured = [name for name in shared if split_of(name)]
+    return {
+        "title": " · ".join(each.name for each in sides),
+        "runs": [(each.name, index % COLOURS) for index, each in enumerate(sides)],
+        "measured": list(_measured(sides, measured)),
+        "training": list(_training(sides, [name for name in shared if name not in measured])),
+    }
+
+
+def _last(logs: Logs, heads: Sequence[str]) -> dict[str, float]:
+    lines = logs.measurements
+    found = {name: points(lines, name) for name in heads}
+    return {name: its[-1][1] for name, its in found.items() if its}
+
+
+def _overlaid(sides: Sequence[Side], name: str, *, measured: bool) -> Chart:
+    """One metric, a curve a run."""
+    phase = "eval" if measured else "train"
+    series = [Series(each.name, each.curve(name, phase), index) for index, each in enumerate(sides)]
+    split = split_of(name) if measured else None
+    share = bool(AS_SHARES.fullmatch(split[1])) if split else any(part in (name, *name.split("/")) for part in SHARES)
+    note = (
+        "after so many steps" if measured else NOTES.get(name, "share of prompts" if name.startswith("share/") else "")
+    )
+    return Chart(name, series, note=note, share=share)
+
+
+def _measured(sides: Sequence[Side], names: Sequence[str]) -> Iterator[Charts]:
+    def place(name: str) -> tuple[str, bool]:
+        return name.partition("/")[0], name.count("/") > 1
+
+    def order(name: str) -> tuple[str, bool, tuple[int, int], str]:
+        return *place(name), score_order(name.rpartition("/")[2]), name
+
+    for (split, by_band), its in groupby(sorted(names, key=order), key=place):
+        title = f"Measured on {split}{', by band' if by_band else ''}"
+        yield Charts(title, [_overlaid(sides, name, measured=True) for name in its])
+
+
+def _training(sides: Sequence[Side], names: Sequence[str]) -> Iterator[Charts]:
+    """The charts by subject; without the metrics that are one same number in every run."""
+    drawn: dict[str, list[Chart]] = {title: [] for title in (*(title for title, _ in SUBJECTS), OTHER)}
+    for name in names:
+        values = {point.y for each in sides for point in each.curve(name, "train")}
+        if len(values) > 1:
+            drawn[_subject(name)].append(_overlaid(sides, name, measured=False))
+    yield from (Charts(title, charts) for title, charts in drawn.items() if charts)
+
+
+def _subject(name: str) -> str:
+    parts = {name, *name.split("/")}
+    return next((title for title, wanted in SUBJECTS if parts & set(wanted)), OTHER)
+
+
+def _pass_at_k(runs: Sequence[Logs]) -> list[Chart]:
+    """Of each split pass@k against k, at each run's last measurement."""
+    curves: dict[str, list[Series]] = {}
+    for index, logs in enumerate(runs):
+        seed = logs.manifest.get("seed")
+        for split, records in ends(logs).items():
+            its: list[Point] = solving(records, seed if isinstance(seed, int) and seed >= 0 else 0)
+            if len(its) > 1:
+                curves.setdefault(split, []).append(Series(logs.run.name, its, index))
+    note = "after the last step; shaded: 95 % interval over problems"
+    return [
+        Chart(f"pass@k on {split}", series, note=note, across="k", share=True, logarithmic=True)
+        for split, series in curves.items()
+    ]
+
+
+def _differing(flat: Sequence[Mapping[str, str]]) -> list[tuple[str, list[str]]]:
+    """The settings in which recipes differ, with the value of each; "" where it has none."""
+    keys = dict.fromkeys(key for own in flat for key in own)
+    told = [key for key in keys if key.partition(".")[0] not in ("name", "about", "log")]
+    rows = [(key, [own.get(key, "") for own in flat]) for key in told]
+    return [(key, values) for key, values in rows if len(set(values)) > 1]
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return YAML(typ="safe", pure=True).load(text)
+    except YAMLError:
+        return None
+
+
+def _settings(value: Any, path: str) -> Iterator[tuple[str, str]]:
+    """(dotted path, value) of every setting."""
+    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    if not children and path:
+        yield path, _said(value)
+    for key, child in children:
+        yield from _settings(child, f"{path}.{key}" if path else str(key))
+
+
+def _said(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
