@@ -11,6 +11,7 @@ from test_authoring import call
 
 import upge
 from upge import Context, InputError, PartError, Problem, RecipeError
+from upge.run.resuming import command
 from upge.run.trainer import train
 from upge_parts.rewards.python_function import PythonFunction
 from upge_parts.rewards.weighted import Weighted
@@ -77,6 +78,13 @@ def test_a_run_keeps_the_function_and_goes_on_with_leave_alone(tmp_path: Path) -
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if line["phase"] == "train"] == [0, 1, 2]
     assert [file.read_text() for file in (folder / "code").iterdir()] == [SCORE]
+
+
+def test_the_command_that_goes_on_asks_for_leave_where_a_module_is_named(tmp_path: Path) -> None:
+    path = tiny.recipe(tmp_path)
+    named = upge.load(path, ["reward={use: python, function: operator:eq}"], allow_code=True)
+    assert command(named, tmp_path) == f"upge run --resume {tmp_path} --allow-code"
+    assert command(upge.load(path), tmp_path) == f"upge run --resume {tmp_path}"
 
 
 def test_validate_says_what_code_would_run(tmp_path: Path) -> None:

@@ -82,9 +82,9 @@ def test_the_bench_sees_runs_that_differ(run: Run, tmp_path: Path) -> None:
     run("one")
     run("other", "train.seed=1")
     killer = Killer("", (), tmp_path, 5, random.Random(0))
-    assert killer.equal("one", "one") == []
-    assert "completions.jsonl" in killer.equal("one", "other")
-    assert killer.equal("one", "never") == list(SAME[-1:] + SAME[:3])
+    assert killer.differing("one", "one") == []
+    assert "completions.jsonl" in killer.differing("one", "other")
+    assert killer.differing("one", "never") == list(SAME[-1:] + SAME[:3])
 
 
 def test_the_bench_reads_where_a_run_is(run: Run) -> None:

@@ -57,9 +57,6 @@ def test_a_run_leaves_its_folder(run: Run) -> None:
     for name in ("recipe.yaml", "manifest.json", "metrics.jsonl", "timings.jsonl", "completions.jsonl", "summary.json"):
         assert (folder / name).stat().st_size > 0
     assert upge.load(folder / "recipe.yaml").train.steps == 5
-    report = (folder / "report.html").read_text()
-    assert "test/avg@2" in report
-    assert report.count("<polyline") > 10
     assert AutoModelForCausalLM.from_pretrained(folder / "model").config.hidden_size == 16
     first = metrics(folder)[0]
     assert first["rows"] == 8 * 6 + 8

@@ -51,6 +51,7 @@ from upge.command import (  # noqa: E402  (each registers its verb)
     explain,  # noqa: F401
     list_,  # noqa: F401
     new,  # noqa: F401
+    report,  # noqa: F401
     run,  # noqa: F401
     schema,  # noqa: F401
     show,  # noqa: F401

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,44 +14,66 @@ from upge.command import app
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from upge.grid.scoring import Against
     from upge.run.comparing import Run
     from upge.run.contrasting import Evaluated
+
+
+class Axis(StrEnum):
+    """What a mean over a run goes by."""
+
+    samples = "samples"
+    steps = "steps"
+
 
 Runs = Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="Run folders, or those of evaluations.")]
 Metric = Annotated[list[str] | None, typer.Option("--metric", help="Also these metrics; may be given several times.")]
 Output = Annotated[
     Path | None,
-    typer.Option("--output", help="Of runs, write every shared curve as HTML; of evaluations, everything as JSON."),
+    typer.Option(
+        "--output",
+        help="Of runs, write every shared curve as HTML, or the numbers of several seeds as .json; of evaluations, "
+        "everything as JSON.",
+    ),
+]
+AgainstOption = Annotated[
+    Axis | None,
+    typer.Option("--against", help="With several seeds: means over the samples (the default) or the steps of a run."),
 ]
 
 
 @app.command()
-def compare(runs: Runs, metric: Metric = None, output: Output = None) -> None:
+def compare(runs: Runs, metric: Metric = None, output: Output = None, against: AgainstOption = None) -> None:
     """Compare runs by their curves, or evaluations by paired differences to the first and by what only one solved.
 
-    Of a single run also its first and its last measurement are compared, problem by problem.
+    Of a single run also its first and its last measurement are compared, problem by problem; runs of a recipe with
+    several seeds by means with intervals, and by differences to the first recipe, seed by seed.
     """
     from upge.errors import InputError
     from upge.run.contrasting import is_evaluation
 
     evaluations = [folder for folder in runs if is_evaluation(folder)]
     if not evaluations:
-        _compare_runs(runs, metric or [], output)
+        compare_runs(runs, metric or [], output, against.value if against else None)
     elif len(evaluations) < len(runs):
         other = next(folder for folder in runs if folder not in evaluations)
         raise InputError(f"{other}: no evaluation folder, as {evaluations[0]} is one; compare like with like")
-    elif metric or len(runs) < 2:
-        raise InputError("--metric is for runs" if metric else "an evaluation is compared with another one")
+    elif metric or against or len(runs) < 2:
+        told = "--metric and --against are for runs"
+        raise InputError(told if metric or against else "an evaluation is compared with another one")
     else:
         _compare_evaluations(runs, output)
 
 
-def _compare_runs(runs: list[Path], metric: list[str], output: Path | None) -> None:
-    from rich import box
+def compare_runs(
+    runs: Sequence[Path], metric: Sequence[str] = (), output: Path | None = None, against: Against | None = None
+) -> None:
+    """Compare runs. Raises InputError: one is none; two of these have no such metric."""
     from rich.console import Console
-    from rich.table import Table
 
+    from upge.command.compare_seeds import compare_groups
     from upge.errors import InputError
+    from upge.grid.groups import grouped
     from upge.run import comparing
 
     found = comparing.opened(runs)
@@ -57,19 +81,37 @@ def _compare_runs(runs: list[Path], metric: list[str], output: Path | None) -> N
     unknown = [name for name in metric if name not in shared]
     if unknown:
         raise InputError(f"no two of these runs have the metric '{unknown[0]}'; there are {', '.join(shared)}")
-    wanted = [name for name in shared if name == "reward" or "avg@" in name] + metric
-    table = Table(box=box.SIMPLE_HEAD)
-    for column, justify in (("", "left"), ("run", "left"), ("first", "right"), ("last", "right"), ("curve", "left")):
-        table.add_column(column, justify="right" if justify == "right" else "left")
-    for name in dict.fromkeys(wanted):
-        for row in _rows(name, found):
-            table.add_row(*row)
-    Console(highlight=False, markup=False).print(table)
+    usual = [name for name in shared if name == "reward" or "avg@" in name]
+    wanted = list(dict.fromkeys([*usual, *metric]))
+    if groups := grouped(found):
+        compare_groups(groups, wanted, [name for name in metric if name not in usual], against or "samples", output)
+        return
+    if against is not None:
+        raise InputError("--against is for recipes with several seeds each")
+    Console(highlight=False, markup=False).print(curves(wanted, found))
     if output is not None:
-        output.write_text(comparing.page(found), encoding="utf-8")
+        from upge.report.writing import write
+
+        write(runs, output)
         typer.echo(f"wrote {output}", err=True)
     if len(runs) == 1:
         _compare_ends(runs[0])
+
+
+def curves(metrics: Sequence[str], runs: Sequence[Run]) -> Table:
+    """A line for each metric and run: first and last value, and the curve between them."""
+    from rich import box
+    from rich.table import Table
+
+    from upge.files import shown
+
+    table = Table(box=box.SIMPLE_HEAD)
+    for column in ("", "run", "first", "last", "curve"):
+        table.add_column(column, justify="right" if column in ("first", "last") else "left")
+    for metric in metrics:
+        for row in _rows(metric, runs):
+            table.add_row(*map(shown, row))
+    return table
 
 
 def _compare_ends(run: Path) -> None:
@@ -103,20 +145,22 @@ def _tables(first: Evaluated, other: Evaluated) -> tuple[Table, Table, Table]:
     from rich import box
     from rich.table import Table
 
+    from upge.files import shown
     from upge.run.contrasting import differences, solved
 
+    names = [shown(each.name) for each in (first, other)]
     table, exclusive = Table(box=box.SIMPLE_HEAD), Table(box=box.SIMPLE_HEAD)
-    for column in ("measured on", "score", first.name, other.name, "difference", "95 % interval"):
+    for column in ("measured on", "score", *names, "difference", "95 % interval"):
         table.add_column(column, justify="left" if column in ("measured on", "score") else "right")
     for each in differences(first, other):
         digits, gap = (1 if each.score == "length" else 3), each.difference
         interval = f"{gap.low:+.{digits}f} … {gap.high:+.{digits}f}"
         means = (f"{each.first:.{digits}f}", f"{each.second:.{digits}f}", f"{gap.value:+.{digits}f}")
-        table.add_row(each.place, each.score, *means, interval)
-    for column in ("solved on", "by both", f"only by {first.name}", f"only by {other.name}"):
+        table.add_row(shown(each.place), shown(each.score), *means, interval)
+    for column in ("solved on", "by both", *(f"only by {name}" for name in names)):
         exclusive.add_column(column, justify="left" if column == "solved on" else "right")
     for it in solved(first, other):
-        exclusive.add_row(it.place, *(str(len(ids)) for ids in (it.both, it.only_first, it.only_second)))
+        exclusive.add_row(shown(it.place), *(str(len(ids)) for ids in (it.both, it.only_first, it.only_second)))
     return table, exclusive, _bands(first, other)
 
 
@@ -125,6 +169,7 @@ def _bands(first: Evaluated, other: Evaluated) -> Table:
     from rich import box
     from rich.table import Table
 
+    from upge.files import shown
     from upge.run.contrasting import bands
 
     table = Table(box=box.SIMPLE_HEAD)
@@ -132,11 +177,11 @@ def _bands(first: Evaluated, other: Evaluated) -> Table:
         table.add_column(column, justify="left" if column in ("problems of", "solved by") else "right")
     for by in (first, other):
         for each in bands(by):
-            table.add_row(each.place, by.name, str(each.never), str(each.sometimes), str(each.often))
+            table.add_row(shown(each.place), shown(by.name), str(each.never), str(each.sometimes), str(each.often))
     return table
 
 
-def _rows(metric: str, runs: list[Run]) -> list[tuple[str, ...]]:
+def _rows(metric: str, runs: Sequence[Run]) -> list[tuple[str, ...]]:
     from upge.run.comparing import sparkline
 
     curves = {run.name: run.curve(metric) for run in runs}

@@ -26,6 +26,7 @@ def diff(a: One, b: Other, everything: Everything = False, allow_code: AllowCode
     from rich.table import Table
 
     from upge.explaining.likeness import apart
+    from upge.files import shown
     from upge.recipe import load
 
     recipes = [load(path, allow_code=allow_code) for path in (a, b)]
@@ -33,7 +34,7 @@ def diff(a: One, b: Other, everything: Everything = False, allow_code: AllowCode
     for column in ("", recipes[0].name, recipes[1].name):
         table.add_column(column, overflow="fold")
     for row in _differences(*(_settings(recipe, everything) for recipe in recipes)):
-        table.add_row(*row)
+        table.add_row(*map(shown, row))
     console = Console(highlight=False, markup=False)
     console.print(table if table.row_count else "no part differs")
     for distance in apart(recipes[0].estimator, recipes[1].estimator):

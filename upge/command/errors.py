@@ -35,7 +35,9 @@ def _say(message: str) -> None:
     if folder := os.environ.get("UPGE_MESSAGES"):
         (Path(folder) / os.environ["RANK"]).write_text(message, encoding="utf-8")
     else:
-        print(message, file=sys.stderr)
+        from upge.files import shown
+
+        print(shown(message), file=sys.stderr)
 
 
 def _code(error: BaseException) -> int | None:

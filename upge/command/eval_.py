@@ -179,6 +179,8 @@ def _print(found: Evaluation) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from upge.files import shown
+
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("measured on")
     table.add_column("score")
@@ -188,7 +190,7 @@ def _print(found: Evaluation) -> None:
         for name, it in scores.items():
             digits = 1 if name == "length" else 3
             interval = f"{it.low:.{digits}f} … {it.high:.{digits}f}"
-            table.add_row(place, name, f"{it.value:.{digits}f}", interval, str(found.problems[place]))
+            table.add_row(shown(place), name, f"{it.value:.{digits}f}", interval, str(found.problems[place]))
     Console(highlight=False, markup=False).print(table)
     if not found.answered:
         typer.echo("no maj@n: the reward offers no answers to vote with", err=True)

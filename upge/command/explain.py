@@ -23,12 +23,13 @@ def explain(
     """Print a recipe's gradient as a formula: its factors, where their settings come from, what it reduces to."""
     from upge.explaining.recipes import explained
     from upge.explaining.rendering import FORMATS, rendered
+    from upge.files import shown
     from upge.recipe import load_composed
 
     if form not in FORMATS:
         raise typer.BadParameter(f"'{form}' is none of {', '.join(FORMATS)}", param_hint="--format")
     whole, composed = load_composed(recipe, overrides or (), allow_code=allow_code)
-    typer.echo(rendered(replace(explained(whole, composed), alike=tuple(_alike(whole))), form))
+    typer.echo(shown(rendered(replace(explained(whole, composed), alike=tuple(_alike(whole))), form)))
 
 
 def _alike(recipe: Recipe) -> list[str]:

@@ -44,13 +44,15 @@ def launch(processes: int, arguments: Sequence[str]) -> int:
 
     Raises InputError: there are fewer GPUs.
     """
+    from upge.files import shown
+
     _check(processes)
     with tempfile.TemporaryDirectory(prefix="upge-messages-") as folder:
-        team = Team(Path(folder), [sys.executable, "-m", "upge", *arguments], processes)
-        with team.handing_on_signals():
-            code = team.ended()
-        for message in team.messages():
-            print(message, file=sys.stderr)
+        crew = Crew(Path(folder), [sys.executable, "-m", "upge", *arguments], processes)
+        with crew.handing_on_signals():
+            code = crew.ended()
+        for message in crew.messages():
+            print(shown(message), file=sys.stderr)
         return code
 
 
@@ -63,7 +65,7 @@ def _check(processes: int) -> None:
         raise InputError(f"--processes {processes}: this machine has {torch.accelerator.device_count()} devices")
 
 
-class Team:
+class Crew:
     """Processes that do the same. Attributes: codes: of those that have ended, in the order in which they did."""
 
     def __init__(self, folder: Path, command: Sequence[str], processes: int) -> None:

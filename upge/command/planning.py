@@ -39,4 +39,4 @@ def show_plan(
     from upge.planning.showing import show
 
     planned = plan(recipe, composed, processes=processes, config=config, prompt_tokens=prompt_tokens)
-    show(planned, Console(highlight=False))
+    show(planned, Console(highlight=False, markup=False))

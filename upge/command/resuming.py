@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,7 +19,7 @@ def named(recipe: str | None, overrides: Sequence[str], resume: Path | None) -> 
         if recipe is None:
             raise InputError("name a recipe (upge list recipes shows those that ship), or a run: --resume RUN")
         return recipe, list(overrides)
-    if not resume.is_dir():
+    if not os.path.isdir(resume):  # noqa: PTH112 (Path.is_dir raises for a name that is too long)
         raise InputError(f"--resume: there is no run folder '{resume}'")
     if recipe is not None and (Path(recipe).is_file() or "=" not in recipe):
         return recipe, list(overrides)

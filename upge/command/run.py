@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -9,19 +10,23 @@ from typing import Annotated
 import typer
 
 from upge.command import app
-from upge.command.arguments import AllowCode, Overrides
+from upge.command.arguments import AllowCode
+from upge.command.grid import Jobs, Seeds, Vary, asked_for, refuse, run_grid
 from upge.command.planning import Config, DryRun, Processes, PromptTokens, check_given, show_plan
+
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[RECIPE]... [KEY=VALUE]...",
+        help="A recipe file, or the name of one that ships; several make a grid; with --resume the run's own. "
+        "Then overrides: dotted.path=YAML value.",
+    ),
+]
 
 
 @app.command()
 def run(
-    recipe: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[RECIPE]", help="A recipe file, or the name of one that ships; with --resume the run's own."
-        ),
-    ] = None,
-    overrides: Overrides = None,
+    words: Words = None,
     allow_code: AllowCode = False,
     resume: Annotated[
         Path | None, typer.Option(metavar="RUN", help="Go on with the run in this folder from its newest checkpoint.")
@@ -33,8 +38,11 @@ def run(
     processes: Processes = None,
     config: Config = None,
     prompt_tokens: PromptTokens = None,
+    seeds: Seeds = None,
+    vary: Vary = None,
+    jobs: Jobs = None,
 ) -> None:
-    """Train what a recipe says, and leave a run folder."""
+    """Train what a recipe says, and leave a run folder; or a grid: several recipes, settings and seeds."""
     from upge.command.launching import due, launch
     from upge.command.locating import located
     from upge.command.resuming import named
@@ -42,10 +50,16 @@ def run(
     from upge.recipe import load_composed
 
     check_given(dry_run, config, prompt_tokens)
+    given = words or []
+    if (grid := asked_for(given, seeds, vary or [], jobs)) is not None:
+        single = {"--resume": resume, "--continue": again or None, "--processes": processes}
+        refuse({**single, "--config": config, "--prompt-tokens": prompt_tokens})
+        run_grid(grid, allow_code=allow_code, dry_run=dry_run)
+        return
     if resume is not None and again:
         raise InputError("--resume names the run to go on with, --continue looks for it: give one of them")
-    path, given = named(recipe, overrides or (), resume)
-    loaded, composed = load_composed(path, given, allow_code=allow_code)
+    path, overrides = named(given[0] if given else None, given[1:], resume)
+    loaded, composed = load_composed(path, overrides, allow_code=allow_code)
     if dry_run:
         show_plan(loaded, composed, processes, config, prompt_tokens)
         return
@@ -54,4 +68,8 @@ def run(
     from upge.run.trainer import train
 
     with located(composed):
-        train(loaded, resume=resume, again=again)
+        folder = train(loaded, resume=resume, again=again)
+    if os.environ.get("RANK", "0") == "0":
+        from upge.report.writing import write
+
+        typer.echo(f"report: {write([folder], allow_code=allow_code)}", err=True)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 def validate(recipe: RecipePath, overrides: Overrides = None, allow_code: AllowCode = False) -> None:
     """Check a recipe without running it, and say what it would open, run and write."""
     with uncollected():
+        from upge.files import shown
         from upge.recipe import check
 
         checked = check(recipe, overrides or (), allow_code=allow_code)
@@ -28,7 +29,7 @@ def validate(recipe: RecipePath, overrides: Overrides = None, allow_code: AllowC
         return
     typer.echo(f"{recipe}: valid")
     for what, which in _touched(checked.recipe):
-        typer.echo(f"  {what:<9} {which}")
+        typer.echo(f"  {what:<9} {shown(which)}")
 
 
 def _touched(recipe: Recipe) -> Iterator[tuple[str, str]]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transformers import AutoConfig, AutoTokenizer
 
+from upge.files import parse_json
 from upge.policy import ModelError, adapting
 from upge.policy.configuring import configure, override
 from upge.policy.loading import find
@@ -104,7 +104,7 @@ def _random(model: Model) -> PreTrainedConfig:
 
 def _read(path: Path) -> PreTrainedConfig:
     try:
-        settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        settings: dict[str, Any] = parse_json(path.read_text(encoding="utf-8"))
         kind = settings.pop("model_type")
         return AutoConfig.for_model(kind, **settings)
     except OSError as error:

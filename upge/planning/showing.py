@@ -9,6 +9,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from upge.files import shown
 from upge.planning.planned import Plan
 
 GIB = 2**30
@@ -22,7 +23,7 @@ def show(plan: Plan, console: Console) -> None:
     console.print(_heading(plan), _memory(plan))
     console.print("GiB besides", _table(_besides(plan)))
     for note in plan.notes:
-        console.print(f"note: {note}", soft_wrap=True, markup=False)
+        console.print(shown(f"note: {note}"), soft_wrap=True, markup=False)
 
 
 def _model(plan: Plan) -> Iterator[tuple[str, str]]:
@@ -91,5 +92,5 @@ def _table(rows: Iterator[tuple[str, str]]) -> Table:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in rows:
-        table.add_row(name, value)
+        table.add_row(name, shown(value))
     return table

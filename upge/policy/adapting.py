@@ -6,7 +6,6 @@ The model keeps its class: adapters are put into its layers, so that sampling an
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from upge.files import parse_json
 from upge.policy.errors import ModelError
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def plain_weights(model: nn.Module) -> dict[str, Tensor]:
 def base_of(folder: Path) -> str:
     """The model that the adapter in a folder belongs to. Raises ModelError where it doesn't say."""
     try:
-        base = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["base_model_name_or_path"]
+        base = parse_json((folder / CONFIG).read_text(encoding="utf-8"))["base_model_name_or_path"]
     except (ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{folder}: a PEFT adapter that doesn't name the model to merge it into") from error
     if not isinstance(base, str) or not base:

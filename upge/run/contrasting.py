@@ -14,6 +14,7 @@ from typing import Any
 from upge.errors import InputError
 from upge.files import parse_json
 from upge.run.estimates import Estimate, bootstrap
+from upge.run.reading_metrics import is_count, is_finite
 from upge.run.scores import Record, columns, places
 
 
@@ -81,7 +82,10 @@ def _opened(folder: Path) -> Evaluated:
         summary = parse_json((folder / "summary.json").read_text(encoding="utf-8"))
         lines = (folder / "problems.jsonl").read_text(encoding="utf-8").splitlines()
         records = tuple(Record.of(parse_json(line)) for line in lines)
-        return Evaluated(folder.resolve().name, records, tuple(summary["pass_at"]), summary["seed"])
+        pass_at, seed = tuple(summary["pass_at"]), summary["seed"]
+        if not all(map(is_count, (*pass_at, seed))):
+            raise ValueError("'pass_at' and 'seed' should be numbers from 0")
+        return Evaluated(folder.resolve().name, records, pass_at, seed)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{folder}: its problems.jsonl or summary.json can't be read ({error!r})") from error
 
@@ -97,6 +101,8 @@ def measured(run: Path) -> list[Evaluated]:
     try:
         seed = parse_json((run / "manifest.json").read_text(encoding="utf-8"))["seed"]
         steps = _responses(file)
+        if not is_count(seed):
+            raise ValueError("'seed' should be a number from 0")
         ends = sorted(steps)[:: max(len(steps) - 1, 1)]
         return [Evaluated(f"step {step}", tuple(steps[step].values()), (), seed) for step in ends if len(steps) > 1]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -114,6 +120,8 @@ def _responses(file: Path) -> dict[int, dict[tuple[str, str], Record]]:
                 records = steps.setdefault(line["step"], {})
                 record = records.setdefault((split, line["problem"]), Record(split, line["problem"]))
                 record.add(line["reward"], line["truncated"], len(line["tokens"]))
+                if not is_count(line["step"]) or not is_finite(line["reward"]) or not isinstance(record.id, str):
+                    raise ValueError(f"a response of problem {str(record.id)[:40]} has no step, or no finite reward")
     return steps
 
 

@@ -12,7 +12,9 @@ from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
+from upge.files import shown
 from upge.recipe import Recipe
 
 Metrics = Mapping[str, Any]
@@ -44,9 +46,10 @@ class Display:
         self._steps, self._terms = recipe.train.steps, tuple(recipe.estimator.terms)
         if not self.shown:
             return
-        self.console.print(f"[bold]{recipe.name}[/] {recipe.about}\nrun folder: {folder}", markup=True)
+        self.console.print(recipe.name, style="bold", end=" ", markup=False)
+        self.console.print(shown(f"{recipe.about}\nrun folder: {folder}"), markup=False)
         if self.console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.fields[line]}"))
+            columns = (TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.fields[line]}", markup=False))
             self._bar = Progress(*columns, TimeRemainingColumn(compact=True), console=self.console)
             self._bar.start()
             self._task = self._bar.add_task("step", total=self._steps, completed=start, line="")
@@ -58,7 +61,7 @@ class Display:
     def tell(self, sentences: Sequence[str]) -> None:
         """Say what is worth knowing, a line each."""
         for sentence in sentences if self.shown else ():
-            self.console.print(sentence, markup=False, soft_wrap=True)
+            self.console.print(shown(sentence), markup=False, soft_wrap=True)
 
     def step(self, metrics: Metrics, seconds: Mapping[str, float]) -> None:
         """Show a step."""
@@ -75,7 +78,7 @@ class Display:
         """Show a measurement."""
         if self.shown:
             scores = [f"{name} {value:.3f}" for name, value in metrics.items() if "/avg@" in name]
-            self.console.print(f"measured after {metrics['step']}: " + "  ".join(scores), markup=False)
+            self.console.print(shown(f"measured after {metrics['step']}: " + "  ".join(scores)), markup=False)
 
     def end(self, evaluations: Sequence[Metrics], folder: Path) -> None:
         """Print the summary: the first and the last measurement side by side."""
@@ -85,7 +88,7 @@ class Display:
         if evaluations:
             self.data.print(_before_and_after(evaluations))
         seconds = time.perf_counter() - self._began
-        self.console.print(f"took {seconds:.0f} s; trained model: {folder / 'model'}", markup=False)
+        self.console.print(shown(f"took {seconds:.0f} s; trained model: {folder / 'model'}"), markup=False)
 
     def _line(self, metrics: Metrics, seconds: Mapping[str, float]) -> str:
         parts = []
@@ -120,6 +123,6 @@ def _before_and_after(evaluations: Sequence[Metrics]) -> Table:
     table.add_column(f"after {last['step']}", justify="right")
     for name, value in last.items():
         place, _, score = name.rpartition("/")
-        if place and "@" in score:
-            table.add_row(place, score, f"{first[name]:.3f}", f"{value:.3f}")
+        if place and "@" in score and name in first:
+            table.add_row(Text(shown(place)), Text(shown(score)), f"{first[name]:.3f}", f"{value:.3f}")
     return table

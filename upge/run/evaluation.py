@@ -14,13 +14,14 @@ import json
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from upge.errors import InputError
+from upge.files import parse_json
 from upge.flow import Context, Problem, Trajectory
 from upge.policy import Policy
 from upge.recipe import Recipe
@@ -222,12 +223,20 @@ def _kept(file: Path, wanted: Iterator[tuple[str, str, int]]) -> int:
         for line in lines:
             if not line.endswith(b"\n"):
                 break
-            said = json.loads(line)
-            if (said["stream"], said["problem"], said["sample"]) != next(wanted, None):
+            said = _line_of(file, count + 1, line)
+            if (said.get("stream"), said.get("problem"), said.get("sample")) != next(wanted, None):
                 raise InputError(f"{file}:{count + 1}: is not what comes next here: have the problems changed?")
             count, size = count + 1, size + len(line)
     os.truncate(file, size)
     return count
+
+
+def _line_of(file: Path, number: int, line: bytes) -> Line:
+    with suppress(ValueError):
+        said = parse_json(line)
+        if isinstance(said, dict):
+            return said
+    raise InputError(f"{file}:{number}: is no line of completions: not a JSON object")
 
 
 # Counting.
@@ -256,7 +265,7 @@ def _records(file: Path, problems: Problems) -> list[Record]:
     """The records of every problem, in the data's order; only what is counted is held, one line at a time."""
     found = {(split, each.id): Record(split, each.id, each.band) for split in problems for each in problems[split]}
     with file.open(encoding="utf-8") as lines:
-        for line in map(json.loads, lines):
+        for line in map(parse_json, lines):
             length = len(line["tokens"]) if "tokens" in line else None
             answer = [line["answer"]] if "answer" in line else []
             record = found[line["stream"].removeprefix(stream_of("")), line["problem"]]

@@ -38,15 +38,15 @@ def accounted(recipe: Recipe, folder: RunFolder) -> Iterator[None]:
             with suppress(OSError):
                 status.note(folder.path, "stopped" if asked else "failed", said.step, "" if asked else str(error))
             if not isinstance(error, InputError):  # the same again would be as wrong
-                error.add_note(_onwards(folder.path))
+                error.add_note(_onwards(recipe, folder.path))
         raise
 
 
-def _onwards(folder: Path) -> str:
+def _onwards(recipe: Recipe, folder: Path) -> str:
     found = checkpoints(folder)
     if found:
-        return f"to go on from {found[0].name}: {command(folder)}"
-    return f"no checkpoint was saved (train.save_every); to start again from the beginning: {command(folder)}"
+        return f"to go on from {found[0].name}: {command(recipe, folder)}"
+    return f"no checkpoint was saved (train.save_every); to start again from the beginning: {command(recipe, folder)}"
 
 
 @contextmanager

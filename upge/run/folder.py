@@ -4,8 +4,8 @@ recipe.yaml        the recipe, resolved          manifest.json      versions, pa
 metrics.jsonl      a line a step, no clocks      timings.jsonl      the clocks
 completions.jsonl  every sampled response        model/             the trained model in the Hub's format
 summary.json       before and after              checkpoints/       to resume from
-report.html        curves to look at             code/              files that the recipe's classes came from
-status.json        how far it is, how it ended
+report.html        what `upge report` shows      code/              files that the recipe's classes came from
+status.json        how far it is, how it ended   credit.jsonl       what a few responses' tokens were weighed with
 """
 
 from __future__ import annotations
@@ -24,23 +24,28 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from upge.flow import Trajectory
+from upge.files import refuse_links_out
+from upge.flow import Problem, Trajectory
 from upge.recipe import Recipe
 from upge.recipe.code import names_file
 from upge.run import durable
-from upge.run.report import page
+from upge.run.reading_metrics import metrics_of
 
-LOGS = ("metrics.jsonl", "timings.jsonl", "completions.jsonl")
+LOGS = ("metrics.jsonl", "timings.jsonl", "completions.jsonl", "credit.jsonl")
 PACKAGES = ("upge", "torch", "transformers", "accelerate", "tokenizers", "datasets", "peft", "pydantic", "safetensors")
 
 
 class RunFolder:
-    """A folder that one run owns. Only the main process writes (`writes`)."""
+    """A folder that one run owns. Only the main process writes (`writes`).
+
+    Raises InputError where a link in it leads out: what is written would be written there.
+    """
 
     def __init__(self, path: Path, *, writes: bool = True) -> None:
         self.path, self.writes = path, writes
         if writes:
             path.mkdir(parents=True, exist_ok=True)
+            refuse_links_out(path)
 
     def describe(self, recipe: Recipe, vocabulary: str | None) -> None:
         """Write recipe.yaml and manifest.json; `vocabulary` fingerprints which token has which id."""
@@ -94,19 +99,18 @@ class RunFolder:
         )
         self._append("completions.jsonl", *lines)
 
+    def credit(self, lines: list[dict[str, Any]]) -> None:
+        """Append to credit.jsonl what trajectories were weighed with, in the order of their prompts."""
+        self._append("credit.jsonl", *sorted(lines, key=lambda line: line["group"]))
+
     def evaluations(self) -> list[dict[str, Any]]:
         """The measurements in metrics.jsonl."""
         return [line for line in self.logged() if line["phase"] == "eval"]
 
     def logged(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl."""
+        """The lines of metrics.jsonl. Raises InputError where one can't be read."""
         file = self.path / "metrics.jsonl"
-        return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
-
-    def report(self, name: str) -> None:
-        """Write report.html from what was logged."""
-        if self.writes:
-            self._write("report.html", page(name, self.logged()))
+        return metrics_of(file) if file.exists() else []
 
     def summary(self, summary: Mapping[str, Any]) -> None:
         """Write summary.json."""
@@ -162,12 +166,18 @@ def completion(stream: str, step: int, each: Trajectory) -> dict[str, Any]:
         "stream": stream,
         "step": step,
         "problem": each.problem.id,
+        **banded(each.problem),
         "sample": each.sample,
         "reward": each.reward,
         "truncated": each.truncated,
         "text": each.text,
         "tokens": each.response,
     }
+
+
+def banded(problem: Problem) -> dict[str, str]:
+    """What a line of completions.jsonl says of the problem's band: nothing where it has none."""
+    return {} if problem.band is None else {"band": problem.band}
 
 
 def to_yaml(data: Any) -> str:

@@ -20,7 +20,9 @@ from upge.credit import Credit
 from upge.flow import Problem, Trajectory
 from upge.policy import Policy, Reference
 from upge.recipe import Recipe
+from upge.run import vitals
 from upge.run.critic import CriticLearner
+from upge.run.ledger import Ledger
 from upge.run.optimizing import Optimization
 from upge.run.packing import Grouped, micro_batches, portions, rollout_batch
 from upge.run.tally import Tally
@@ -30,7 +32,9 @@ from upge.schedule import at
 class Learner:
     """Holds the optimizer and the estimator's state; `learn` makes one rollout batch's optimizer steps.
 
-    Attributes: reference, critic: providers of `reference_logp` and `value`, None where no part reads these.
+    Attributes:
+        reference, critic: providers of `reference_logp` and `value`, None where no part reads these.
+        ledger: keeps what a few trajectories were weighed with; None where that isn't kept.
     """
 
     def __init__(
@@ -49,6 +53,9 @@ class Learner:
         )
         self.state: State = recipe.estimator.initial()
         self.needs = recipe.estimator.needs()
+        terms = recipe.estimator.terms.items()
+        self.ledger: Ledger | None = None
+        self._pushing = [name for name, term in terms if term.direction == "likelihood"]
 
     def learn(self, step: int, grouped: Grouped) -> dict[str, float]:
         """Make the optimizer steps of one rollout batch; returns its metrics, summed over ranks."""
@@ -61,6 +68,10 @@ class Learner:
         credit = estimator.credit(batch, step, state=self.state, reduce=self.sum)
         self.state = credit.state
         tally.credit(batch, credit)
+        if self.ledger is not None:
+            self.ledger.begin(batch, credit, grouped)
+        vitals.of_rollouts(tally, grouped)
+        vitals.of_credit(tally, batch, credit, self._pushing)
         batch, credit, grouped = self._without_masked(batch, credit, grouped)
         batch = self._with_fields_for_updates(step, batch, credit, grouped)
         for update, rows in enumerate(self._updates(batch)):
@@ -208,6 +219,8 @@ class Learner:
         micro = replace(micro, logp=logp, entropy=entropy)
         weighed = self.recipe.estimator.weigh(micro, own, stale=update > 0)
         tally.weighed(micro, weighed)
+        if self.ledger is not None:
+            self.ledger.weighed(trajectories, micro, weighed)
         return weighed.loss
 
     @property

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from upge.errors import InputError
+
 State = dict[str, Any]
 """A process's generators, as JSON."""
 
@@ -35,7 +37,14 @@ def state() -> State:
 
 
 def restore(saved: State) -> None:
-    """Put this process's generators where `state` found them."""
+    """Put this process's generators where `state` found them. Raises InputError where it is no such state."""
+    try:
+        _restore(saved)
+    except (ValueError, TypeError, KeyError, IndexError, OverflowError, RuntimeError) as error:
+        raise InputError(f"random.json: no state of the random generators ({type(error).__name__}: {error})") from error
+
+
+def _restore(saved: State) -> None:
     version, words, gauss = saved["python"]
     random.setstate((version, tuple(words), gauss))
     name, keys, position, has_gauss, cached = saved["numpy"]

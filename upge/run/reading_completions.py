@@ -22,6 +22,7 @@ from upge.errors import InputError
 from upge.files import parse_json, regular_file
 from upge.flow import Problem
 from upge.run.evaluating import stream_of
+from upge.run.folder import banded
 
 Given = tuple[Problem, dict[str, Any]]
 """A problem, and a response to it as a line of completions.jsonl without its reward."""
@@ -49,6 +50,7 @@ class Completions:
             if key not in self.problems or line["step"] != self.steps[line["stream"]]:
                 continue
             kept = {"stream": line["stream"], "step": line["step"], "problem": line["problem"]}
+            kept |= banded(self.problems[key])
             # The reward is to come; its place among the keys is that of a sampled response.
             kept |= {"sample": line.get("sample", numbers[key]), "reward": None}
             kept |= {"truncated": line.get("truncated", False)}

@@ -10,19 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
+from upge.code import named_by
 from upge.errors import InputError
-from upge.recipe import Recipe
+from upge.recipe import Recipe, RecipeError
+from upge.recipe.reading import Node, parse, plain, read
 from upge.run import checkpoint, durable, status
 from upge.run.checkpoint import Found
 from upge.run.folder import RunFolder, free
 from upge.run.tracking import flat
 
-FREE = ("train.steps", "train.save_every", "train.keep", "eval.every", "log")
+FREE = ("train.steps", "train.save_every", "train.keep", "eval.every", "health", "log")
 """What may be otherwise when a run goes on: none of it changes what a step does."""
 
 
@@ -38,15 +35,6 @@ class Start:
     folder: Path
     found: Found | None = None
     told: tuple[str, ...] = ()
-
-
-def agreed(recipe: Recipe, resume: Path | None, *, again: bool, accelerator: Accelerator) -> Start:
-    """As `choose`; the main process chooses for all."""
-    chosen = [choose(recipe, resume, again=again) if accelerator.is_main_process else None]
-    if accelerator.num_processes > 1:
-        broadcast_object_list(chosen)
-    assert chosen[0] is not None
-    return chosen[0]
 
 
 def choose(recipe: Recipe, resume: Path | None = None, *, again: bool = False) -> Start:
@@ -66,7 +54,9 @@ def choose(recipe: Recipe, resume: Path | None = None, *, again: bool = False) -
         return _going_on(recipe, left[-1])
     idle = [folder for folder in left if not status.busy(folder)]
     told = (
-        (f"{idle[-1]} holds an unfinished run of this recipe; to go on with it: {command(idle[-1])}",) if idle else ()
+        (f"{idle[-1]} holds an unfinished run of this recipe; to go on with it: {command(recipe, idle[-1])}",)
+        if idle
+        else ()
     )
     return Start(free(recipe.log.path(recipe.name)), told=told)
 
@@ -94,9 +84,10 @@ def _is_unfinished(recipe: Recipe, folder: Path) -> bool:
         return False
 
 
-def command(folder: Path) -> str:
+def command(recipe: Recipe, folder: Path) -> str:
     """The command that goes on with a run."""
-    return f"upge run --resume {shlex.quote(str(folder))}" + (" --allow-code" if (folder / "code").is_dir() else "")
+    has_code = (folder / "code").is_dir() or any(map(named_by, recipe.parts().values()))
+    return f"upge run --resume {shlex.quote(str(folder))}" + (" --allow-code" if has_code else "")
 
 
 def _going_on(recipe: Recipe, folder: Path) -> Start:
@@ -127,7 +118,7 @@ def _refuse_finished(recipe: Recipe, folder: Path, found: Found) -> None:
     if said is None or said.state != "finished":
         return
     if steps <= said.step:
-        more = f"{command(folder)} train.steps={2 * max(1, said.step)}"
+        more = f"{command(recipe, folder)} train.steps={2 * max(1, said.step)}"
         raise InputError(f"{folder}: the run is finished, after {said.step} steps; to do more: {more}")
     if found.progress is None:
         hint = f"a new run may start from what it has learned: model={folder}"
@@ -148,10 +139,10 @@ def changed(recipe: Recipe, folder: Path, *, free: Sequence[str] = ("log",)) -> 
     """
     file = folder / "recipe.yaml"
     try:
-        theirs = _flat(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, YAMLError) as error:
+        theirs = _flat(read(file))
+    except RecipeError as error:
         raise InputError(f"{file} can't be read: {' '.join(str(error).split())}") from error
-    ours = _flat(RunFolder(folder, writes=False).resolved(recipe))
+    ours = _flat(parse(RunFolder(folder, writes=False).resolved(recipe), str(file)))
     return [
         f"  {key}: {theirs.get(key, 'not set')!s} there, {ours.get(key, 'not set')!s} here"
         for key in sorted({*theirs, *ours})
@@ -159,8 +150,8 @@ def changed(recipe: Recipe, folder: Path, *, free: Sequence[str] = ("log",)) -> 
     ]
 
 
-def _flat(text: str) -> dict[str, Any]:
-    return dict(flat(YAML(typ="safe", pure=True).load(text), ""))
+def _flat(root: Node) -> dict[str, Any]:
+    return dict(flat(plain(root), ""))
 
 
 def tidy(folder: Path, damaged: Mapping[Path, str]) -> None:

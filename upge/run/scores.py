@@ -9,6 +9,11 @@ from typing import Any
 
 from upge.flow import Trajectory
 from upge.run.estimates import majority, pass_at_k
+from upge.run.reading_metrics import is_finite
+
+_KINDS: Mapping[str, tuple[type, ...]] = {"split": (str,), "id": (str,), "band": (str, type(None))} | {
+    "rewards": (list,), "truncated": (list,), "lengths": (list, type(None)), "answers": (list, type(None))
+}  # fmt: skip
 
 
 @dataclass
@@ -60,9 +65,19 @@ class Record:
 
     @classmethod
     def of(cls, line: Mapping[str, Any]) -> Record:
-        """The record in a line of problems.jsonl. Raises KeyError where it is none."""
+        """The record in a line of problems.jsonl. Raises KeyError or ValueError where it is none."""
         given = {key: line[key] for key in ("split", "id", "band", "rewards", "truncated")}
-        return cls(**given, lengths=line.get("lengths"), answers=line.get("answers"))
+        record = cls(**given, lengths=line.get("lengths"), answers=line.get("answers"))
+        for name, kinds in _KINDS.items():
+            if not isinstance(getattr(record, name), kinds):
+                raise ValueError(f"'{name}' is {str(getattr(record, name))[:40]}")
+        if not record.rewards or not all(map(is_finite, record.rewards)):
+            raise ValueError("'rewards' should be finite numbers")
+        for name, kind in (("truncated", bool), ("lengths", int), ("answers", str | None)):
+            held = getattr(record, name)
+            if held is not None and (len(held) != record.n or not all(isinstance(each, kind) for each in held)):
+                raise ValueError(f"'{name}' should have one of its kind for each of 'rewards'")
+        return record
 
 
 def records(split: str, responses: Iterable[Trajectory]) -> list[Record]:

@@ -8,12 +8,16 @@ import os
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from upge.errors import InputError
+from upge.files import parse_json, regular_file
 from upge.run import durable
+from upge.run.reading_metrics import is_count
 
 FILE = "status.json"
+
+State = Literal["running", "finished", "stopped", "failed"]
 
 
 @dataclass(frozen=True)
@@ -23,7 +27,7 @@ class Status:
     Attributes: step: rollout batches done. pid: of the main process. reason: of a failure, one line.
     """
 
-    state: Literal["running", "finished", "stopped", "failed"]
+    state: State
     step: int
     pid: int
     reason: str = ""
@@ -36,7 +40,7 @@ class Status:
         return f"{self.state} after step {self.step}" + (f": {self.reason}" if self.reason else "")
 
 
-def note(folder: Path, state: Literal["running", "finished", "stopped", "failed"], step: int, reason: str = "") -> None:
+def note(folder: Path, state: State, step: int, reason: str = "") -> None:
     """Write status.json: whole or not at all, but without waiting for the disk."""
     status = Status(state, step, os.getpid(), " ".join(reason.split())[:300])
     aside = folder / f"{FILE}{durable.ASIDE}"
@@ -48,7 +52,10 @@ def note(folder: Path, state: Literal["running", "finished", "stopped", "failed"
 def read(folder: Path) -> Status | None:
     """What status.json says; None where there is none, or none that can be read."""
     with suppress(OSError, ValueError, TypeError):
-        return Status(**json.loads((folder / FILE).read_text(encoding="utf-8")))
+        said = Status(**parse_json(regular_file(folder / FILE).read_text(encoding="utf-8")))
+        numbers = is_count(said.step) and is_count(said.pid)
+        if said.state in get_args(State) and numbers and isinstance(said.reason, str):
+            return said
     return None
 
 

@@ -6,6 +6,11 @@ share/<term>                       share of prompts whose trajectories the term 
 <term>/tokens, /nll                weighed tokens; mean −log π_θ over them, nats
 <term>/masked, /ratio, /advantage  mean over its tokens: share with mask 0; π_θ/π_ref; |Â|
 entropy                            mean over all response tokens in the gradient, nats, where a part reads it
+signal                             share of prompts with s·Â ≠ 0, of advantages that are settled before the update
+sampled_entropy                    mean −log π over the rollouts' tokens, nats, as the engine reported it
+repetition                         share of rollouts that end in a phrase said three times in a row
+kl_old, kl_reference               KL(π_old‖π_θ), KL(π_θ‖π_0), nats a token, over rollouts in the gradient
+health/<check>                     1 while the health check warns, else 0; see upge.run.health
 prompts/too_long                   prompts that leave no room for a response in the model's context, left out
 demonstrations/missing, /too_long  imitation that could not be had
 rows, rows/alive                   trajectories; those that went through the forward pass
@@ -26,6 +31,7 @@ from torch import Tensor
 
 from upge.batch import Batch
 from upge.credit import Credit, Weighed
+from upge.run import vitals
 
 
 class Tally:
@@ -47,7 +53,7 @@ class Tally:
             self._sums[name] = 0.0
         for model in ("", "critic/") if critic else ("",):
             self._sums |= {f"{model}updates/{outcome}": 0.0 for outcome in ("made", "not_finite", "skipped")}
-        means = ["grad_norm", *(["entropy"] if entropy else [])]
+        means = ["grad_norm", *vitals.MEANS, *(["entropy"] if entropy else [])]
         if critic:
             means += [f"critic/{name}" for name in ("grad_norm", "loss", "value", "return")]
         for term in terms:
@@ -96,6 +102,7 @@ class Tally:
             self.mean(f"{name}/advantage", float(term.advantage[in_play].abs().sum()), count)
         if batch.entropy is not None:
             self.mean("entropy", float(batch.entropy.detach().sum()), batch.entropy.numel())
+        vitals.of_micro_batch(self, batch)
 
     def metrics(self) -> dict[str, float]:
         """Every sum and mean over all ranks; a mean of nothing is left out."""
@@ -107,4 +114,4 @@ class Tally:
         found = result | {name: value / count for name, value, count in pairs if count}
         if "reward" not in found:
             found.pop("prompts/solved", None)  # of prompts without rollouts nothing was asked
-        return found
+        return found | vitals.rounded(found)

@@ -32,9 +32,12 @@ from upge.run.display import Display
 from upge.run.evaluating import evaluate
 from upge.run.folder import RunFolder
 from upge.run.guarding import Scorer
+from upge.run.health import Watch
 from upge.run.learning import Learner
+from upge.run.ledger import Ledger
 from upge.run.resuming import Start
 from upge.run.stopping import Stop, Stopped
+from upge.run.team import Team
 from upge.run.tracking import numbers, require, tracking
 
 
@@ -63,6 +66,7 @@ class Trainer:
         done: rollout batches done. measured: whether the measurement due after them is made.
         taken: problems taken from the data. resumed: whether this process takes up another's work.
         saved: after how many rollout batches the newest checkpoint was written. stop: whether a signal asks for an end.
+        watch: what looks for signs of the run going wrong.
     """
 
     recipe: Recipe
@@ -81,11 +85,16 @@ class Trainer:
     saved: int | None = None
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     stop: Stop = field(default_factory=Stop)
+    watch: Watch = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.watch = Watch.of(self.recipe)
 
     def run(self) -> None:
         """Every rollout batch, with measurements and checkpoints between them; the trained model at the end.
 
-        Raises Stopped, once the step in hand is done and saved, where a signal asks for it.
+        Once the step in hand is done and saved, raises Stopped where a signal asks for it, and RunError where a health
+        check does.
         """
         self.display.begin(self.recipe, self.folder.path, self.done)
         with self.stop.listening():
@@ -96,6 +105,7 @@ class Trainer:
                 self.stop_where_asked()
                 self.step(self.done)
                 self.stop_where_asked()
+                self.stop_where_unwell()
                 self.measure_where_due()
                 self.save_where_due()
             self.stop_where_asked()
@@ -122,11 +132,14 @@ class Trainer:
         metrics = self.learner.learn(step, assembled.grouped) | assembled.counts
         self.engine.sync(self.policy)
         ended = time.perf_counter()
-        line = {"phase": "train", "step": step} | dict(sorted(metrics.items()))
+        marks, warnings = self.watch.look(step, metrics)
+        line = {"phase": "train", "step": step} | dict(sorted((metrics | marks).items()))
         seconds = {"collect": collected - began, "learn": ended - collected}
         self.log(line)
+        self.keep_credit(step)
         self.folder.timings({"phase": "train", "step": step, **seconds})
         self.display.step(line, seconds)
+        self.display.tell(warnings)
         self.done, self.measured = step + 1, False
         self.note("running")
 
@@ -178,7 +191,8 @@ class Trainer:
         """Write a checkpoint of what is done; the logs it counts on are on the disk before it."""
         random = gather_object([randomness.state()])
         logged = self.folder.logged_to() if self.folder.writes else {}
-        progress = Progress(self.done, self.measured, self.taken, self.data.state(), logged, random)
+        state, health = self.data.state(), self.watch.state()
+        progress = Progress(self.done, self.measured, self.taken, state, logged, random, health)
         keep, writes = self.recipe.train.keep, self.folder.writes
         checkpoint.save(self.folder.path, self.learner, progress, keep=keep, writes=writes)
         self.saved = self.done
@@ -191,6 +205,18 @@ class Trainer:
                 self.save()
             raise Stopped(f"stopped after step {self.done} of {self.recipe.train.steps}", number)
 
+    def stop_where_unwell(self) -> None:
+        """Save and raise RunError if a check that `health.stop` names fails, and there is more to do."""
+        reasons = self.watch.stops()
+        if not reasons or self.done == self.recipe.train.steps:
+            return
+        if self.saved != self.done:
+            self.save()
+        raise failing.RunError(
+            f"stopped after step {self.done} of {self.recipe.train.steps}, as health.stop asks: {'; '.join(reasons)}\n"
+            "to go on in spite of it, add health.stop=[] to the command below"
+        )
+
     def finish(self) -> None:
         """Save the trained model and the summary."""
         lora = self.recipe.model.lora
@@ -198,7 +224,6 @@ class Trainer:
         checkpoint.leave(self.folder.path, self.learner, merge=merge, writes=self.folder.writes)
         summary = {"name": self.recipe.name, "steps": self.recipe.train.steps, "evaluations": self.evaluations}
         self.folder.summary(summary)
-        self.folder.report(self.recipe.name)
         self.note("finished")
         self.display.end(self.evaluations, self.folder.path)
         self.accelerator.wait_for_everyone()
@@ -218,9 +243,14 @@ class Trainer:
         if self.recipe.log.completions:
             self.folder.completions(stream, step, trajectories, logp="rollout_logp" in self.learner.needs)
 
+    def keep_credit(self, step: int) -> None:
+        """Log what a few trajectories were weighed with."""
+        if self.learner.ledger is not None:
+            self.folder.credit(Team(self.accelerator).gathered(self.learner.ledger.lines(step)))
+
     def gather(self, mine: list[Trajectory]) -> list[Trajectory]:
         """All ranks' trajectories."""
-        return mine if self.accelerator.num_processes == 1 else list(gather_object(mine))
+        return Team(self.accelerator).gathered(mine)
 
 
 @contextmanager
@@ -229,7 +259,7 @@ def opened(recipe: Recipe, resume: Path | None, display: Display, *, again: bool
     require(recipe.log.trackers)
     logging = {"log_with": list(recipe.log.trackers) or None, "project_dir": recipe.log.path(recipe.name)}
     accelerator = open_accelerator(recipe, **logging)
-    start = resuming.agreed(recipe, resume, again=again, accelerator=accelerator)
+    start = Team(accelerator).agreed(lambda: resuming.choose(recipe, resume, again=again))
     folder = RunFolder(start.folder, writes=accelerator.is_main_process)
     display.shown = accelerator.is_main_process
     display.tell([*start.told, *sharding.settings(accelerator)])
@@ -240,6 +270,7 @@ def opened(recipe: Recipe, resume: Path | None, display: Display, *, again: bool
         randomness.seed(recipe.train.seed, accelerator.process_index)
         policy = open_policy(recipe)
         learner = open_learner(recipe, policy, accelerator)
+        learner.ledger = Ledger(policy.tokenizer) if recipe.log.completions else None
         context = Context(
             seed=recipe.train.seed,
             folder=folder.path,
@@ -342,6 +373,7 @@ def _take_up(trainer: Trainer, place: Path, progress: Progress) -> None:
     trainer.done, trainer.measured, trainer.taken = progress.step, progress.measured, progress.taken
     trainer.resumed, trainer.saved = True, progress.step
     trainer.data.restore(progress.data)
+    trainer.watch.restore(progress.health)
     trainer.engine.sync(trainer.policy)
     trainer.evaluations = trainer.folder.evaluations()
     if len(progress.random) == trainer.accelerator.num_processes:
