@@ -103,7 +103,7 @@ def completions() -> Iterator[tuple[str, Make]]:
 
 def brief(line: str) -> str:
     """A line, without its middle if it is long."""
-    return line if len(line) < 130 else f"{line[:20]}…{line[-20:]}"
+    return line if len(line) < 60 else f"{line[:4]}…{line[-50:]}"
 
 
 def recording(folder: Path) -> Path:

@@ -5,6 +5,7 @@ Edits come with the list of hashes made anew, as a thief would make it, or witho
 
 from __future__ import annotations
 
+import atexit
 import functools
 import json
 import os
@@ -33,6 +34,7 @@ AGAIN = "is damaged: .*starting again from its beginning"
 def stopped() -> Path:
     """A run of one step, with a checkpoint after it."""
     folder = Path(tempfile.mkdtemp(prefix="hostile-run-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     good = tiny.recipe(folder, train={"steps": 1, "save_every": 1, "prompts": 4, "threads": 1}, rollout={"n": 2})
     code, said = said_by("run", str(good))
     assert code == 0, said

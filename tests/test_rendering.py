@@ -24,7 +24,7 @@ TAKING = {
     "{{ 10 ** (10 ** 10) }}": SLOW,
     "{% macro f(n) %}{% if n %}{{ f(n-1) }}{{ f(n-1) }}{% endif %}{% endmacro %}{{ f(60) }}": SLOW,
     "{% for i in range(10 ** 9) %}{% endfor %}": "Range too big",
-    "{{ 'a' * 10 ** 11 }}": "it needs too much memory",
+    "{{ 'a' * (6 * 10 ** 9) }}": "it needs too much memory",
     "{{ [0] * 10 ** 10 }}": "it needs too much memory",
     "{{ 'a' * 10 ** 9 }}": LARGE,
     "{{ 'a' | center(10 ** 9) }}": LARGE,
