@@ -158,6 +158,12 @@ def test_a_checkpoint_from_before_there_were_checks_begins_them() -> None:
     assert (over.failed, over.warned, over.first) == ({}, [], {})
 
 
+@pytest.mark.parametrize("state", [{"failed": 3}, {"failed": {"no_signal": -1}}, {"warned": 1}, {"first": {"x": "1"}}])
+def test_a_checkpoint_that_counts_nothing_is_refused(state: dict[str, Any]) -> None:
+    with pytest.raises(upge.InputError, match="how the health checks stand"):
+        watch().restore(state)
+
+
 def test_what_is_off_is_forgotten_when_a_run_goes_on() -> None:
     before, after = begun(watch()), watch(off="repetition")
     before.look(9, line("repetition", failing=True) | line("kl_blowup", failing=True))

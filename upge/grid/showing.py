@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from upge.files import parse_json
 from upge.grid.working import Task
 from upge.run import status
 
@@ -43,7 +43,7 @@ class Followed:
             file.seek(self.position)
             whole = file.read().rpartition(b"\n")[0]
         try:
-            lines = [json.loads(line) for line in whole.splitlines()]
+            lines = [parse_json(line) for line in whole.splitlines()]
         except ValueError:  # cut back and grown again: this began inside a line
             self.position = 0
             return

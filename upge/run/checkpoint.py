@@ -167,7 +167,7 @@ def _progress(place: Path) -> Progress:
     del where["optimizers"]
     progress = Progress(**where, random=parse_json((place / "random.json").read_text(encoding="utf-8")))
     counts = (progress.step, progress.taken, *progress.logged.values())
-    sorts = {"measured": bool, "data": dict, "random": list}
+    sorts = {"measured": bool, "data": dict, "random": list, "health": dict}
     wrong = [name for name, sort in sorts.items() if not isinstance(getattr(progress, name), sort)]
     if wrong or not all(map(is_count, counts)) or not set(progress.logged) <= set(LOGS):
         raise ValueError("progress.json doesn't say where the run stands")

@@ -10,8 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from upge.errors import InputError
 from upge.recipe import Recipe
 from upge.recipe.health import Health
+from upge.run.reading_metrics import is_count, is_number
 from upge.run.signs import SIGNS, Reading, Seen
 
 
@@ -81,8 +83,16 @@ class Watch:
         return {"failed": self.failed, "warned": self.warned, "first": self.first}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take up what a checkpoint has kept, of checks that are still on; older checkpoints have kept nothing."""
+        """Take up what a checkpoint has kept, of checks that are still on; older checkpoints have kept nothing.
+
+        Raises InputError where it is no such state.
+        """
+        failed, warned, first = state.get("failed", {}), state.get("warned", []), state.get("first", {})
+        counted = isinstance(failed, dict) and all(map(is_count, failed.values()))
+        measured = isinstance(first, dict) and all(map(is_number, first.values()))
+        if not (counted and measured and isinstance(warned, list)):
+            raise InputError("the checkpoint's progress.json doesn't say how the health checks stand")
         off = self.settings.off
-        self.failed = {name: count for name, count in state.get("failed", {}).items() if name not in off}
-        self.warned = [name for name in state.get("warned", []) if name not in off]
-        self.first = dict(state.get("first", {}))
+        self.failed = {name: count for name, count in failed.items() if name not in off}
+        self.warned = [name for name in warned if name not in off]
+        self.first = dict(first)
