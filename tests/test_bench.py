@@ -23,7 +23,7 @@ from upge.bench.memory import peak
 from upge.bench.work import Work
 from upge.command import app
 from upge.errors import InputError
-from upge.policy.rows import collate
+from upge.policy.rows import Reach, collate
 
 
 def test_candidates_take_turns_there_and_back() -> None:
@@ -83,7 +83,7 @@ def test_what_a_step_cannot_avoid_is_what_its_tree_of_tokens_needs(tied: bool) -
         fed = answered = pairs = 0
         for index in range(work.prompts):
             sequences = [(each.prompt, each.response) for group, each in work.grouped if group == index]
-            row = collate(sequences, 0, torch.device("cpu"), reach=1e12)
+            row = collate(sequences, 0, torch.device("cpu"), reach=Reach(1e12, branching=True))
             assert row.tokens.shape[0] == 1
             fed += row.tokens.numel()
             answered += row.targets.numel()

@@ -29,10 +29,12 @@ from transformers import (
 from upge.flow import Problem, Trajectory
 from upge.policy import Policy, log_probs, recomputing
 from upge.policy.logprobs import reach
-from upge.policy.rows import collate, layout, width
+from upge.policy.rows import Reach, collate, layout, width
 from upge.run.packing import micro_batches
 
 Sequences = list[tuple[list[int], list[int]]]
+FAR = Reach(1e9, branching=True)
+WHOLE = Reach(3456.0, branching=False)
 CPU = torch.device("cpu")
 TOKEN = st.integers(0, models.SIZE - 1)
 GROUP = st.tuples(st.lists(TOKEN, min_size=1, max_size=4), st.lists(st.lists(TOKEN, max_size=4), max_size=5))
@@ -139,7 +141,7 @@ def test_the_proof_is_not_made_in_half_precision(prepared: bool) -> None:
 
 def test_the_prompt_is_run_once_and_the_last_tokens_not_at_all() -> None:
     """Seven sequences, one without a response, in three rows: 3 + 0 + 3 + 1, 1 + 1 + 0 and 3 + 1 tokens."""
-    batch = collate(RAGGED, 0, CPU, reach=1e9)
+    batch = collate(RAGGED, 0, CPU, reach=FAR)
     assert batch.tokens.tolist() == [[5, 6, 7, 2, 3, 4, 2], [9, 9, 0, 0, 0, 0, 0], [5, 6, 7, 8, 0, 0, 0]]
     assert batch.positions[0].tolist() == [0, 1, 2, 3, 4, 5, 3]
     assert batch.rows.tolist() == [2, 2, 3, 4, 5, 2, 6, 7, 8, 7, 16, 17]
@@ -149,7 +151,7 @@ def test_the_prompt_is_run_once_and_the_last_tokens_not_at_all() -> None:
 
 
 def test_rows_of_their_own_keep_the_plain_mask() -> None:
-    batch = collate([([1, 2], [3]), ([1], [3, 4])], 0, CPU, reach=1e9)
+    batch = collate([([1, 2], [3]), ([1], [3, 4])], 0, CPU, reach=FAR)
     assert batch.mask.tolist() == [[1, 1], [1, 1]]
     assert batch.positions.tolist() == [[0, 1], [0, 1]]
 
@@ -157,9 +159,9 @@ def test_rows_of_their_own_keep_the_plain_mask() -> None:
 @given(
     prompt=st.integers(1, 50),
     lengths=st.lists(st.integers(1, 200), min_size=1, max_size=16),
-    reach=st.sampled_from([None, 1.0, 100.0, 1e9]),
+    reach=st.sampled_from([None, Reach(1.0, branching=False), Reach(100.0, branching=True), WHOLE, FAR]),
 )
-def test_a_layout_has_every_sequence_once_in_order(prompt: int, lengths: list[int], reach: float | None) -> None:
+def test_a_layout_has_every_sequence_once_in_order(prompt: int, lengths: list[int], reach: Reach | None) -> None:
     sequences = [([1] * prompt, length) for length in lengths]
     assert [member for tree in layout(sequences, reach) for member in tree] == list(range(len(lengths)))
 
@@ -167,9 +169,16 @@ def test_a_layout_has_every_sequence_once_in_order(prompt: int, lengths: list[in
 def test_long_responses_to_a_short_prompt_keep_rows_of_their_own() -> None:
     """A row of all would save 7 × 10 tokens of 8,000, and look at 64 times as many pairs as eight rows do each."""
     long, short = [([1] * 10, 1000)] * 8, [([1] * 100, 10)] * 8
-    assert len(layout(long, 3456.0)) == 8
-    assert len(layout(short, 3456.0)) == 1
+    assert len(layout(long, WHOLE)) == 8
+    assert len(layout(short, WHOLE)) == 1
     assert width(short) == 100 + 8 * 9
+
+
+def test_branches_share_however_long_they_are_until_the_mask_grows_too_large() -> None:
+    branching = Reach(3456.0, branching=True)
+    assert len(layout([([1] * 10, 1000)] * 8, branching)) == 1
+    assert [len(row) for row in layout([([1] * 10, 1000)] * 16, branching)] == [8, 8]
+    assert len(layout([([1] * 9000, 1000)], branching)) == 1
 
 
 # Models that can't.
@@ -263,6 +272,6 @@ def test_shared_rows_fill_a_micro_batch() -> None:
     ]
     # Plain rows are 110 tokens wide; a tree of 8 responses has 172.
     assert [len(piece) for piece in micro_batches(grouped, 440)] == [4, 4, 4, 4]
-    assert [len(piece) for piece in micro_batches(grouped, 440, reach=3456.0)] == [16]
-    assert [len(piece) for piece in micro_batches(grouped, 200, reach=3456.0)] == [8, 8]
-    assert [len(piece) for piece in micro_batches(grouped, 150, reach=3456.0)] == [5, 3, 5, 3]
+    assert [len(piece) for piece in micro_batches(grouped, 440, reach=WHOLE)] == [16]
+    assert [len(piece) for piece in micro_batches(grouped, 200, reach=WHOLE)] == [8, 8]
+    assert [len(piece) for piece in micro_batches(grouped, 150, reach=WHOLE)] == [5, 3, 5, 3]

@@ -19,7 +19,7 @@ from upge.policy import proving
 from upge.policy import sharing as sharing_rows
 from upge.policy.projecting import processing, streamed_by, told
 from upge.policy.proving import Proof
-from upge.policy.rows import Padded, Tokens, collate, understood
+from upge.policy.rows import Padded, Reach, Tokens, collate, understood
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -70,7 +70,7 @@ def log_probs(
     return _at_most_zero(result[:, 0]), result[:, 1] if entropy else None
 
 
-def reach(model: PreTrainedModel) -> float | None:
+def reach(model: PreTrainedModel) -> Reach | None:
     """How far a row that several responses share may go in this model; None: each has its own. See `layout`."""
     return sharing_rows.reach(model, lambda batch: _whole(model, batch, None, model, False)[:, 0])
 

@@ -15,7 +15,7 @@ from transformers import GenerationConfig
 from upge.policy import adapting, recomputing, shards
 from upge.policy.errors import ModelError
 from upge.policy.logprobs import log_probs, reach
-from upge.policy.rows import Tokens
+from upge.policy.rows import Reach, Tokens
 from upge.policy.templating import Templater
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Policy:
         return shards.sharded(self.model)
 
     @property
-    def reach(self) -> float | None:
+    def reach(self) -> Reach | None:
         """How long a row may be that several responses to a prompt share; None where each has a row of its own."""
         return reach(self.model) if self.sharing else None
 

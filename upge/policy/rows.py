@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -11,10 +12,29 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from upge.policy.tree_attention import TreeMask, pairs
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Tokens = Sequence[int]
+
+LONGEST = 8192
+"""Tokens of a row that responses share, at most: its mask of pairs takes 64 MiB."""
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How far a row that several responses share may go.
+
+    Attributes:
+        tokens: how many keys every query sees where attention costs as much as all the rest.
+        branching: whether attention looks at the pairs that are seen, and not at all of a row; see
+            `upge.policy.tree_attention`.
+    """
+
+    tokens: float
+    branching: bool
 
 
 @dataclass(frozen=True)
@@ -23,7 +43,7 @@ class Padded:
 
     Attributes:
         tokens: (B, L) ids; the last response token isn't fed: it predicts none.
-        mask: (B, L), 1 where there is no padding; in trees (B, 1, L, L) bool, True where a query (L) sees a key (L).
+        mask: (B, L), 1 where there is no padding; in trees a TreeMask, (B, 1, L, L).
         positions: (B, L) each token's place in its sequence.
         rows: (T,) flat index b·L + l of the place that predicts each response token.
         targets: (T,) the response tokens.
@@ -39,7 +59,7 @@ class Padded:
 
 
 def collate(
-    sequences: Sequence[tuple[Tokens, Tokens]], pad_id: int, device: torch.device, *, reach: float | None = None
+    sequences: Sequence[tuple[Tokens, Tokens]], pad_id: int, device: torch.device, *, reach: Reach | None = None
 ) -> Padded:
     """Pairs (prompt ids, response ids) as what a model is fed.
 
@@ -57,12 +77,13 @@ def collate(
         filled = [column + [fill] * (width - len(column)) for column in columns]
         return torch.tensor(filled, dtype=torch.long, device=device).reshape(len(rows), width)
 
-    segment = padded([row.segments for row in rows], -1)
-    plain = all(len(tree) == 1 for tree in trees)
+    tokens, plain = padded([row.tokens for row in rows], pad_id), all(len(tree) == 1 for tree in trees)
     return Padded(
-        tokens=padded([row.tokens for row in rows], pad_id),
-        mask=(segment >= 0).long() if plain else _seen(segment),
-        positions=torch.arange(width, device=device).expand_as(segment)
+        tokens=tokens,
+        mask=padded([[1] * len(row.tokens) for row in rows], 0)
+        if plain
+        else TreeMask.of([[*row.branches, width - len(row.tokens)] for row in rows], device),
+        positions=torch.arange(width, device=device).expand_as(tokens)
         if plain
         else padded([row.positions for row in rows], 0),
         rows=torch.tensor(
@@ -75,11 +96,12 @@ def collate(
     )
 
 
-def layout(sequences: Sequence[tuple[Tokens, int]], reach: float | None) -> list[list[int]]:
+def layout(sequences: Sequence[tuple[Tokens, int]], reach: Reach | None) -> list[list[int]]:
     """Which sequences, (prompt ids, response length), share a row: indices, neighbours of one prompt at most.
 
-    A row of L tokens costs L + L²/reach: at a length of `reach` attention, which looks at every pair, costs as much as
-    everything else. Of a prompt's responses 1, 2, 4, … or all go into a row, whichever makes their rows cost least.
+    A row of L tokens costs L + P/reach, where P counts the pairs of a query and a key that attention looks at: L², or
+    where it is branching those of each branch alone. Of a prompt's responses 1, 2, 4, … or all go into a row, whichever
+    makes their rows cost least.
     """
     if reach is None:
         return [[index] for index in range(len(sequences))]
@@ -109,37 +131,34 @@ class _Row:
     """A prompt and responses to it, end to end, but for each one's last token.
 
     Attributes:
-        segments: 0 for the prompt, then 1, 2, …
+        branches: the tokens of the prompt, then of each response.
         predicting: the place that predicts each response token.
     """
 
     def __init__(self, sequences: Sequence[tuple[Tokens, Tokens]]) -> None:
         size = len(sequences[0][0])
-        self.tokens, self.positions, self.segments = list(sequences[0][0]), list(range(size)), [0] * size
+        self.tokens, self.positions, self.branches = list(sequences[0][0]), list(range(size)), [size]
         self.predicting: list[int] = []
-        for number, (_, response) in enumerate(sequences, 1):
+        for _, response in sequences:
             first, count = len(self.tokens), len(response) - 1
             self.predicting += [size - 1, *range(first, first + count)]
             self.tokens += response[:-1]
             self.positions += range(size, size + count)
-            self.segments += [number] * count
+            self.branches.append(count)
 
 
-def _seen(segment: Tensor) -> Tensor:
-    """(B, 1, L, L) bool: which key each query sees; padding sees itself, since to see nothing gives NaN."""
-    place = torch.arange(segment.shape[1], device=segment.device)
-    query, key = segment[:, :, None], segment[:, None, :]
-    allowed = (place <= place[:, None]) & ((key == 0) | (key == query)) & (query >= 0)
-    return (allowed | (place == place[:, None]))[:, None]
-
-
-def _cheapest(members: list[int], sequences: Sequence[tuple[Tokens, int]], reach: float) -> list[list[int]]:
+def _cheapest(members: list[int], sequences: Sequence[tuple[Tokens, int]], reach: Reach) -> list[list[int]]:
     sizes = [2**power for power in range(len(members).bit_length())]
     ways = [[members[at : at + size] for at in range(0, len(members), size)] for size in {*sizes, len(members)}]
+    prompt = len(sequences[members[0]][0])
 
     def cost(trees: list[list[int]]) -> float:
         # Rows of one micro-batch are as wide as its widest.
         wide = max(width([sequences[member] for member in tree]) for tree in trees)
-        return len(trees) * (wide + wide**2 / reach)
+        if wide > LONGEST and len(trees) < len(members):
+            return math.inf
+        branches = ([prompt, *(sequences[member][1] - 1 for member in tree)] for tree in trees)
+        seen = sum(map(pairs, branches)) if reach.branching else len(trees) * wide**2
+        return len(trees) * wide + seen / reach.tokens
 
     return min(ways, key=cost)

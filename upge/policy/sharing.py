@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from upge.policy import proving, shards
 from upge.policy.proving import Proof
-from upge.policy.rows import Padded, collate
+from upge.policy.rows import Padded, Reach, collate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -26,11 +26,14 @@ Ask = Callable[[Padded], Tensor]
 # proof's rows are too short to show it.
 _BOUNDS = ("sliding_window", "window_size", "keep_window_size")
 
+_FAR = Reach(1e9, branching=False)
+"""Everything is shared."""
+
 _SHARES = Proof("{model}: every response runs its prompt again, since {fault}", failing="it refuses a mask of pairs")
 
 
-def reach(model: PreTrainedModel, ask: Ask) -> float | None:
-    """For `collate`: how long a row may be before attention costs as much as the rest; None where nothing is shared.
+def reach(model: PreTrainedModel, ask: Ask) -> Reach | None:
+    """For `collate`: how far a row may go that responses share; None where nothing is shared.
 
     `ask` is tried on a few made-up tokens, once for each model and kind of attention. A model that answers otherwise
     than without sharing keeps rows of their own, with a warning.
@@ -39,7 +42,7 @@ def reach(model: PreTrainedModel, ask: Ask) -> float | None:
         return None
     kind = str(model.config._attn_implementation)
     proven = _SHARES.holds(model, kind, partial(_fault, model, ask), stacklevel=5)
-    return 6.0 * model.config.get_text_config().hidden_size if proven else None
+    return Reach(6.0 * model.config.get_text_config().hidden_size, branching=kind == "sdpa") if proven else None
 
 
 def _may(model: PreTrainedModel) -> bool:
@@ -77,9 +80,9 @@ def _without_windows(config: PreTrainedConfig) -> bool:
 def _fault(model: PreTrainedModel, ask: Ask) -> str | None:
     """What is wrong with sharing on this model; None if nothing is."""
     device, known = model.device, proving.sequences(model)
-    plain, shared = collate(known, 0, device), collate(known, 0, device, reach=1e9)
+    plain, shared = collate(known, 0, device), collate(known, 0, device, reach=_FAR)
     other = [(prompt, [token + 1 for token in response]) for prompt, response in known]
-    sibling = collate(proving.within(model, [known[0], *other[1:]]), 0, device, reach=1e9)
+    sibling = collate(proving.within(model, [known[0], *other[1:]]), 0, device, reach=_FAR)
     onward = replace(shared, positions=torch.arange(shared.tokens.shape[1], device=device).expand_as(shared.tokens))
     own, tree, changed, wrong = (ask(batch) for batch in (plain, shared, sibling, onward))
     apart, tolerance = float((tree - own).abs().max()), _tolerance(model)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from upge.batch import Batch
 from upge.flow import Trajectory
-from upge.policy.rows import layout, width
+from upge.policy.rows import Reach, layout, width
 
 Grouped = Sequence[tuple[int, Trajectory]]
 """(group, trajectory) pairs; those of one group lie together."""
@@ -52,7 +52,7 @@ def portions(groups: Tensor, count: int, *, among: Tensor | None = None) -> list
 
 
 def micro_batches(
-    grouped: Grouped, budget: int, *, scope: str = "token", reach: float | None = None
+    grouped: Grouped, budget: int, *, scope: str = "token", reach: Reach | None = None
 ) -> list[list[int]]:
     """Row indices of each micro-batch: at most `budget` tokens with padding, a prompt's rows together where they fit.
 
@@ -86,7 +86,7 @@ class _Piece:
     width: int
 
     @classmethod
-    def of(cls, rows: list[int], grouped: Grouped, reach: float | None) -> _Piece:
+    def of(cls, rows: list[int], grouped: Grouped, reach: Reach | None) -> _Piece:
         """The piece of these rows of one prompt."""
         pairs = [(grouped[row][1].prompt, len(grouped[row][1].response)) for row in rows]
         trees = [[pairs[member] for member in tree] for tree in layout(pairs, reach)]
@@ -101,7 +101,7 @@ class _Piece:
         return self.count * self.width
 
 
-def _pieces(members: list[int], grouped: Grouped, budget: int, reach: float | None) -> list[list[int]]:
+def _pieces(members: list[int], grouped: Grouped, budget: int, reach: Reach | None) -> list[list[int]]:
     """One prompt's rows, cut where they don't fit the budget together."""
     pieces: list[list[int]] = []
     for row in members:
