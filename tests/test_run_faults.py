@@ -211,6 +211,17 @@ def test_a_run_folder_that_vanishes(run: Run, tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+def test_a_checkpoint_that_vanishes_while_it_is_written(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def removing(tensors: Any, path: Path) -> None:
+        del tensors
+        shutil.rmtree(path.parent)
+        raise SafetensorError("Error while serializing: I/O error: No such file or directory (os error 2)")
+
+    monkeypatch.setattr("upge.run.checkpoint.save_file", removing)
+    with pytest.raises(RunError, match=r"step-00000\d is gone while it is used: something else removes"):
+        run("run")
+
+
 # Parts.
 
 

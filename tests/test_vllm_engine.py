@@ -157,6 +157,7 @@ def test_a_session_samples_syncs_and_leaves_nothing(stand_in: StandIn, policy: P
     assert stand_in.calls[3][1] != stand_in.calls[5][1], "files that may still be mapped aren't written over"
     assert not folder.exists()
     assert opened["kv_cache_memory_bytes"] == 2**29
+    assert opened["block_size"] == 32, "vLLM's own default on CPUs is more than a short prompt has"
     assert opened["dtype"] == "float32", "the policy's; vLLM's own default would halve it"
     assert (opened["max_num_seqs"], opened["max_model_len"], opened["enable_sleep_mode"]) == (3, None, False)
     assert (opened["generation_config"], opened["logprobs_mode"]) == ("vllm", "processed_logprobs")

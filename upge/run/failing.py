@@ -99,6 +99,8 @@ def _disk(error: BaseException, folder: Path) -> str | None:
         return f"no room on the disk while writing {file}: {_free(file.parent)}; what was saved before is untouched"
     if error.errno == errno.ENOENT and not folder.is_dir():
         return f"the run folder {folder} is gone: something has removed or renamed it"
+    if error.errno == errno.ENOENT and error.filename and Path(error.filename).is_relative_to(folder):
+        return f"{error.filename} is gone while it is used: something else removes files in the run folder {folder}"
     return None
 
 
