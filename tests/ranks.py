@@ -11,8 +11,9 @@ import os
 import random
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -43,13 +44,18 @@ METHODS: dict[str, dict[str, Any]] = {
     "kl": {"terms": {"rl": {**RL, "reduction": "sequence_mean"}, "kl": KL}},
     "ppo": {"terms": {"rl": {**RL, "advantage": "gae", "reduction": "token_mean"}}},
 }
+ADAPTED = find_spec("peft") is not None
+"""Whether models with adapters are among the settings."""
+if ADAPTED:
+    METHODS["lora"] = {"terms": {"rl": {**RL, "reduction": "sequence_mean"}, "kl": KL, "sft": SFT}}
+LORA = {"lora": {"rank": 2, "alpha": 4.0}}
 PIECES = {"single": 1, "three": 3 * 12, "all": 1_000_000}
 """`train.micro_batch_tokens`; no row has more than 12 tokens."""
 TYPES = {"float32": tiny.LLAMA, "float64": tiny.GPT2}
 Setting = tuple[str, str, str]
 WHOLE: list[Setting] = [
     *product(("sft", "grpo", "hpt"), PIECES, TYPES),
-    *product(("kl", "ppo"), ("three",), TYPES),
+    *product([method for method in METHODS if method not in ("sft", "grpo", "hpt")], ("three",), TYPES),
 ]
 DIVIDED: list[Setting] = list(product(METHODS, ("three",), TYPES))
 """The settings that are done with models whole on every rank, and divided over ranks."""
@@ -89,7 +95,7 @@ def _trajectory(draw: random.Random, problem: Problem, prompt: tuple[int, ...], 
 def recipe_of(folder: Path, method: str, pieces: str, kind: str) -> upge.Recipe:
     """The tiny recipe with a setting."""
     updates = {"micro_batch_tokens": PIECES[pieces], "minibatches": 2, "epochs": 1 if method == "sft" else 2}
-    model = {"dtype": kind, "gradient_checkpointing": method == "grpo"}
+    model = {"dtype": kind, "gradient_checkpointing": method == "grpo", **(LORA if method == "lora" else {})}
     train_ = {**updates, "prompts": PROMPTS}
     path = tiny.recipe(folder, TYPES[kind], estimator=METHODS[method], train=train_, model=model)
     return upge.load(path, ["critic={lr: 0.01, clip: 0.2}"] if method == "ppo" else [])
@@ -168,7 +174,20 @@ def runs(folder: Path) -> None:
             if os.environ["RANK"] == "0":
                 shutil.copytree(folder / "stopped", folder / "half")
             run("stopped", *replay, "train.save_every=1", resume=True)
-            exchanged(folder)
+        if ADAPTED:
+            adapted(folder, run, *replay)
+        with environment(FSDP2):
+            exchanged(folder)  # whose recipe takes the place of this one
+
+
+def adapted(folder: Path, run: Callable[..., None], *replay: str) -> None:
+    """The replays with an adapter: whole, divided, and divided and interrupted."""
+    lora = "model.lora={rank: 2, alpha: 4}"
+    run("adapted-whole", *replay, lora)
+    with environment(FSDP2):
+        run("adapted", *replay, lora)
+        run("adapted-stopped", *replay, lora, "train.save_every=1", "train.steps=2")
+        run("adapted-stopped", *replay, lora, "train.save_every=1", resume=True)
 
 
 def exchanged(folder: Path) -> None:
@@ -191,7 +210,7 @@ def main() -> None:
         with environment(FSDP2):
             for setting in DIVIDED:
                 learned(folder, "-".join(("divided", *setting)), setting)
-                if setting[0] in ("hpt", "ppo", "kl"):
+                if setting[0] not in ("sft", "grpo"):
                     learned(folder, "-".join(("accelerate", *setting)), setting, by_accelerate=True)
     runs(folder)
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import extras
 import pytest
 import ranks
 import tiny
@@ -93,7 +94,7 @@ def test_so_do_models_divided_over_ranks(done: Done, setting: ranks.Setting) -> 
     agree(done(1), done(2), setting, "divided")
 
 
-@pytest.mark.parametrize("method", ["hpt", "ppo", "kl"])
+@pytest.mark.parametrize("method", [method for method in ranks.METHODS if method not in ("sft", "grpo")])
 @pytest.mark.parametrize("kind", ranks.TYPES)
 def test_so_do_models_that_accelerate_divides(done: Done, method: str, kind: str) -> None:
     agree(done(1), done(2), (method, "three", kind), "accelerate")
@@ -195,6 +196,26 @@ def test_weights_of_a_divided_policy_reach_an_engine_whole(done: Done, tmp_path:
     assert all(found[name].equal(x) for name, x in whole.items())
 
 
+@extras.needs("peft")
+def test_a_run_with_a_divided_adapter_leaves_it_merged(done: Done) -> None:
+    whole, divided = (
+        load_file(done(2) / name / "model" / "model.safetensors") for name in ("adapted-whole", "adapted")
+    )
+    assert furthest(whole, divided) < 1e-5
+    config = AutoModelForCausalLM.from_pretrained(done(2) / "adapted" / "model").config
+    assert config.architectures == ["LlamaForCausalLM"]
+
+
+@extras.needs("peft")
+def test_a_resumed_run_with_a_divided_adapter_is_the_one_that_never_stopped(done: Done) -> None:
+    through, stopped = done(2) / "adapted", done(2) / "adapted-stopped"
+    for name in ("model/model.safetensors", "critic/model.safetensors"):
+        assert (through / name).read_bytes() == (stopped / name).read_bytes()
+    assert trained(through) == trained(stopped)
+    saved = load_file(stopped / "checkpoints" / "step-000004" / "model" / "adapter_model.safetensors")
+    assert all(".lora_" in name for name in saved)
+
+
 # What accelerate's config asks for.
 
 
@@ -206,7 +227,7 @@ def test_weights_of_a_divided_policy_reach_an_engine_whole(done: Done, tmp_path:
         ({"ACCELERATE_USE_FSDP": "true"}, (), "fsdp_version: 2"),
         (ranks.FSDP2 | {"FSDP_ACTIVATION_CHECKPOINTING": "true"}, (), "model.gradient_checkpointing: true"),
         (ranks.FSDP2 | {"FSDP_OFFLOAD_PARAMS": "true"}, (), "fsdp_offload_params"),
-        (ranks.FSDP2, ("model.lora={rank: 2}",), "model.lora"),
+        (ranks.FSDP2, ("model={path: x, lora: {quantize: nf4, save: adapter}}",), "quantized weights"),
         (ranks.FSDP2, ("train.precision=float16",), "bfloat16"),
     ],
 )

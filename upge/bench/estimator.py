@@ -6,6 +6,7 @@ Both start from log-probs, rewards and lengths, and end with the gradient with r
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from torch import Tensor
 from upge.batch import Batch
 from upge.bench.measuring import Table, Timing, in_turns, machine, seconds
 from upge.bench.work import RECIPE, Work
+from upge.files import parse_json
+from upge.policy.loading import find
 from upge.recipe import load
 
 SIZES = ((4, 8, 72), (128, 8, 1024))
@@ -33,8 +36,8 @@ def measure(*, repeats: int = 5, step: bool = True) -> Table:
         facts[name] = seconds(timings)
     notes = [machine()]
     if step:
-        share = facts["share"] = _share(repeats)
-        notes.insert(0, f"Of a training step of SmolLM2's size, {SIZES[0]}, the parts take {share:.2%}.")
+        shares = facts["share"] = {name: _share(work, repeats) for name, work in works().items()}
+        notes[:0] = [f"Of a training step of {name} the parts take {share:.2%}." for name, share in shares.items()]
     columns = ["rollouts", "parts, ms (least to most)", "by hand, ms (least to most)", "ratio", "largest difference"]
     return Table(f"The loss of {RECIPE}: from log-probs to their gradient", columns, rows, notes, facts)
 
@@ -97,11 +100,19 @@ class Way:
         return torch.autograd.grad(self.loss(), self.batch.logp)[0]
 
 
-def _share(repeats: int) -> float:
-    """The parts' time over that of a whole training step: forward, backward and optimizer."""
+def works() -> dict[str, Work]:
+    """Training steps: of a small model of the usual kind, and of the tiny one of the lab."""
+    lab = parse_json((Path(find("upge_parts:data/lab/base")[0]) / "config.json").read_text(encoding="utf-8"))
     prompts, samples, length = SIZES[0]
-    work = Work(prompts, samples, shortest=length, longest=length, signal=1.0)
+    return {
+        "SmolLM2": Work(prompts, samples, shortest=length, longest=length, signal=1.0),
+        "the lab": Work(32, 8, prompt_tokens=16, shortest=40, longest=40, signal=1.0, shape=lab),
+    }
+
+
+def _share(work: Work, repeats: int) -> float:
+    """The parts' time over that of a whole training step: forward, backward and optimizer."""
     learner = work.learner(work.recipe())
-    batch = made(prompts, samples, length)
+    batch = made(work.prompts, work.samples, work.longest)
     timings = in_turns({"parts": by_parts(batch), "step": lambda: learner.learn(0, work.grouped)}, repeats=repeats)
     return timings["parts"].ratio(timings["step"]).median

@@ -6,6 +6,7 @@ The model keeps its class: adapters are put into its layers, so that sampling an
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from upge.files import parse_json
+from upge.policy import shards
 from upge.policy.errors import ModelError
 
 if TYPE_CHECKING:
@@ -66,6 +68,11 @@ def adapted(model: PreTrainedModel) -> bool:
 def without_adapter(model: PreTrainedModel) -> Iterator[None]:
     """While open, the model says what it would without its adapter."""
     wrapped: Any = model
+    if shards.sharded(model):
+        # peft would have the adapter want no gradient meanwhile, which a divided one would never want again.
+        with _unscaled(model):
+            yield
+        return
     if hasattr(model, "disable_adapter"):
         with wrapped.disable_adapter():
             yield
@@ -77,14 +84,45 @@ def without_adapter(model: PreTrainedModel) -> Iterator[None]:
         model.enable_adapters()
 
 
-def merged(model: PreTrainedModel) -> PreTrainedModel:
-    """A copy of the model with W + (α/rank)·B·A for its weights, and no adapter. Raises ModelError: W is quantized."""
+@contextmanager
+def _unscaled(model: PreTrainedModel) -> Iterator[None]:
+    """While open, the adapter counts 0."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers: list[Any] = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    scales: list[dict[str, float]] = [layer.scaling for layer in layers]
+    kept = [dict(scale) for scale in scales]
+    try:
+        for scale in scales:
+            scale.update(dict.fromkeys(scale, 0.0))
+        yield
+    finally:
+        for scale, before in zip(scales, kept, strict=True):
+            scale.update(before)
+
+
+def merged(model: PreTrainedModel, weights: dict[str, Tensor] | None = None) -> PreTrainedModel:
+    """A copy of the model with W + (α/rank)·B·A for its weights, and no adapter.
+
+    Args: weights: of a model that is divided over ranks, whole, with the adapter's; the copy is made of them.
+
+    Raises ModelError: W is quantized.
+    """
     if getattr(model, "is_quantized", False):
         raise ModelError(
             "an adapter can't be merged into quantized weights: an engine with its own copy needs whole ones"
         )
-    whole = copy.deepcopy(model)
+    whole = copy.deepcopy(model) if weights is None else _of(weights, model)
     merge(whole)
+    return whole
+
+
+def _of(weights: dict[str, Tensor], like: PreTrainedModel) -> PreTrainedModel:
+    """A model with an adapter, made of these weights; what else it has, and is never saved, isn't there."""
+    with torch.device("meta"):
+        whole = type(like)(copy.deepcopy(like.config))
+        whole.add_adapter(next(iter(like.peft_config.values())))
+    whole.load_state_dict(weights, assign=True)
     return whole
 
 
@@ -103,10 +141,16 @@ def merge(model: PreTrainedModel) -> None:
 
 def restore(model: PreTrainedModel, weights: dict[str, Tensor]) -> None:
     """Give the adapter saved weights. Raises ModelError where they are another adapter's."""
-    report = _peft().set_peft_model_state_dict(model, weights)
-    lacking = [name for name in report.missing_keys if ".lora_" in name]
-    if lacking or report.unexpected_keys:
-        raise ModelError(f"another adapter's weights: {(lacking + list(report.unexpected_keys))[0]} doesn't fit")
+    own = {_saved_name(name): name for name in model.state_dict() if ".lora_" in name}
+    odd = sorted(own.keys() ^ weights.keys())
+    if odd:
+        raise ModelError(f"another adapter's weights: {odd[0]} doesn't fit")
+    shards.load(model, {own[name]: x for name, x in weights.items()})
+
+
+def _saved_name(name: str) -> str:
+    """What peft calls a weight of an adapter in its files, which don't name the adapter."""
+    return "base_model.model." + re.sub(r"(\.lora_\w+)\.\w+", r"\1", name)
 
 
 def plain_weights(model: nn.Module) -> dict[str, Tensor]:

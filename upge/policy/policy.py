@@ -107,7 +107,9 @@ class Policy:
         weights = shards.weights(self.model, keep=writes) if self.sharded else None
         if not writes:
             return
-        model = adapting.merged(self.model) if merge and adapting.adapted(self.model) else self.model
+        model = self.model
+        if merge and adapting.adapted(model):
+            model, weights = adapting.merged(model, weights), None
         with _saveable(model):
             model.save_pretrained(folder, state_dict=weights)
         self.tokenizer.save_pretrained(folder)

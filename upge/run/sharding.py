@@ -43,8 +43,8 @@ def check(recipe: Recipe) -> None:
             "accelerate's config asks for fsdp_activation_checkpointing, which would rename the parameters: "
             "set it to false, and model.gradient_checkpointing: true in the recipe"
         )
-    if recipe.model.lora is not None:
-        raise InputError("model.lora: an adapter can't be trained in a model divided by FSDP: run it with MULTI_GPU")
+    if recipe.model.lora is not None and recipe.model.lora.quantize is not None:
+        raise InputError("model.lora.quantize: quantized weights can't be divided by FSDP: run it with MULTI_GPU")
     if recipe.train.precision == "float16":
         raise InputError(
             "train.precision: float16's loss scale would differ between ranks of a divided model: set it to bfloat16"

@@ -341,8 +341,9 @@ def open_learner(recipe: Recipe, policy: Policy, accelerator: Accelerator) -> Le
     needs, reference, critic = recipe.estimator.needs(), None, None
     if "reference_logp" in needs:
         reference = policies.load_reference(policy, recipe.reference.path)
-        reference.policy.model.to(accelerator.device)
-        sharding.divide(reference.policy.model, accelerator)
+        if reference.policy is not policy:
+            reference.policy.model.to(accelerator.device)
+            sharding.divide(reference.policy.model, accelerator)
     if "value" in needs and recipe.critic is not None:
         critic = CriticLearner(
             recipe.critic,

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from importlib.resources import files
 from typing import Literal
 
+from pydantic import Field
+
 from upge import Context, Data, Problem
 from upge_parts.data.lab.task import Task
 from upge_parts.data.session import InMemory
@@ -26,11 +28,19 @@ class Lab(Data):
 
     bands: tuple[Band, ...] = ("always", "sometimes", "never")
     """The bands to train on; evaluation always has all."""
+    development: int = Field(default=0, ge=0, le=400)
+    """Training problems, of all bands alike, that are measured as the split `dev` instead: to choose settings on."""
 
     @contextmanager
     def open(self, context: Context) -> Iterator[InMemory]:
-        training = [problem for problem in shipped("train") if problem.band in self.bands]
-        yield InMemory(training, {name: shipped(name) for name in ("test", "ood")}, context.seed)
+        splits = {name: shipped(name) for name in ("test", "ood")}
+        given = shipped("train")
+        if self.development:
+            # The file goes band by band: equal strides take the same share of each.
+            splits["dev"] = [given[index * len(given) // self.development] for index in range(self.development)]
+        kept = {problem.id for problem in splits.get("dev", ())}
+        training = [problem for problem in given if problem.band in self.bands and problem.id not in kept]
+        yield InMemory(training, splits, context.seed)
 
 
 def shipped(split: str) -> list[Problem]:
