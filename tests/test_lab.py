@@ -97,6 +97,20 @@ def test_lessons_hold_no_test_problem() -> None:
     assert not prompts & {problem.prompt for problem in (*shipped("test"), *shipped("ood"))}
 
 
+@pytest.mark.parametrize("development", [1, 80, 400])
+def test_development_problems_are_kept_from_training_and_are_of_all_bands_alike(development: int) -> None:
+    whole = Counter(problem.band for problem in shipped("train"))
+    with Lab(development=development).open(upge.Context(seed=0)) as session:
+        kept = session.split("dev")
+        left = len(shipped("train")) - development
+        trained = session.take(0, left)
+    assert len(kept) == development == len({problem.id for problem in kept})
+    assert len({problem.id for problem in trained}) == left
+    assert not {problem.id for problem in trained} & {problem.id for problem in kept}
+    for band, count in Counter(problem.band for problem in kept).items():
+        assert count == pytest.approx(development * whole[band] / whole.total(), abs=1)
+
+
 def test_a_batch_of_problems_depends_on_nothing_but_step_and_seed() -> None:
     with Lab().open(upge.Context(seed=3)) as one, Lab().open(upge.Context(seed=3)) as other:
         assert one.take(5, 16) == other.take(5, 16)

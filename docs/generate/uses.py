@@ -12,6 +12,8 @@ from upge.parts import Part
 from upge.recipe import Recipe, check
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
+REPEATING = ("bench/", "comparison/")
+"""Folders of recipes that are others once more: they are named where a part is in none of those."""
 
 
 def uses(kind: type[Part]) -> str:
@@ -21,7 +23,8 @@ def uses(kind: type[Part]) -> str:
     for name, recipe in recipes.items():
         for said in dict.fromkeys(brief(part) for part in recipe.parts().values() if type(part) is kind):
             found[said].append(name)
-    listed = (f"`{said}` in {_listed(names, recipes)}" for said, names in found.items())
+    own = {said: [name for name in names if not name.startswith(REPEATING)] or names for said, names in found.items()}
+    listed = (f"`{said}` in {_listed(names, recipes)}" for said, names in own.items())
     return "; ".join(listed) or "none of those that ship"
 
 
@@ -36,7 +39,7 @@ def shipped_recipes() -> Mapping[str, Recipe]:
 
 def _listed(names: list[str], recipes: Mapping[str, Recipe]) -> str:
     """The names, or those that are missing where these are far fewer."""
-    missing = [name for name in recipes if name not in names]
+    missing = [name for name in recipes if name not in names and not name.startswith(REPEATING)]
     if len(missing) > len(recipes) // 5:
         return _links(names)
     return "all that ship" + (f" but {_links(missing)}" if missing else "")
