@@ -128,8 +128,13 @@ def _compare_evaluations(folders: list[Path], output: Path | None) -> None:
 
     from rich.console import Console
 
+    from upge.command.compare_seeds import compare_evaluated
+    from upge.grid.evaluations import of_seeds
     from upge.run import contrasting
 
+    if groups := of_seeds(folders):
+        compare_evaluated(groups, output)
+        return
     first, *others = contrasting.opened(folders)
     for other in others:
         Console(highlight=False, markup=False).print(*_tables(first, other))

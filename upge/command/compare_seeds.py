@@ -47,6 +47,23 @@ def compare_groups(
         _write(output, groups, {against: until}, scores)
 
 
+def compare_evaluated(groups: Sequence[Group], output: Path | None) -> None:
+    """Print the scores of evaluations, a model for each seed."""
+    from rich.console import Console
+
+    from upge.errors import InputError
+    from upge.grid.evaluations import metrics
+    from upge.grid.scoring import lasts
+
+    if output is not None and output.suffix != ".json":
+        raise InputError(f"{output}: of evaluations the numbers are written: a file whose name ends in .json")
+    scores = {"last": lasts(groups, metrics(groups))}
+    console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else WIDTH)
+    console.print(_table("The evaluations", groups[0].name, scores["last"]))
+    if output is not None:
+        _write(output, groups, {}, scores)
+
+
 def _finished(given: Sequence[Group]) -> list[Group]:
     """The groups without runs that have not come to their end, which are told."""
     from upge.errors import InputError

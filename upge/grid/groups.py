@@ -20,6 +20,8 @@ BESIDES = (SEED, "train.save_every", "train.keep", "train.threads", "log", "abou
 NUMBERS = (SEED, "train.steps", "rollout.n")
 """What a comparison reckons with."""
 ABSENT = "not set"
+MODEL = "model.path"
+"""Where an evaluation's recipe names what was measured: in place of what that was trained from."""
 
 Settings = Mapping[str, Any]
 
@@ -46,8 +48,10 @@ class Group:
         return Run(self.name, folder, tuple(_mean(phase, step, found) for (phase, step), found in whole.items()))
 
 
-def grouped(runs: Sequence[Run]) -> list[Group] | None:
+def grouped(runs: Sequence[Run], *, models: bool = False) -> list[Group] | None:
     """The groups, in the order of their first runs; None where no recipe has two seeds, or a folder has no recipe.
+
+    Args: models: these are evaluations, each of a run's own model; several of one recipe and seed make no groups.
 
     Raises InputError: a recipe.yaml can't be read; two runs of a group have one seed.
     """
@@ -58,10 +62,11 @@ def grouped(runs: Sequence[Run]) -> list[Group] | None:
     for run in runs:
         settings = _settings(run)
         seed = settings.get(SEED, 0)
+        settings = {key: value for key, value in settings.items() if not (models and key == MODEL)}
         kept = tuple(sorted((key, str(value)) for key, value in settings.items() if not _is_besides(key)))
         first = found.setdefault(kept, {}).setdefault(seed, run)
         again += [(first, run)] if first is not run else []
-    if all(len(members) == 1 for members in found.values()):
+    if all(len(members) == 1 for members in found.values()) or (models and again):
         return None
     if again:
         one, other = again[0]
