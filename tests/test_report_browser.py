@@ -17,13 +17,17 @@ import tiny
 from test_report import HOSTILE, a_run
 
 import upge
+from upge.report.studied import write_study
 from upge.report.writing import write
 from upge.run.trainer import train
+from upge.study.drawing import Setting
+from upge.study.studying import Case, study
+from upge.study.world import World
 
 PACKAGES = ("@sparticuz/chromium@147.0.0", "puppeteer-core@24.43.1")
 SCRIPT = Path(__file__).parent / "browsing.mjs"
 VIEWS = [(width, scheme) for width in (390, 1440) for scheme in ("light", "dark")]
-PAGES = ("run", "hostile", "both")
+PAGES = ("run", "hostile", "both", "study")
 
 BROKEN = """<!doctype html><title>broken</title><body style="width: 3000px"><main><p>wide</p></main>
 <figure class="chart"><svg height="20" viewBox="0 0 9 20"><text x="-99">outside</text></svg></figure><p class="tip">
@@ -64,8 +68,16 @@ def pages(folder: Path) -> dict[str, str]:
         "run": str(write([run])),
         "hostile": str(write([hostile])),
         "both": str(both),
+        "study": str(studied(folder / "study.html")),
         "broken": str(folder / "broken.html"),
     }
+
+
+def studied(place: Path) -> Path:
+    """The page of a small study."""
+    estimators = {name: upge.load(name).estimator for name in ("sft", "grpo")}
+    case = Case(World((0.1, 0.5), vocabulary=2, length=2), Setting(prompts=2, n=2), count=40)
+    return write_study(list(study(estimators, case, [0.0, 0.1])), place)
 
 
 @pytest.mark.parametrize("view", VIEWS, ids=str)

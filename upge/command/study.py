@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,7 +16,6 @@ from upge.command.arguments import AllowCode
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from upge.study.measuring import Number
     from upge.study.studying import Row
 
 
@@ -47,6 +47,7 @@ def study(
     draws: Annotated[int, typer.Option(min=40, help="Batches drawn where not all can be gone through.")] = 200,
     seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
     sweep: Annotated[bool, typer.Option(help="Whether prompts, n, staleness and success are varied too.")] = True,
+    output: Annotated[Path | None, typer.Option("--output", help="Also write a page with curves (HTML).")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
     allow_code: AllowCode = False,
 ) -> None:
@@ -72,6 +73,10 @@ def study(
         raise InputError(f"study: {error}") from error
     case = Case(world, Setting(prompts, n, step), stale, policy.value, rate, draws, seed)
     rows = list(studied(estimators, case, mu or [0.0, 0.1], SWEEPS if sweep else {}))
+    if output is not None:
+        from upge.report.studied import write_study
+
+        typer.echo(f"wrote {write_study(rows, output)}", err=True)
     if as_json:
         typer.echo(json.dumps([_plain(row) for row in rows], indent=2))
         return
@@ -92,11 +97,13 @@ def _tables(rows: Sequence[Row]) -> list[Table]:
 
 
 def _centre(rows: Sequence[Row]) -> Table:
+    from upge.report.studied import told
+
     table = _table("Against the exact gradient", ["μ", "recipe", "scale", "bias", "variance", "error²", "cosine"])
     for row in sorted(rows, key=lambda row: row.mu):
         found = row.finding
         numbers = (found.scale, found.bias, found.variance, found.error, found.cosine)
-        table.add_row(f"{row.mu:g}", row.recipe, *map(_told, numbers))
+        table.add_row(f"{row.mu:g}", row.recipe, *map(told, numbers))
     return table
 
 
@@ -118,13 +125,6 @@ def _table(title: str, columns: Sequence[str]) -> Table:
     for column in columns:
         table.add_column(column, justify="left" if column == "recipe" else "right")
     return table
-
-
-def _told(number: Number) -> str:
-    """The value and its interval, if that is not the value itself."""
-    if number.low == number.high:
-        return f"{number.value:.3f}"
-    return f"{number.value:.2f} [{number.low:.2f}, {number.high:.2f}]"
 
 
 def _plain(row: Row) -> dict[str, object]:

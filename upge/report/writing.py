@@ -28,15 +28,16 @@ def write(folders: Sequence[Path], place: Path | None = None, *, allow_code: boo
     """
     runs = opened(folders, allow_code=allow_code)
     place = place or (folders[0] / FILE if len(folders) == 1 else Path(COMPARISON))
-    return _written(run_page(runs[0]) if len(runs) == 1 else comparison_page(runs), place)
+    return written_to(place, run_page(runs[0]) if len(runs) == 1 else comparison_page(runs))
 
 
 def write_groups(groups: Sequence[Group], place: Path) -> Path:
     """Write the comparison of runs by recipe, each with several seeds. Raises InputError as `write`."""
-    return _written(groups_page(groups), place)
+    return written_to(place, groups_page(groups))
 
 
-def _written(page: str, place: Path) -> Path:
+def written_to(place: Path, page: str) -> Path:
+    """Write a page whole or not at all. Raises InputError: `place` can't be written."""
     try:
         durable.write(place, page)
     except OSError as error:
