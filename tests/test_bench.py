@@ -113,6 +113,7 @@ def test_gradients_are_told_apart_by_all_their_parameters() -> None:
 
 def test_trl_needs_a_batch_size_that_divides_the_work() -> None:
     assert trl.batch_sizes(Work(prompts=3, samples=8)) == [4, 8]
+    assert trl.batch_sizes(Work(prompts=3, samples=8), (6,)) == [6]
     with pytest.raises(InputError, match="--prompts times --samples: 6 trajectories"):
         trl.batch_sizes(Work(prompts=3, samples=2))
 

@@ -22,6 +22,7 @@ from upge.bench.measuring import SECONDS, Table, Timing, in_turns, machine, seco
 from upge.bench.memory import peak
 from upge.bench.work import Work
 from upge.errors import InputError
+from upge.run.learning import Learner
 from upge.run.trainer import open_policy
 
 RECIPE, LOSS_TYPE = "bench/trl", "grpo"
@@ -31,8 +32,14 @@ BATCH_SIZES = (4, 8, 16, 32)
 """Trajectories of a micro-batch of TRL's: those that are tried."""
 
 
-def measure(work: Work, *, repeats: int = 5) -> Table:
-    """Tokens per second and peak memory of both, TRL at the fastest of its batch sizes.
+OURS = {"upge": False, "upge, recomputing": True}
+"""Our ways, and whether layers are computed again in the backward pass (gradient checkpointing). TRL's doesn't."""
+
+
+def measure(work: Work, *, repeats: int = 5, batch_size: int | None = None) -> Table:
+    """Tokens per second and peak memory of both.
+
+    Args: batch_size: of TRL's micro-batches; None: the fastest of `BATCH_SIZES`.
 
     Raises: InputError: TRL isn't installed, or can't divide the trajectories.
     """
@@ -40,27 +47,32 @@ def measure(work: Work, *, repeats: int = 5) -> Table:
         import trl
     except ImportError as error:
         raise InputError(f"TRL can't be imported ({error}): pip install 'upge[peers]'") from error
-    best = _fastest(work, batch_sizes(work))
+    best = _fastest(work, batch_sizes(work, BATCH_SIZES if batch_size is None else (batch_size,)))
     with Theirs(work, best) as theirs:
-        ours = Ours(work)
-        apart = distance(ours.gradients(), theirs.gradients())
-        timings = in_turns({"upge": ours.step, "TRL": theirs.step}, repeats=repeats)
-    memory = {"upge": _alone(_peak_of_ours, work), "TRL": _alone(_peak_of_theirs, work, best)}
+        learner = work.learner(work.recipe(RECIPE))
+        ways = {name: Ours(learner, work, recompute) for name, recompute in OURS.items()}
+        apart = distance(ways["upge"].gradients(), theirs.gradients())
+        steps = {name: way.step for name, way in ways.items()} | {"TRL": theirs.step}
+        timings = in_turns(steps, repeats=repeats)
+    memory = {name: _alone(_peak_of_ours, work, recompute) for name, recompute in OURS.items()}
+    memory["TRL"] = _alone(_peak_of_theirs, work, best)
     return _table(work, timings, memory, apart, best, trl.__version__)
 
 
-def batch_sizes(work: Work) -> list[int]:
+def batch_sizes(work: Work, sizes: Sequence[int] = BATCH_SIZES) -> list[int]:
     """Those that divide the work. Raises InputError where none does."""
     count = work.prompts * work.samples
-    sizes = [size for size in BATCH_SIZES if count % size == 0]
-    if not sizes:
-        tried = ", ".join(map(str, BATCH_SIZES))
+    found = [size for size in sizes if count % size == 0]
+    if not found:
+        tried = ", ".join(map(str, sizes))
         raise InputError(f"--prompts times --samples: {count} trajectories, which none of TRL's {tried} divides")
-    return sizes
+    return found
 
 
 def _fastest(work: Work, sizes: Sequence[int]) -> int:
     """The batch size at which TRL takes least, one at a time: each has a model and an optimizer of its own."""
+    if len(sizes) == 1:
+        return sizes[0]
     took = {}
     for size in sizes:
         with Theirs(work, size) as theirs:
@@ -71,12 +83,12 @@ def _fastest(work: Work, sizes: Sequence[int]) -> int:
 class Ours:
     """A recipe's training step over the work."""
 
-    def __init__(self, work: Work) -> None:
-        self.work = work
-        self.learner = work.learner(work.recipe(RECIPE))
+    def __init__(self, learner: Learner, work: Work, recompute: bool) -> None:
+        self.learner, self.work, self.recompute = learner, work, recompute
 
     def step(self) -> None:
         """From the scored rollouts to the optimizer's step."""
+        self.learner.policy.recompute = self.recompute
         self.learner.learn(0, self.work.grouped)
 
     def gradients(self) -> Gradients:
@@ -165,9 +177,9 @@ def _alone(function: Callable[..., int], *arguments: Any) -> int:
         return pool.submit(function, *arguments).result()
 
 
-def _peak_of_ours(work: Work) -> int:
-    ours = Ours(work)
-    return _second(ours.step, ours.learner.policy.model)
+def _peak_of_ours(work: Work, recompute: bool) -> int:
+    learner = work.learner(work.recipe(RECIPE))
+    return _second(Ours(learner, work, recompute).step, learner.policy.model)
 
 
 def _peak_of_theirs(work: Work, size: int) -> int:
@@ -184,22 +196,23 @@ def _second(step: Callable[[], None], model: torch.nn.Module) -> int:
 def _table(
     work: Work, timings: dict[str, Timing], memory: dict[str, int], apart: float, size: int, version: str
 ) -> Table:
-    speedup, share = timings["TRL"].ratio(timings["upge"]), memory["upge"] / memory["TRL"]
+    speedup = {name: timings["TRL"].ratio(timings[name]) for name in OURS}
+    share = {name: memory[name] / memory["TRL"] for name in OURS}
     return Table(
         title=f"A training step on {work.prompts} × {work.samples} rollouts, {work.signal:.0%} of them with signal",
         columns=["", SECONDS, "tokens/s", "peak memory, MiB"],
         rows=[
             *(_row(name, work, timing, memory[name]) for name, timing in timings.items()),
-            ["upge : TRL", "", f"{speedup:.2f}", f"{share:.2f}"],
+            *([f"{name} : TRL", "", f"{speedup[name]:.2f}", f"{share[name]:.2f}"] for name in OURS),
         ],
         notes=[
-            f"TRL {version} at batch size {size}, its fastest here. Tokens: {work.tokens}, prompts once a rollout.",
+            f"TRL {version} at batch size {size}. Tokens: {work.tokens}, prompts once a rollout.",
             f"Gradients: ‖upge − TRL‖ / ‖TRL‖ = {apart:.1e}.",
             "Peak memory is above what any step needs: weights, gradients and optimizer state.",
             machine(),
         ],
         facts={
-            "speedup": speedup.median,
+            "speedup": {name: ratio.median for name, ratio in speedup.items()},
             "memory": share,
             "gradient_distance": apart,
             "trl_batch_size": size,

@@ -55,6 +55,9 @@ def trl(
     shortest: Shortest = 16,
     longest: Longest = 128,
     signal: Annotated[float, typer.Option(min=0, max=1, help="The share of prompts with unequal rewards.")] = 0.5,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Of TRL's micro-batches; by default the fastest of 4, 8, 16 and 32.")
+    ] = None,
     seed: Seed = 0,
     repeats: Repeats = 5,
     as_json: AsJson = False,
@@ -64,7 +67,7 @@ def trl(
     from upge.bench.work import Work
 
     work = Work(prompts, samples, prompt_tokens, shortest, longest, signal, seed)
-    show(measure(work, repeats=repeats), as_json=as_json)
+    show(measure(work, repeats=repeats, batch_size=batch_size), as_json=as_json)
 
 
 @bench.command()
