@@ -149,7 +149,8 @@ def test_the_parameters_of_a_part_are_proposed_and_no_others(editor: LanguageSer
     assert proposed["against"]["insertText"] == "against: ${1:denominator}"
     assert proposed["low"]["documentation"]["value"] == "ε below: the lower bound is 1 − low.\n\n*≥ 0 · ≤ 1*"
     # `lab` is the beginning of another part's name.
-    assert sorted(editor.completions(f"{EXTENDING}data:\n  use: lab\n  |")) == ["bands", "system", "template"]
+    expected = ["bands", "development", "system", "template"]
+    assert sorted(editor.completions(f"{EXTENDING}data:\n  use: lab\n  |")) == expected
 
 
 def test_a_part_begins_with_its_name(editor: LanguageServer) -> None:
