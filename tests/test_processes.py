@@ -28,6 +28,7 @@ from upge.run.packing import portions
 from upge.run.trainer import open_policy, train
 
 HERE = Path(__file__).parent
+QUANTIZED = "model={path: 'upge_parts:data/lab/base', config: null, lora: {quantize: nf4, save: adapter}}"
 BOUNDS = {"float32": 1e-5, "float64": 1e-10}
 
 
@@ -227,7 +228,7 @@ def test_a_resumed_run_with_a_divided_adapter_is_the_one_that_never_stopped(done
         ({"ACCELERATE_USE_FSDP": "true"}, (), "fsdp_version: 2"),
         (ranks.FSDP2 | {"FSDP_ACTIVATION_CHECKPOINTING": "true"}, (), "model.gradient_checkpointing: true"),
         (ranks.FSDP2 | {"FSDP_OFFLOAD_PARAMS": "true"}, (), "fsdp_offload_params"),
-        (ranks.FSDP2, ("model={path: x, lora: {quantize: nf4, save: adapter}}",), "quantized weights"),
+        (ranks.FSDP2, (QUANTIZED,), "quantized weights"),
         (ranks.FSDP2, ("train.precision=float16",), "bfloat16"),
     ],
 )
