@@ -59,7 +59,7 @@ def good() -> dict[str, str]:
 
 def _stays(path: Path) -> bool:
     text = path.read_text(encoding="utf-8")
-    return "../" not in text and not {"paper", "smollm2"} & {parent.name for parent in path.parents}
+    return "../" not in text and not {"paper", "smollm2", "comparison"} & {parent.name for parent in path.parents}
 
 
 def edited(count: int, seed: int) -> Iterator[tuple[str, Edit]]:
