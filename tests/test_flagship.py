@@ -33,7 +33,7 @@ def test_hpt_learns_what_grpo_never_samples(tmp_path: Path) -> None:
     never, sometimes = (hpt[-1][f"test/{band}/avg@4"] for band in ("never", "sometimes"))
     assert never >= 0.25
     assert never >= 5 * grpo[-1]["test/never/avg@4"]
-    assert sometimes > 0.75  # .83 and .85 have been seen: what rounds otherwise samples otherwise
+    assert sometimes > 0.8
     assert max(hpt[-1]["test/avg@4"], grpo[-1]["test/avg@4"]) < 0.9
 
     steps = [line for line in hpt if line["phase"] == "train"]

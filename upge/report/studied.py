@@ -59,14 +59,7 @@ def _centre(rows: Sequence[Row], recipes: Sequence[str]) -> Iterator[Line]:
     for row in sorted((row for row in rows if row.varied is None), key=lambda row: row.mu):
         found = row.finding
         numbers = (found.scale, found.bias, found.variance, found.error, found.cosine)
-        yield Line(f"{row.mu:g}", row.recipe, recipes.index(row.recipe), tuple(map(told, numbers)))
-
-
-def told(number: Number) -> str:
-    """A value and its interval, if that is not the value itself."""
-    if number.low == number.high:
-        return f"{number.value:.3f}"
-    return f"{number.value:.2f} [{number.low:.2f}, {number.high:.2f}]"
+        yield Line(f"{row.mu:g}", row.recipe, recipes.index(row.recipe), tuple(map(str, numbers)))
 
 
 def _sweeps(rows: Sequence[Row], recipes: Sequence[str]) -> Iterator[Group]:

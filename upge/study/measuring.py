@@ -33,6 +33,12 @@ class Number:
     low: float
     high: float
 
+    def __str__(self) -> str:
+        """The value, and its interval if that is not the value itself."""
+        if self.low == self.high:
+            return f"{self.value:.3f}"
+        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
+
 
 @dataclass(frozen=True)
 class Finding:
