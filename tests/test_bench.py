@@ -6,18 +6,18 @@ import json
 import statistics
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
-from xml.etree import ElementTree
 
 import models
 import pytest
 import torch
+from pictures import keys, panels
 from typer.testing import CliRunner
 
 import upge
 from upge.bench import bare, estimator, scaling, start, step, trl
 from upge.bench.gradients import distance, of_step
-from upge.bench.growth import drawing
 from upge.bench.measuring import Spread, Timing, in_turns
 from upge.bench.memory import peak
 from upge.bench.work import Work
@@ -163,7 +163,11 @@ def test_scaling_prints_its_numbers_and_draws_its_curves(tmp_path: Path) -> None
     told = json.loads(answer.stdout)
     assert list(told) == list(scaling.GROWTH)
     assert [found["size"] for found in told["vocabulary"]] == [64, 128, 256, 512]
-    assert len(ElementTree.parse(path).getroot().findall(".//*[@stroke-width='2']")) == 2 * len(scaling.GROWTH)
+    assert keys(path) == [*scaling.GROWTH, "in proportion"]
+    for curves in panels(path).values():
+        assert len(curves) == len(scaling.GROWTH) + 1
+        rises = [(one[1] - other[1], other[0] - one[0]) for one, other in pairwise(curves[-1])]
+        assert rises == [pytest.approx(rises[0], abs=0.2)] * (len(scaling.FACTORS) - 1)  # doublings, on both axes
 
 
 def test_scaling_refuses_half_a_head_and_a_place_without_folder(tmp_path: Path) -> None:
@@ -171,14 +175,6 @@ def test_scaling_refuses_half_a_head_and_a_place_without_folder(tmp_path: Path) 
         scaling.shape(100, 1, 64)
     with pytest.raises(InputError, match=r"--plot: there is no folder .*nowhere$"):
         scaling.measure(TINY, plot=tmp_path / "nowhere" / "curves.svg")
-
-
-def test_what_grows_as_its_cause_lies_on_the_dashed_line() -> None:
-    drawn = ElementTree.fromstring(drawing({"time": {"prompts": [(1, 1), (2, 2), (8, 8)]}}))
-    (dashed,) = drawn.findall(".//*[@stroke-dasharray]")
-    (curve,) = drawn.findall(".//*[@stroke-width='2']")
-    first, *_, last = curve.attrib["points"].split()
-    assert [first, last] == dashed.attrib["points"].split()
 
 
 def test_start_times_what_it_says() -> None:

@@ -50,6 +50,13 @@ def test_every_point_is_on_the_drawing(values: list[float]) -> None:
     assert all(LEFT <= frame.x(x) <= RIGHT and TOP <= frame.y(y) <= BOTTOM for x, y in enumerate(values))
 
 
+@given(st.lists(st.floats(2**-20, 2**20), min_size=1, max_size=40))
+def test_every_point_and_tick_is_on_a_drawing_of_doublings(values: list[float]) -> None:
+    frame = framed(values, values, log_x=True, log_y=True)
+    assert all(LEFT <= frame.x(x) <= RIGHT and TOP <= frame.y(x) <= BOTTOM for x in values)
+    assert all(TOP <= tick.at <= BOTTOM for tick in frame.down())
+
+
 @given(st.integers(1, 2000))
 def test_a_long_curve_is_drawn_by_means(count: int) -> None:
     chart = Chart("any", [curve("", [(float(i), float(i)) for i in range(count)])])

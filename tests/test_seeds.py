@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pictures import keys, panels
 from typer.testing import CliRunner, Result
 
 from upge.command import app
@@ -21,6 +22,7 @@ from upge.errors import InputError
 from upge.grid.groups import Group, grouped
 from upge.grid.intervals import paired, quantile, student, within
 from upge.grid.scoring import area, spent
+from upge.report.scales import LEFT, RIGHT
 from upge.run.comparing import Run, opened
 from upge.run.estimates import bootstrap
 from upge.run.folder import to_yaml
@@ -173,6 +175,19 @@ def test_the_order_of_folders_chooses_the_first_recipe_and_nothing_else(runs: li
     one, other = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "other"))
     assert one["last"] == other["last"]
     assert one["area"] == other["area"]
+
+
+def test_the_picture_has_the_means_of_each_recipe(runs: list[str], tmp_path: Path) -> None:
+    picture = tmp_path / "all.svg"
+    assert call(*runs, "--output", str(picture)).exit_code == 0
+    assert keys(picture) == ["a", "b"]
+    drawn = panels(picture)
+    assert list(drawn) == ["test/avg@4", "reward"]
+    one, other = drawn["test/avg@4"]
+    assert [x for x, _ in one] == [LEFT, RIGHT]
+    assert (other[0][1] - other[1][1]) / (one[0][1] - one[1][1]) == pytest.approx(0.7 / 0.5, rel=0.01)
+    assert call(*runs, "--metric", "share/sft", "--output", str(picture)).exit_code == 0
+    assert list(panels(picture)) == ["share/sft"]
 
 
 def test_steps_in_place_of_samples(runs: list[str]) -> None:

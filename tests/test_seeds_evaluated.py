@@ -8,6 +8,7 @@ from statistics import fmean
 from typing import Any
 
 import pytest
+from pictures import keys, panels
 from typer.testing import CliRunner, Result
 
 from upge.command import app
@@ -69,6 +70,15 @@ def test_seeds_are_means_and_differences_are_by_seed(folders: list[Path], tmp_pa
     assert "test/pass@2" in answer.stdout
 
 
+def test_the_picture_has_pass_at_k_of_each_place(folders: list[Path], tmp_path: Path) -> None:
+    answer = call(*folders, "--output", tmp_path / "out.svg")
+    assert answer.exit_code == 0, answer.output
+    assert keys(tmp_path / "out.svg") == list(RIGHT)
+    assert list(panels(tmp_path / "out.svg")) == ["test", "test/even", "test/odd"]
+    one = call(folders[0], folders[3], "--output", tmp_path / "one.svg")
+    assert "several seeds" in str(one.exception)
+
+
 def test_alone_is_what_no_other_recipe_solves_with_that_seed(folders: list[Path]) -> None:
     groups = of_seeds(folders)
     assert groups is not None
@@ -95,4 +105,4 @@ def test_models_that_are_measured_with_one_recipe_are_compared_one_by_one(tmp_pa
 
 def test_a_page_of_evaluations_is_refused(folders: list[Path], tmp_path: Path) -> None:
     answer = call(*folders, "--output", tmp_path / "out.html")
-    assert "ends in .json" in str(answer.exception)
+    assert "a file .json or .svg" in str(answer.exception)

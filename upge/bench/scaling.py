@@ -13,11 +13,12 @@ from typing import Any
 
 from torch import Tensor
 
-from upge.bench.growth import Curves, drawing
 from upge.bench.measuring import SECONDS, Table, Timing, in_turns, machine
 from upge.bench.work import SMOLLM2, Work
 from upge.errors import InputError
 from upge.planning.imagining import Held
+from upge.report.charts import COLOURS, Chart, curve
+from upge.report.figure import write_figure
 from upge.run.learning import Learner
 
 FACTORS = (1, 2, 4, 8)
@@ -126,16 +127,21 @@ def _steps(measured: Sequence[Point]) -> dict[str, Step]:
 
 
 def _draw(path: Path, measured: Sequence[Point], seconds: Mapping[str, float], held: Mapping[str, int]) -> None:
-    def curves(found: Mapping[str, float]) -> Curves:
-        return {
-            grows: [(each.factor, found[each.name] / found["base"]) for each in measured if each.grows == grows]
-            for grows in GROWTH
-        }
-
     try:
-        path.write_text(drawing({"time": curves(seconds), "memory": curves(held)}), encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"--plot: {path} can't be written: {error.strerror}") from error
+        write_figure([_growth("time", measured, seconds), _growth("memory", measured, held)], path)
+    except InputError as error:
+        raise InputError(f"--plot: {error}") from error
+
+
+def _growth(title: str, measured: Sequence[Point], found: Mapping[str, float]) -> Chart:
+    """How many times as much, by how many times as large; on both axes equal steps are doublings."""
+    curves = {
+        grows: [(each.factor, found[each.name] / found["base"]) for each in measured if each.grows == grows]
+        for grows in GROWTH
+    }
+    series = [curve(name, its, index) for index, (name, its) in enumerate(curves.items())]
+    even = curve("in proportion", [(factor, factor) for factor in FACTORS], COLOURS - 1)
+    return Chart(title, [*series, even], note="times as much", across="times as large", log_x=True, log_y=True)
 
 
 def _table(work: Work, measured: Sequence[Point], timings: Mapping[str, Timing], held: Mapping[str, int]) -> Table:

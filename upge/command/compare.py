@@ -14,6 +14,7 @@ from upge.command import app
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from upge.grid.groups import Group
     from upge.grid.scoring import Against
     from upge.run.comparing import Run
     from upge.run.contrasting import Evaluated
@@ -32,8 +33,8 @@ Output = Annotated[
     Path | None,
     typer.Option(
         "--output",
-        help="Of runs, write every shared curve as HTML, or the numbers of several seeds as .json; of evaluations, "
-        "everything as JSON.",
+        help="Of runs, write every shared curve as HTML, those of the table (or of --metric) as .svg, or the numbers "
+        "of several seeds as .json; of evaluations, everything as .json, or pass@k over several seeds as .svg.",
     ),
 ]
 AgainstOption = Annotated[
@@ -85,17 +86,29 @@ def compare_runs(
     wanted = list(dict.fromkeys([*usual, *metric]))
     if groups := grouped(found):
         compare_groups(groups, wanted, [name for name in metric if name not in usual], against or "samples", output)
+        _draw(groups, metric or wanted, output)
         return
     if against is not None:
         raise InputError("--against is for recipes with several seeds each")
     Console(highlight=False, markup=False).print(curves(wanted, found))
-    if output is not None:
+    if output is not None and output.suffix != ".svg":
         from upge.report.writing import write
 
         write(runs, output)
         typer.echo(f"wrote {output}", err=True)
+    _draw(found, metric or wanted, output)
     if len(runs) == 1:
         _compare_ends(runs[0])
+
+
+def _draw(runs: Sequence[Run] | Sequence[Group], metrics: Sequence[str], output: Path | None) -> None:
+    """Write the curves' picture where the file is to be one."""
+    if output is not None and output.suffix == ".svg":
+        from upge.report.comparison import overlaid
+        from upge.report.figure import write_figure
+
+        write_figure(overlaid(runs, metrics), output)
+        typer.echo(f"wrote {output}", err=True)
 
 
 def curves(metrics: Sequence[str], runs: Sequence[Run]) -> Table:
@@ -129,12 +142,15 @@ def _compare_evaluations(folders: list[Path], output: Path | None) -> None:
     from rich.console import Console
 
     from upge.command.compare_seeds import compare_evaluated
+    from upge.errors import InputError
     from upge.grid.evaluations import of_seeds
     from upge.run import contrasting
 
     if groups := of_seeds(folders):
         compare_evaluated(groups, output)
         return
+    if output is not None and output.suffix == ".svg":
+        raise InputError(f"{output}: pass@k is drawn of recipes with several seeds each; these evaluations have one")
     first, *others = contrasting.opened(folders)
     for other in others:
         Console(highlight=False, markup=False).print(*_tables(first, other))

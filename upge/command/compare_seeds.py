@@ -43,7 +43,7 @@ def compare_groups(
     console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else WIDTH)
     console.print(curves(metrics, [group.mean() for group in groups]))
     console.print(*(_table(titles[name], groups[0].name, found) for name, found in scores.items() if found))
-    if output is not None:
+    if output is not None and output.suffix != ".svg":
         _write(output, groups, {against: until}, scores)
 
 
@@ -55,12 +55,18 @@ def compare_evaluated(groups: Sequence[Group], output: Path | None) -> None:
     from upge.grid.evaluations import metrics
     from upge.grid.scoring import lasts
 
-    if output is not None and output.suffix != ".json":
-        raise InputError(f"{output}: of evaluations the numbers are written: a file whose name ends in .json")
+    if output is not None and output.suffix not in (".json", ".svg"):
+        raise InputError(f"{output}: of evaluations the numbers are written, or pass@k: a file .json or .svg")
     scores = {"last": lasts(groups, metrics(groups))}
     console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else WIDTH)
     console.print(_table("The evaluations", groups[0].name, scores["last"]))
-    if output is not None:
+    if output is not None and output.suffix == ".svg":
+        from upge.report.comparison import pass_at_k
+        from upge.report.figure import write_figure
+
+        write_figure(pass_at_k(groups), output)
+        typer.echo(f"wrote {output}", err=True)
+    elif output is not None:
         _write(output, groups, {}, scores)
 
 

@@ -59,7 +59,7 @@ class Chart:
 
     Args:
         title, note: what it shows, and how. series: the curves; points that are not finite are left out.
-        share: the values are shares, so the axis is from 0 to 1. logarithmic: x by log₂, with a tick at each x.
+        share: the values are shares, so the axis is from 0 to 1. log_x: by log₂, with a tick at each x. log_y: by log₂.
     """
 
     def __init__(
@@ -70,9 +70,10 @@ class Chart:
         note: str = "",
         across: str = "step",
         share: bool = False,
-        logarithmic: bool = False,
+        log_x: bool = False,
+        log_y: bool = False,
     ) -> None:
-        self.title, self.across, self.logarithmic, self._share = title, across, logarithmic, share
+        self.title, self.across, self._share, self._log_x, self._log_y = title, across, share, log_x, log_y
         found = [Series(each.label, _finite(each.points), each.colour % COLOURS) for each in series]
         self.wide = max((_width(each.points) for each in found), default=1)
         self.series = [
@@ -85,7 +86,7 @@ class Chart:
         """What the drawing shows."""
         points = [point for each in self.series for point in each.points]
         values = [value for p in points for value in (p.y, p.low, p.high) if value is not None]
-        return framed([point.x for point in points], values, share=self._share, logarithmic=self.logarithmic)
+        return framed([point.x for point in points], values, share=self._share, log_x=self._log_x, log_y=self._log_y)
 
     @property
     def down(self) -> list[Tick]:
@@ -96,7 +97,7 @@ class Chart:
     def marks(self) -> list[Tick]:
         """Ticks of the x axis."""
         xs = sorted({point.x for each in self.series for point in each.points})
-        return self.frame.across(xs if self.logarithmic else ())
+        return self.frame.across(xs if self._log_x else ())
 
     @property
     def lines(self) -> list[Line]:

@@ -54,7 +54,7 @@ def comparison_page(runs: Sequence[Logs]) -> str:
     heads = [name for name in shared_metrics([each.run for each in runs]) if name.count("/") == 1 and "@" in name]
     return rendered(
         "comparison.html.jinja",
-        **_curves([Side(each.run.name, [each.run], each.run) for each in runs]),
+        **_curves([_side(each.run) for each in runs]),
         heads=heads,
         rows=[Row(each, _last(each, heads)) for each in runs],
         pass_at_k=_pass_at_k(runs),
@@ -68,10 +68,37 @@ def groups_page(groups: Sequence[Group]) -> str:
     flat = [{key: _said(value) for key, value in each.settings.items()} for each in groups]
     return rendered(
         "groups.html.jinja",
-        **_curves([Side(each.name, list(each.runs.values()), each.mean()) for each in groups]),
+        **_curves([_side(each) for each in groups]),
         groups=groups,
         differing=_differing(flat),
     )
+
+
+def overlaid(runs: Sequence[Run] | Sequence[Group], metrics: Sequence[str]) -> list[Chart]:
+    """A chart for each metric, with a curve for each run, or for each recipe's mean over seeds."""
+    sides = [_side(each) for each in runs]
+    return [_overlaid(sides, name, measured=split_of(name) is not None) for name in metrics]
+
+
+def pass_at_k(groups: Sequence[Group]) -> list[Chart]:
+    """pass@k against k on each place that evaluations were made on: means over seeds, with Student's interval."""
+    found: dict[str, list[Series]] = {}
+    for index, group in enumerate(groups):
+        lines = [run.lines[0] for run in group.runs.values()]
+        curves: dict[str, list[Point]] = {}
+        for name in lines[0]:
+            place, at, k = name.partition("/pass@")
+            if at and all(name in line for line in lines):
+                its = student([line[name] for line in lines])
+                curves.setdefault(place, []).append(Point(float(k), its.value, its.low, its.high))
+        for place, points_ in curves.items():
+            found.setdefault(place, []).append(Series(group.name, points_, index))
+    note = "mean over seeds; shaded: 95 % interval"
+    return [Chart(place, its, note=note, across="k", share=True, log_x=True) for place, its in found.items()]
+
+
+def _side(of: Run | Group) -> Side:
+    return Side(of.name, list(of.runs.values()), of.mean()) if isinstance(of, Group) else Side(of.name, [of], of)
 
 
 def _curves(sides: Sequence[Side]) -> dict[str, Any]:
@@ -142,7 +169,7 @@ def _pass_at_k(runs: Sequence[Logs]) -> list[Chart]:
                 curves.setdefault(split, []).append(Series(logs.run.name, its, index))
     note = "after the last step; shaded: 95 % interval over problems"
     return [
-        Chart(f"pass@k on {split}", series, note=note, across="k", share=True, logarithmic=True)
+        Chart(f"pass@k on {split}", series, note=note, across="k", share=True, log_x=True)
         for split, series in curves.items()
     ]
 

@@ -122,7 +122,7 @@ def pass_at_k(logs: Logs) -> list[Chart]:
             note="shaded: 95 % interval over problems",
             across="k",
             share=True,
-            logarithmic=True,
+            log_x=True,
         )
         for split, series in curves.items()
     ]

@@ -100,12 +100,18 @@ def rendered(template: str, **values: Any) -> str:
     """A template filled in, with style and script; every text from a run is escaped."""
     script = _file("page.js")
     digest = b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    style, policy = _file("drawing.css") + _file("page.css"), POLICY.format(script=digest)
+    return _filled(template, style=style, script=script, policy=policy, **values)
+
+
+def picture_of(template: str, **values: Any) -> str:
+    """An SVG's template filled in, with the drawings' style."""
+    return _filled(template, style=_file("drawing.css"), **values)
+
+
+def _filled(template: str, **values: Any) -> str:
     frame = {"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": RIGHT, "top": TOP, "bottom": BOTTOM}
-    page = (
-        _environment()
-        .get_template(template)
-        .render(style=_file("page.css"), script=script, policy=POLICY.format(script=digest), frame=frame, **values)
-    )
+    page = _environment().get_template(template).render(frame=frame, **values)
     return page.encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair is no text
 
 

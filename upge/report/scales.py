@@ -21,26 +21,27 @@ class Tick:
 
 @dataclass(frozen=True)
 class Frame:
-    """What part of the plane a drawing shows: x from `left` to `right`, y from `low` to `high`; x perhaps by log₂."""
+    """What a drawing shows: x from `left` to `right`, y from `low` to `high`; each perhaps by log₂."""
 
     left: float
     right: float
     low: float
     high: float
-    logarithmic: bool = False
+    log_x: bool = False
+    log_y: bool = False
 
     def x(self, value: float) -> float:
         """Where a value lies across the drawing."""
-        left, right, value = (log2(each) if self.logarithmic else each for each in (self.left, self.right, value))
-        return round(LEFT + (value - left) / ((right - left) or 1.0) * (RIGHT - LEFT), 1)
+        return round(LEFT + _share(value, self.left, self.right, log=self.log_x) * (RIGHT - LEFT), 1)
 
     def y(self, value: float) -> float:
         """Where a value lies down the drawing."""
-        return round(BOTTOM - (value - self.low) / ((self.high - self.low) or 1.0) * (BOTTOM - TOP), 1)
+        return round(BOTTOM - _share(value, self.low, self.high, log=self.log_y) * (BOTTOM - TOP), 1)
 
     def down(self) -> list[Tick]:
         """The ticks of the y axis."""
-        return [Tick(self.y(value), written(value)) for value in ticks(self.low, self.high)]
+        chosen = doublings(self.low, self.high) if self.log_y else ticks(self.low, self.high)
+        return [Tick(self.y(value), written(value)) for value in chosen]
 
     def across(self, values: Sequence[float] = ()) -> list[Tick]:
         """The ticks of the x axis: round numbers, or those given."""
@@ -48,22 +49,37 @@ class Frame:
         return [Tick(self.x(value), written(value)) for value in chosen]
 
 
-def framed(xs: Sequence[float], ys: Sequence[float], *, share: bool = False, logarithmic: bool = False) -> Frame:
-    """The frame in which all these values lie, with a little room; `share`: y is from 0 to 1 at least.
+def framed(
+    xs: Sequence[float], ys: Sequence[float], *, share: bool = False, log_x: bool = False, log_y: bool = False
+) -> Frame:
+    """The frame in which all these values lie; `share`: y is from 0 to 1 at least.
 
-    The y axis begins at 0 where that does not flatten what there is to see.
+    Unless y goes by log₂, it has a little room, and begins at 0 where that doesn't flatten what there is to see.
     """
+    left, right = (min(xs), max(xs)) if xs else (0.0, 1.0)
     low, high = (min(ys), max(ys)) if ys else (0.0, 1.0)
+    low, high = (low, high) if log_y else _roomy(low, high, share=share)
+    return Frame(left, right if right > left else left + 1.0, low, high if high > low else low + 1.0, log_x, log_y)
+
+
+def _roomy(low: float, high: float, *, share: bool) -> tuple[float, float]:
     if share:
         low, high = min(low, 0.0), max(high, 1.0)
     elif 0 <= low < 0.6 * high:
         low = 0.0
     room = 0.06 * (high - low) or 0.1 * abs(high) or 1.0
-    bottom = low if low == 0 and high > 0 else low - room
-    left, right = (min(xs), max(xs)) if xs else (0.0, 1.0)
-    return Frame(
-        left, right if right > left else left + 1.0, bottom, high if share and high == 1 else high + room, logarithmic
-    )
+    return low if low == 0 and high > 0 else low - room, high if share and high == 1 else high + room
+
+
+def _share(value: float, low: float, high: float, *, log: bool) -> float:
+    """How far a value is from `low` to `high`, as a share."""
+    low, high, value = (log2(each) if log else each for each in (low, high, value))
+    return (value - low) / ((high - low) or 1.0)
+
+
+def doublings(low: float, high: float) -> list[float]:
+    """The powers of two between two values above 0."""
+    return [2.0**power for power in range(ceil(log2(low) - 1e-9), floor(log2(high) + 1e-9) + 1)]
 
 
 def ticks(low: float, high: float, most: int = 5) -> list[float]:

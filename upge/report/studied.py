@@ -76,7 +76,7 @@ def _chart(name: str, what: str, rows: Sequence[Row], recipes: Sequence[str]) ->
             points[row.recipe].append(_point(name, row.value, getattr(row.finding, name)))
     series = [Series(recipe, its, recipes.index(recipe)) for recipe, its in points.items()]
     positive = all(point.x > 0 for its in points.values() for point in its)
-    return Chart(name, series, note=DRAWN[name], across=LABELS[what], share=name == "cosine", logarithmic=positive)
+    return Chart(name, series, note=DRAWN[name], across=LABELS[what], share=name == "cosine", log_x=positive)
 
 
 def _point(name: str, x: float, number: Number) -> Point:
