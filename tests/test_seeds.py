@@ -177,6 +177,43 @@ def test_the_order_of_folders_chooses_the_first_recipe_and_nothing_else(runs: li
     assert one["area"] == other["area"]
 
 
+def test_tables_for_a_document_have_means_and_differences(runs: list[str], tmp_path: Path) -> None:
+    place = tmp_path / "all.md"
+    assert call(*runs, "--metric", "test/avg@4", "--output", str(place)).exit_code == 0
+    assert (
+        place.read_text()
+        == """\
+**The last values.** Means over 2 or 3 seeds, ± half of Student's 95 % interval:
+
+|  | test/avg@4 |
+| --- | --- |
+| a | .500 ± .248 |
+| b | .700 ± 1.271 |
+
+**Differences to a**, seed by seed, in the same way:
+
+|  | test/avg@4 |
+| --- | --- |
+| b | +.250 ± .635 |
+
+**Means over the first 10 samples.** Means over 2 or 3 seeds, ± half of Student's 95 % interval:
+
+|  | test/avg@4 |
+| --- | --- |
+| a | .125 ± .062 |
+| b | .350 ± .635 |
+
+**Differences to a**, seed by seed, in the same way:
+
+|  | test/avg@4 |
+| --- | --- |
+| b | +.237 ± .476 |
+"""
+    )
+    assert call(*runs, "--metric", "reward", "--output", str(place)).exit_code == 0
+    assert "| a | .100 ± .000 |" in place.read_text()
+
+
 def test_the_picture_has_the_means_of_each_recipe(runs: list[str], tmp_path: Path) -> None:
     picture = tmp_path / "all.svg"
     assert call(*runs, "--output", str(picture)).exit_code == 0

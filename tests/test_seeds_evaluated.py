@@ -79,6 +79,16 @@ def test_the_picture_has_pass_at_k_of_each_place(folders: list[Path], tmp_path: 
     assert "several seeds" in str(one.exception)
 
 
+def test_tables_have_the_scores_that_are_asked_for(folders: list[Path], tmp_path: Path) -> None:
+    place = tmp_path / "out.md"
+    answer = call(*folders, "--metric", "test/even/avg@4", "--output", place)
+    assert answer.exit_code == 0, answer.output
+    assert place.read_text().startswith("**The evaluations.**")
+    assert "| hpt | .667 ± .717 |" in place.read_text()  # 1/2, 1 and 1/2: 2/3 ± 4.3027/6
+    assert "no score 'dev/avg@4'" in str(call(*folders, "--metric", "dev/avg@4").exception)
+    assert "several seeds" in str(call(folders[0], folders[3], "--output", place).exception)
+
+
 def test_alone_is_what_no_other_recipe_solves_with_that_seed(folders: list[Path]) -> None:
     groups = of_seeds(folders)
     assert groups is not None
@@ -105,4 +115,4 @@ def test_models_that_are_measured_with_one_recipe_are_compared_one_by_one(tmp_pa
 
 def test_a_page_of_evaluations_is_refused(folders: list[Path], tmp_path: Path) -> None:
     answer = call(*folders, "--output", tmp_path / "out.html")
-    assert "a file .json or .svg" in str(answer.exception)
+    assert "a file .json, .md or .svg" in str(answer.exception)

@@ -14,7 +14,6 @@ from upge.command import app
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from upge.grid.groups import Group
     from upge.grid.scoring import Against
     from upge.run.comparing import Run
     from upge.run.contrasting import Evaluated
@@ -28,13 +27,19 @@ class Axis(StrEnum):
 
 
 Runs = Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="Run folders, or those of evaluations.")]
-Metric = Annotated[list[str] | None, typer.Option("--metric", help="Also these metrics; may be given several times.")]
+Metric = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--metric", help="Also these metrics, and only these in a picture or in tables; may be given several times."
+    ),
+]
 Output = Annotated[
     Path | None,
     typer.Option(
         "--output",
-        help="Of runs, write every shared curve as HTML, those of the table (or of --metric) as .svg, or the numbers "
-        "of several seeds as .json; of evaluations, everything as .json, or pass@k over several seeds as .svg.",
+        help="Of runs, write every shared curve as HTML, or those of the table, or of --metric, as .svg; of several "
+        "seeds, the numbers as .json or tables as .md; of evaluations, everything as .json, and over several seeds "
+        "tables as .md or pass@k as .svg.",
     ),
 ]
 AgainstOption = Annotated[
@@ -59,11 +64,10 @@ def compare(runs: Runs, metric: Metric = None, output: Output = None, against: A
     elif len(evaluations) < len(runs):
         other = next(folder for folder in runs if folder not in evaluations)
         raise InputError(f"{other}: no evaluation folder, as {evaluations[0]} is one; compare like with like")
-    elif metric or against or len(runs) < 2:
-        told = "--metric and --against are for runs"
-        raise InputError(told if metric or against else "an evaluation is compared with another one")
+    elif against or len(runs) < 2:
+        raise InputError("--against is for runs" if against else "an evaluation is compared with another one")
     else:
-        _compare_evaluations(runs, output)
+        _compare_evaluations(runs, metric or [], output)
 
 
 def compare_runs(
@@ -85,30 +89,28 @@ def compare_runs(
     usual = [name for name in shared if name == "reward" or "avg@" in name]
     wanted = list(dict.fromkeys([*usual, *metric]))
     if groups := grouped(found):
-        compare_groups(groups, wanted, [name for name in metric if name not in usual], against or "samples", output)
-        _draw(groups, metric or wanted, output)
+        compare_groups(groups, wanted, metric, against or "samples", output)
         return
     if against is not None:
         raise InputError("--against is for recipes with several seeds each")
     Console(highlight=False, markup=False).print(curves(wanted, found))
-    if output is not None and output.suffix != ".svg":
-        from upge.report.writing import write
-
-        write(runs, output)
-        typer.echo(f"wrote {output}", err=True)
-    _draw(found, metric or wanted, output)
+    if output is not None:
+        _write(output, runs, found, metric or wanted)
     if len(runs) == 1:
         _compare_ends(runs[0])
 
 
-def _draw(runs: Sequence[Run] | Sequence[Group], metrics: Sequence[str], output: Path | None) -> None:
-    """Write the curves' picture where the file is to be one."""
-    if output is not None and output.suffix == ".svg":
-        from upge.report.comparison import overlaid
-        from upge.report.figure import write_figure
+def _write(output: Path, folders: Sequence[Path], runs: Sequence[Run], metrics: Sequence[str]) -> None:
+    """The picture of the curves of `metrics`, or a page of all."""
+    from upge.report.comparison import overlaid
+    from upge.report.figure import write_figure
+    from upge.report.writing import write
 
+    if output.suffix == ".svg":
         write_figure(overlaid(runs, metrics), output)
-        typer.echo(f"wrote {output}", err=True)
+    else:
+        write(folders, output)
+    typer.echo(f"wrote {output}", err=True)
 
 
 def curves(metrics: Sequence[str], runs: Sequence[Run]) -> Table:
@@ -136,7 +138,7 @@ def _compare_ends(run: Path) -> None:
         Console(highlight=False, markup=False).print(*_tables(*ends))
 
 
-def _compare_evaluations(folders: list[Path], output: Path | None) -> None:
+def _compare_evaluations(folders: list[Path], metric: Sequence[str], output: Path | None) -> None:
     import json
 
     from rich.console import Console
@@ -147,10 +149,11 @@ def _compare_evaluations(folders: list[Path], output: Path | None) -> None:
     from upge.run import contrasting
 
     if groups := of_seeds(folders):
-        compare_evaluated(groups, output)
+        compare_evaluated(groups, metric, output)
         return
-    if output is not None and output.suffix == ".svg":
-        raise InputError(f"{output}: pass@k is drawn of recipes with several seeds each; these evaluations have one")
+    if metric or (output is not None and output.suffix in (".svg", ".md")):
+        told = "--metric is" if metric else f"{output}: pictures and tables are"
+        raise InputError(f"{told} for evaluations of recipes with several seeds each; these have one")
     first, *others = contrasting.opened(folders)
     for other in others:
         Console(highlight=False, markup=False).print(*_tables(first, other))

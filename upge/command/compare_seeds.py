@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from math import isfinite
@@ -10,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
+
+from upge.command.compare_files import EVALUATIONS, TITLES, write_evaluated, write_groups
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -23,11 +24,15 @@ WIDTH = 200
 
 
 def compare_groups(
-    given: Sequence[Group], metrics: Sequence[str], asked: Sequence[str], against: Against, output: Path | None
+    given: Sequence[Group],
+    metrics: Sequence[str],
+    asked: Sequence[str],
+    against: Against,
+    output: Path | None,
 ) -> None:
     """Print mean curves, last values and areas.
 
-    Args: metrics: of the curves. asked: those of which the last value is scored beside the measured ones.
+    Args: metrics: of the curves. asked: those given by name; if there are any, only they are in pictures and tables.
 
     Raises InputError: no run has come to its end.
     """
@@ -38,36 +43,38 @@ def compare_groups(
 
     groups, measured = _finished(given), [metric for metric in metrics if "avg@" in metric]
     until = fewest(groups, against)
-    scores = {"last": lasts(groups, [*measured, *asked]), "area": areas(groups, measured, against, until)}
-    titles = {"last": "The last values", "area": f"Means over the first {until:,.0f} {against}"}
+    others = list(dict.fromkeys(metric for metric in asked if metric not in measured))
+    scores = {"last": lasts(groups, [*measured, *others]), "area": areas(groups, measured, against, until)}
     console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else WIDTH)
     console.print(curves(metrics, [group.mean() for group in groups]))
-    console.print(*(_table(titles[name], groups[0].name, found) for name, found in scores.items() if found))
-    if output is not None and output.suffix != ".svg":
-        _write(output, groups, {against: until}, scores)
+    for name, found in scores.items():
+        if found:
+            console.print(_table(TITLES[name].format(f"{until:,.0f} {against}"), groups[0].name, found))
+    if output is not None:
+        write_groups(output, groups, asked or metrics, scores, {against: until})
 
 
-def compare_evaluated(groups: Sequence[Group], output: Path | None) -> None:
-    """Print the scores of evaluations, a model for each seed."""
+def compare_evaluated(groups: Sequence[Group], asked: Sequence[str], output: Path | None) -> None:
+    """Print the scores of evaluations, a model for each seed.
+
+    Args: asked: those given by name; if there are any, only they are in tables.
+
+    Raises InputError: there is no such one.
+    """
     from rich.console import Console
 
     from upge.errors import InputError
     from upge.grid.evaluations import metrics
     from upge.grid.scoring import lasts
 
-    if output is not None and output.suffix not in (".json", ".svg"):
-        raise InputError(f"{output}: of evaluations the numbers are written, or pass@k: a file .json or .svg")
-    scores = {"last": lasts(groups, metrics(groups))}
+    every = metrics(groups)
+    if unknown := [name for name in asked if name not in every]:
+        raise InputError(f"these evaluations have no score '{unknown[0]}' in common; they have {', '.join(every)}")
+    scores = {"last": lasts(groups, every)}
     console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else WIDTH)
-    console.print(_table("The evaluations", groups[0].name, scores["last"]))
-    if output is not None and output.suffix == ".svg":
-        from upge.report.comparison import pass_at_k
-        from upge.report.figure import write_figure
-
-        write_figure(pass_at_k(groups), output)
-        typer.echo(f"wrote {output}", err=True)
-    elif output is not None:
-        _write(output, groups, {}, scores)
+    console.print(_table(EVALUATIONS, groups[0].name, scores["last"]))
+    if output is not None:
+        write_evaluated(output, groups, asked or every, scores)
 
 
 def _finished(given: Sequence[Group]) -> list[Group]:
@@ -109,16 +116,3 @@ def _table(title: str, first: str, scores: Sequence[Score]) -> Table:
 def _interval(estimate: Estimate, digits: str) -> str:
     """The ends; nothing where one value says nothing of them."""
     return f"{estimate.low:{digits}} … {estimate.high:{digits}}" if isfinite(estimate.low) else ""
-
-
-def _write(output: Path, groups: Sequence[Group], until: dict[str, float], scores: dict[str, list[Score]]) -> None:
-    from upge.grid.scoring import exported
-    from upge.report.writing import write_groups
-
-    if output.suffix == ".json":
-        folders = {group.name: {str(seed): str(run.folder) for seed, run in group.runs.items()} for group in groups}
-        said = {"groups": folders, "until": until, **{name: exported(each) for name, each in scores.items()}}
-        output.write_text(json.dumps(said, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    else:
-        write_groups(groups, output)
-    typer.echo(f"wrote {output}", err=True)
