@@ -27,6 +27,7 @@ every_slot = pytest.mark.parametrize("slot", SLOTS)
 
 
 FILES = {
+    ".gitignore",
     "README.md",
     "pyproject.toml",
     "tests/conftest.py",
