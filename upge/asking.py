@@ -5,6 +5,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from math import isnan
 
 from torch import Tensor
 
@@ -104,7 +105,7 @@ def check(result: object, shape: tuple[int, ...], wanted: str, *, scalar: bool =
     if tuple(result.shape) != tuple(shape) and not (scalar and result.ndim == 0):
         raise BrokenPromise(f"returned the shape {tuple(result.shape)}; it should be {wanted}: {tuple(shape)}")
     # A sum is NaN where a number is: one pass, and no second one but for infinities of both signs.
-    if bool(result.sum().isnan()) and bool(result.isnan().any()):
+    if isnan(float(result.sum())) and bool(result.isnan().any()):
         raise BrokenPromise("returned NaN")
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import reduce as fold
+from math import isfinite
 from typing import Literal, cast
 
 import torch
@@ -327,7 +328,7 @@ def _dot(weight: Tensor, direction: Tensor) -> Tensor:
 
 def _finite(x: Tensor) -> bool:
     """Whether all numbers are finite, and their sum too: one pass, for the common case that they are."""
-    return bool(x.detach().sum().isfinite())
+    return isfinite(float(x.detach().sum()))
 
 
 def _place(switch: Switch, term: str) -> tuple[str, ...]:
