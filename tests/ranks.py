@@ -52,6 +52,8 @@ LORA = {"lora": {"rank": 2, "alpha": 4.0}}
 PIECES = {"single": 1, "three": 3 * 12, "all": 1_000_000}
 """`train.micro_batch_tokens`; no row has more than 12 tokens."""
 TYPES = {"float32": tiny.LLAMA, "float64": tiny.GPT2}
+TIED = "tied"
+"""Another kind of model: float32, and its head is its embeddings."""
 Setting = tuple[str, str, str]
 WHOLE: list[Setting] = [
     *product(("sft", "grpo", "hpt"), PIECES, TYPES),
@@ -95,9 +97,10 @@ def _trajectory(draw: random.Random, problem: Problem, prompt: tuple[int, ...], 
 def recipe_of(folder: Path, method: str, pieces: str, kind: str) -> upge.Recipe:
     """The tiny recipe with a setting."""
     updates = {"micro_batch_tokens": PIECES[pieces], "minibatches": 2, "epochs": 1 if method == "sft" else 2}
-    model = {"dtype": kind, "gradient_checkpointing": method == "grpo", **(LORA if method == "lora" else {})}
+    config, dtype = (tiny.GPT2, "float32") if kind == TIED else (TYPES[kind], kind)
+    model = {"dtype": dtype, "gradient_checkpointing": method == "grpo", **(LORA if method == "lora" else {})}
     train_ = {**updates, "prompts": PROMPTS}
-    path = tiny.recipe(folder, TYPES[kind], estimator=METHODS[method], train=train_, model=model)
+    path = tiny.recipe(folder, config, estimator=METHODS[method], train=train_, model=model)
     return upge.load(path, ["critic={lr: 0.01, clip: 0.2}"] if method == "ppo" else [])
 
 
@@ -113,7 +116,7 @@ def learned(folder: Path, name: str, setting: Setting, *, by_accelerate: bool = 
         )
     sharding.settings(accelerator)
     learner = open_learner(recipe, open_policy(recipe), accelerator)
-    assert learner.optimization.sharded == sharding.asked()
+    assert learner.optimization.sharded == (sharding.asked() == "FSDP" or ZERO3.items() <= os.environ.items())
     rank, world = learner.accelerator.process_index, learner.accelerator.num_processes
     metrics = [
         learner.learn(step, [(group, each) for group, each in batch if group % world == rank])
@@ -151,6 +154,7 @@ def environment(changes: Mapping[str, str]) -> Iterator[None]:
             del os.environ[name]
 
 
+ZERO3 = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}
 FSDP2 = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 
 

@@ -18,7 +18,7 @@ Gradients = dict[str, Tensor]
 def of_learner(learner: Learner, step: Callable[[], None]) -> Gradients:
     """The gradients that `step`, one of this learner's, leaves to its optimizer."""
     optimization = learner.optimization
-    return of_step(step, optimization.optimizer.optimizer, optimization.model)
+    return of_step(step, optimization.strategy.adamw, optimization.model)
 
 
 def of_step(step: Callable[[], None], optimizer: torch.optim.Optimizer, model: torch.nn.Module) -> Gradients:

@@ -107,7 +107,7 @@ class Step:
     def held(self) -> int:
         """Bytes of tensors that a step holds at once, at most, beside the weights and the optimizer's state."""
         optimization = self.learner.optimization
-        states = optimization.optimizer.optimizer.state.values()
+        states = optimization.strategy.adamw.state.values()
         state = [each for values in states for each in values.values() if isinstance(each, Tensor)]
         with Held([*optimization.model.parameters(), *state]) as held:
             self.run()

@@ -1,13 +1,16 @@
-"""Models whose parameters are divided over ranks (torch's `fully_shard`, FSDP2), and how they are seen whole again.
+"""Models whose parameters are divided over ranks, and how they are seen whole again.
 
-What gathers talks to all ranks: all of them call it together, in the same order.
+They are torch's DTensors (`fully_shard`, FSDP2), or DeepSpeed's at stage 3 of ZeRO: empty parameters with this rank's
+part beside them, `ds_tensor`. What gathers talks to all ranks: all of them call it together, in the same order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -36,7 +39,8 @@ def precision(dtype: torch.dtype | None) -> MixedPrecisionPolicy:
 
 def sharded(model: nn.Module) -> bool:
     """Whether a model's parameters are divided over ranks."""
-    return any(isinstance(module, FSDPModule) for module in model.modules())
+    by_fsdp = any(isinstance(module, FSDPModule) for module in model.modules())
+    return by_fsdp or any(map(_by_zero, model.parameters()))
 
 
 def settle(model: nn.Module) -> None:
@@ -47,8 +51,25 @@ def settle(model: nn.Module) -> None:
 
 
 def full(x: Tensor) -> Tensor:
-    """A tensor, gathered if it is divided."""
+    """A tensor, gathered if it is divided; it carries no gradient."""
+    if _by_zero(x):
+        from deepspeed.zero import GatheredParameters
+
+        with GatheredParameters([x]):
+            return x.detach().clone()
+    x = x.detach()
     return x.full_tensor() if isinstance(x, DTensor) else x
+
+
+def shape(x: Tensor) -> torch.Size:
+    """A tensor's, as it is when it is whole."""
+    whole: torch.Size = x.ds_shape if _by_zero(x) else x.shape  # type: ignore[attr-defined]
+    return whole
+
+
+def _by_zero(x: Tensor) -> bool:
+    """Whether a parameter is divided as DeepSpeed does it."""
+    return hasattr(x, "ds_id")
 
 
 def whole(tensors: Iterable[tuple[str, Tensor]], *, keep: bool) -> dict[str, Tensor]:
@@ -57,7 +78,7 @@ def whole(tensors: Iterable[tuple[str, Tensor]], *, keep: bool) -> dict[str, Ten
     seen: dict[int, tuple[Tensor, Tensor]] = {}  # with the tensor itself: an id is free again once that is gone
     for name, x in tensors:
         if id(x) not in seen:
-            gathered = full(x.detach())
+            gathered = full(x)
             seen[id(x)] = x, gathered.cpu().contiguous() if keep else torch.empty(0)
         if keep:
             found[name] = seen[id(x)][1]
@@ -72,14 +93,27 @@ def weights(model: nn.Module, *, keep: bool) -> dict[str, Tensor]:
 
 def parted(x: Tensor, like: Tensor) -> Tensor:
     """This rank's part of a tensor that every rank has whole, divided as `like` is; nothing is sent."""
+    if _by_zero(like):
+        return _parted_by_zero(x, like)
     if not isinstance(like, DTensor):
         return x.to(like.device)
     here = x.to(like.to_local().device)
     return distribute_tensor(here, like.device_mesh, like.placements, src_data_rank=None)
 
 
+def _parted_by_zero(x: Tensor, like: Any) -> Tensor:
+    """The flat share of this rank: equal ones, the last of which ends in zeros."""
+    size, rank = like.ds_tensor.numel(), dist.get_rank(like.ds_process_group)
+    flat = x.flatten()[size * rank : size * (rank + 1)].to(like.ds_tensor)
+    return nn.functional.pad(flat, (0, size - flat.numel()))
+
+
 def load(model: nn.Module, given: dict[str, Tensor]) -> None:
     """Give a model weights that every rank has whole; tied ones may be there once."""
     settle(model)
-    own = model.state_dict()
-    model.load_state_dict({name: parted(x, own[name]) for name, x in given.items() if name in own}, strict=False)
+    own = model.state_dict(keep_vars=True)
+    parts = {name: parted(x, own[name]) for name, x in given.items() if name in own}
+    by_zero = {name for name in parts if _by_zero(own[name])}
+    for name in by_zero:
+        own[name].ds_tensor.data.copy_(parts.pop(name))
+    model.load_state_dict(parts, strict=False)

@@ -30,6 +30,7 @@ from upge.run.folder import LOGS
 from upge.run.learning import Learner
 from upge.run.optimizing import Optimization
 from upge.run.reading_metrics import is_count
+from upge.run.strategies import Moments
 
 FILES = "files.json"
 MOMENTS = {"step", "exp_avg", "exp_avg_sq"}
@@ -72,7 +73,7 @@ def save(run: Path, learner: Learner, progress: Progress, *, keep: int = 2, writ
     All ranks call it, and the one that `writes` writes: of sharded models each of them has a part.
     """
     place = run / "checkpoints" / f"step-{progress.step:06d}"
-    moments = {name: _moments(each, keep=writes) for name, each in learner.optimizations().items()}
+    moments = {name: each.strategy.moments(keep=writes) for name, each in learner.optimizations().items()}
     if not writes:
         save_models(place, learner, merge=False, writes=False)
         return place
@@ -198,7 +199,8 @@ def _restore(folder: Path, learner: Learner) -> None:
         else:
             _check_weights(optimization.model, weights)
             shards.load(optimization.model, weights)
-        _restore_moments(optimization, load_file(folder / f"{name}-optimizer.safetensors"))
+        moments = load_file(folder / f"{name}-optimizer.safetensors")
+        optimization.strategy.restore(_moments(optimization, moments))
         saved = optimizers[name]
         if not is_count(saved["updates"]) or not is_count(saved["not_finite"]):
             raise ValueError("progress.json doesn't count the updates")
@@ -223,41 +225,24 @@ def _check_weights(model: torch.nn.Module, saved: dict[str, Tensor]) -> None:
         if not found:
             raise ValueError(f"it has no {tied[0]}")
         for name in found:
-            if saved[name].shape != own[name].shape or saved[name].dtype != own[name].dtype:
+            if saved[name].shape != shards.shape(own[name]) or saved[name].dtype != own[name].dtype:
                 raise ValueError(f"{name} is {_sort(saved[name])}, and the model's {_sort(own[name])}")
 
 
 def _sort(x: Tensor) -> str:
-    return f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)}"
+    return f"{str(x.dtype).removeprefix('torch.')} {list(shards.shape(x))}"
 
 
-def _moments(optimization: Optimization, *, keep: bool) -> dict[str, Tensor]:
-    """The optimizer's tensors under `<parameter>/<moment>`, whole; empty on ranks that don't `keep` them."""
-    state = optimization.optimizer.state
-    return shards.whole(
-        (
-            (f"{name}/{moment}", torch.as_tensor(x))
-            for name, parameter in _trained(optimization)
-            for moment, x in state.get(parameter, {}).items()
-        ),
-        keep=keep,
-    )
-
-
-def _restore_moments(optimization: Optimization, saved: dict[str, Tensor]) -> None:
-    for name, parameter in _trained(optimization):
+def _moments(optimization: Optimization, saved: dict[str, Tensor]) -> Moments:
+    """Saved moments by parameter. Raises ValueError unless those of each are all there, and of its shape."""
+    found: Moments = {}
+    for name, parameter in optimization.strategy.trained():
         own = {key.rpartition("/")[2]: x for key, x in saved.items() if key.rpartition("/")[0] == name}
         if own and own.keys() != MOMENTS:
             raise ValueError(f"the moments of {name} are {', '.join(sorted(own))}")
-        if odd := [moment for moment, x in own.items() if x.shape != (() if moment == "step" else parameter.shape)]:
+        shape = shards.shape(parameter)
+        if odd := [moment for moment, x in own.items() if x.shape != (() if moment == "step" else shape)]:
             raise ValueError(f"{name}/{odd[0]} is {_sort(own[odd[0]])}, and the parameter {_sort(parameter)}")
         if own:
-            optimization.optimizer.state[parameter] = {
-                moment: x if moment == "step" else shards.parted(x, parameter) for moment, x in own.items()
-            }
-
-
-def _trained(optimization: Optimization) -> list[tuple[str, torch.nn.Parameter]]:
-    shards.settle(optimization.model)
-    named = optimization.model.named_parameters()
-    return [(name, parameter) for name, parameter in named if parameter.requires_grad]
+            found[name] = own
+    return found

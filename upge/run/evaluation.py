@@ -106,9 +106,9 @@ def evaluate_completions(
 
 def _team(recipe: Recipe) -> Team:
     team = Team(open_accelerator(recipe))
-    if sharding.asked() and team.world > 1:
+    if (by := sharding.asked()) and team.world > 1:
         raise InputError(
-            "accelerate's config asks for FSDP: an evaluation leaves the model whole; run it with MULTI_GPU"
+            f"accelerate's config asks for {by}: an evaluation leaves the model whole; run it with MULTI_GPU"
         )
     return team
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 
-from upge.policy import shards
 from upge.recipe.schema import Optimizer
-from upge.run import sharding
+from upge.run import deepspeed_config, sharding, zero
+from upge.run.strategies import Accelerated, Strategy
 from upge.run.tally import Tally
 from upge.schedule import at
 
@@ -23,12 +22,23 @@ if TYPE_CHECKING:
 Piece = TypeVar("Piece")
 
 
+def place(model: nn.Module, accelerator: Accelerator) -> None:
+    """Put a model that isn't trained where it will run, divided over ranks if those in training are."""
+    if not sharding.by_deepspeed(accelerator):
+        model.to(accelerator.device)
+        sharding.divide(model, accelerator)
+    elif deepspeed_config.stage() == 3:
+        zero.open_engine(model, accelerator)
+    else:
+        model.to(accelerator.device)
+
+
 class Optimization:
     """A model in training with its AdamW.
 
     Attributes:
         name: goes before its metrics ("critic/"); empty for the policy. forward: the model as it is to be called.
-        sharded: whether its parameters are divided over ranks.
+        strategy: how all of it lies over ranks. sharded: whether the parameters are divided.
         updates: optimizer steps made. not_finite: steps not taken, in a row, because the gradient wasn't finite.
 
     Args: patience: how many of those in a row the run bears; 0: any number.
@@ -45,22 +55,9 @@ class Optimization:
     ) -> None:
         self.model, self.settings, self.accelerator, self.name = model, settings, accelerator, name
         self.patience = patience
-        divided = sharding.own(accelerator)
-        if divided:
-            sharding.divide(model, accelerator)
-        optimizer = torch.optim.AdamW(
-            [parameter for parameter in model.parameters() if parameter.requires_grad],
-            lr=at(settings.lr, 0),
-            betas=settings.betas,
-            eps=settings.epsilon,
-            weight_decay=settings.weight_decay,
-        )
-        if divided:
-            self.forward, self.optimizer = model, accelerator.prepare(optimizer)
-        else:
-            self.forward, self.optimizer = accelerator.prepare(model, optimizer)
-        self.forward.eval()
-        self.sharded = shards.sharded(model)
+        way = zero.Zero if sharding.by_deepspeed(accelerator) else Accelerated
+        self.strategy: Strategy = way(model, settings, accelerator)
+        self.forward, self.sharded = self.strategy.forward, self.strategy.sharded
         self.updates = self.not_finite = 0
 
     def backward(self, pieces: Sequence[Piece], loss: Callable[[Piece], Tensor], idle: Callable[[], Tensor]) -> bool:
@@ -70,11 +67,9 @@ class Optimization:
         """
         rounds = self.most(len(pieces))
         for index in range(rounds):
-            # A divided model's gradients are divided after each piece: whole, they would need the room it saves.
-            last = index == rounds - 1 or self.sharded
-            with nullcontext() if last else self._unsynchronised():
+            with self.strategy.micro_batch(last=index == rounds - 1):
                 own = loss(pieces[index]) if index < len(pieces) else idle()
-                self.accelerator.backward(own * self.accelerator.num_processes)  # undoes data parallelism's mean
+                self.strategy.backward(own * self.accelerator.num_processes)  # undoes data parallelism's mean
         return rounds > 0
 
     def step(self, step: int, tally: Tally) -> None:
@@ -83,23 +78,19 @@ class Optimization:
         Raises FloatingPointError: the gradient was not finite too often in a row.
         """
         settings, share = self.settings, 1 / self.accelerator.num_processes
-        bound = math.inf if settings.clip_norm is None else settings.clip_norm
-        norm = float(shards.full(self.accelerator.clip_grad_norm_(self.model.parameters(), bound)))
+        norm = self.strategy.clip()
         self.not_finite = 0 if math.isfinite(norm) else self.not_finite + 1
         if self.not_finite:
             tally.add(f"{self.name}updates/not_finite", share)
-            if self.accelerator.scaler is not None:
-                self.optimizer.step()  # float16's loss scaler makes no step either, but must learn to scale less
+            self.strategy.discard()
         elif settings.skip_above is not None and norm > settings.skip_above:
             tally.add(f"{self.name}updates/skipped", share)
+            self.strategy.discard()
         else:
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.rate(step)
-            self.optimizer.step()
+            self.strategy.step(self.rate(step))
             self.updates += 1
             tally.add(f"{self.name}updates/made", share)
             tally.mean(f"{self.name}grad_norm", norm * share, share)
-        self.optimizer.zero_grad()
         self._bear(step)
 
     def _bear(self, step: int) -> None:
@@ -125,7 +116,3 @@ class Optimization:
             return count
         counts: Tensor = self.accelerator.gather(torch.tensor([count], device=self.accelerator.device))
         return int(counts.max())
-
-    def _unsynchronised(self) -> Any:
-        no_sync: Callable[[Any], Any] = self.accelerator.no_sync
-        return no_sync(self.forward)

@@ -1,6 +1,7 @@
-"""Models divided over ranks, as accelerate's config asks: FSDP2 is done, and everything else is refused.
+"""Models divided over ranks, as accelerate's config asks: by FSDP2 or DeepSpeed; everything else is refused.
 
-Without GPUs accelerate would leave the model whole; there upge divides it, by the same torch functions over gloo.
+Without GPUs accelerate's FSDP would leave models whole; there upge divides them, by the same torch functions over gloo.
+DeepSpeed is upge's own to call, everywhere: see `upge.run.zero`.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from torch import nn
 from upge.errors import InputError
 from upge.policy import shards
 from upge.recipe import Recipe
+from upge.run import deepspeed_config
 
 _OTHERS = {
-    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
     "ACCELERATE_USE_PARALLELISM_CONFIG": "parallelism within the layers (parallelism_config)",
 }
@@ -28,11 +29,16 @@ def check(recipe: Recipe) -> None:
     for variable, name in _OTHERS.items():
         if _on(variable):
             raise InputError(
-                f"accelerate's config asks for {name}: a run divides models by FSDP2 only "
-                "(distributed_type: FSDP with fsdp_version: 2), or leaves them whole (MULTI_GPU)"
+                f"accelerate's config asks for {name}: a run divides models by FSDP2 "
+                "(distributed_type: FSDP with fsdp_version: 2) or DeepSpeed, or leaves them whole (MULTI_GPU)"
             )
-    if not asked():
-        return
+    if deepspeed_config.asked():
+        deepspeed_config.check(recipe)
+    elif _fsdp():
+        _check_fsdp(recipe)
+
+
+def _check_fsdp(recipe: Recipe) -> None:
     if os.environ.get("FSDP_VERSION", "1") != "2":
         raise InputError("accelerate's config asks for FSDP of version 1: set fsdp_version: 2 in its fsdp_config")
     for variable in ("FSDP_OFFLOAD_PARAMS", "FSDP_CPU_RAM_EFFICIENT_LOADING"):
@@ -51,19 +57,28 @@ def check(recipe: Recipe) -> None:
         )
 
 
-def asked() -> bool:
-    """Whether accelerate's config asks for FSDP, whatever accelerate makes of it."""
-    return _on("ACCELERATE_USE_FSDP")
+def asked() -> str | None:
+    """What accelerate's config asks to divide models by, whatever accelerate makes of it: "DeepSpeed" or "FSDP"."""
+    if deepspeed_config.asked():
+        return "DeepSpeed"
+    return "FSDP" if _fsdp() else None
+
+
+def by_deepspeed(accelerator: Accelerator) -> bool:
+    """Whether models in training are DeepSpeed's; one process has nothing to divide."""
+    return deepspeed_config.asked() and accelerator.num_processes > 1
 
 
 def settings(accelerator: Accelerator) -> list[str]:
     """Set what accelerate's FSDP does by the run's own rules; what there is to tell of it."""
-    if not asked():
+    if (by := asked()) is None:
+        return []
+    if accelerator.num_processes == 1:
+        return [f"accelerate's config asks for {by}, but there is one process: the model stays whole"]
+    if by == "DeepSpeed":
         return []
     # It warns of operations in place on outputs, which nobody here does.
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view", UserWarning)
-    if accelerator.num_processes == 1:
-        return ["accelerate's config asks for FSDP, but there is one process: the model stays whole"]
     if accelerator.distributed_type == DistributedType.FSDP:
         # accelerate would sum gradients over ranks in the type of the passes.
         accelerator.state.fsdp_plugin.mixed_precision_policy = shards.precision(_dtype(accelerator))
@@ -73,19 +88,24 @@ def settings(accelerator: Accelerator) -> list[str]:
 
 def divide(model: nn.Module, accelerator: Accelerator) -> None:
     """Divide a model over ranks where that is asked for and accelerate won't do it, or doesn't see the model."""
-    if asked() and accelerator.num_processes > 1:
+    if asked() == "FSDP" and accelerator.num_processes > 1:
         model.to(accelerator.device)
         shards.divide(model, _dtype(accelerator))
 
 
 def own(accelerator: Accelerator) -> bool:
     """Whether upge divides the model in training, for accelerate doesn't."""
-    return asked() and accelerator.num_processes > 1 and accelerator.distributed_type != DistributedType.FSDP
+    several = asked() == "FSDP" and accelerator.num_processes > 1
+    return several and accelerator.distributed_type != DistributedType.FSDP
 
 
 def _dtype(accelerator: Accelerator) -> torch.dtype | None:
     """The type of the passes, where it isn't the parameters' own."""
     return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision)
+
+
+def _fsdp() -> bool:
+    return _on("ACCELERATE_USE_FSDP")
 
 
 def _on(variable: str) -> bool:

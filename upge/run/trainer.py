@@ -23,7 +23,18 @@ from upge.errors import InputError
 from upge.flow import Context, DataSession, EngineSession, Trajectory
 from upge.policy import Policy
 from upge.recipe import Recipe
-from upge.run import checking, checkpoint, failing, fitting, guarding, randomness, resuming, sharding, status
+from upge.run import (
+    checking,
+    checkpoint,
+    deepspeed_config,
+    failing,
+    fitting,
+    guarding,
+    randomness,
+    resuming,
+    sharding,
+    status,
+)
 from upge.run.assembling import Assembler
 from upge.run.checkpoint import Progress
 from upge.run.collect import Collector
@@ -35,6 +46,7 @@ from upge.run.guarding import Scorer
 from upge.run.health import Watch
 from upge.run.learning import Learner
 from upge.run.ledger import Ledger
+from upge.run.optimizing import place
 from upge.run.resuming import Start
 from upge.run.stopping import Stop, Stopped
 from upge.run.team import Team
@@ -301,12 +313,13 @@ def open_accelerator(recipe: Recipe, **logging: Any) -> Accelerator:
     if recipe.train.threads is not None:
         torch.set_num_threads(recipe.train.threads)
     # accelerate's own accumulation stays at 1: the estimator's counts are over the whole optimizer step already.
-    return Accelerator(
-        cpu=not torch.accelerator.is_available(),  # else several processes without a GPU would not find each other
-        mixed_precision={"float32": "no", "bfloat16": "bf16", "float16": "fp16"}[recipe.train.precision],
-        gradient_accumulation_steps=1,
-        **logging,
-    )
+    with deepspeed_config.unseen():
+        return Accelerator(
+            cpu=not torch.accelerator.is_available(),  # else several processes without a GPU would not find each other
+            mixed_precision={"float32": "no", "bfloat16": "bf16", "float16": "fp16"}[recipe.train.precision],
+            gradient_accumulation_steps=1,
+            **logging,
+        )
 
 
 def _collector(recipe: Recipe, policy: Policy, engine: EngineSession, reward: Scorer) -> Collector:
@@ -342,8 +355,7 @@ def open_learner(recipe: Recipe, policy: Policy, accelerator: Accelerator) -> Le
     if "reference_logp" in needs:
         reference = policies.load_reference(policy, recipe.reference.path)
         if reference.policy is not policy:
-            reference.policy.model.to(accelerator.device)
-            sharding.divide(reference.policy.model, accelerator)
+            place(reference.policy.model, accelerator)
     if "value" in needs and recipe.critic is not None:
         critic = CriticLearner(
             recipe.critic,

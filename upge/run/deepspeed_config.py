@@ -1,0 +1,160 @@
+"""What accelerate's config asks of DeepSpeed: the stage of ZeRO and how it communicates. All else is the recipe's.
+
+accelerate's launcher hands its config on as environment variables, one of which may name a DeepSpeed config file.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from upge.errors import InputError
+from upge.files import parse_json
+from upge.recipe import Recipe
+
+VARIABLE = "ACCELERATE_USE_DEEPSPEED"
+_FILE = "ACCELERATE_DEEPSPEED_CONFIG_FILE"
+_STAGE = "ACCELERATE_DEEPSPEED_ZERO_STAGE"
+
+_COMMUNICATION = {
+    *("allgather_partitions", "allgather_bucket_size", "overlap_comm", "reduce_scatter", "reduce_bucket_size"),
+    *("sub_group_size", "stage3_prefetch_bucket_size", "stage3_param_persistence_threshold"),
+    *("stage3_max_live_parameters", "stage3_max_reuse_distance"),
+}
+"""Of `zero_optimization`: what changes how ZeRO goes about it, and not what comes out."""
+
+_DONE = {"contiguous_gradients", "stage3_gather_16bit_weights_on_model_save"}
+"""What is true of every run, so that only true may be said of it."""
+
+_INSTEAD = {
+    "optimizer": "the recipe has AdamW, in its block optimizer",
+    "scheduler": "set optimizer.lr and optimizer.warmup in the recipe",
+    "gradient_clipping": "set optimizer.clip_norm in the recipe",
+    "gradient_accumulation_steps": "set train.micro_batch_tokens in the recipe",
+    "train_micro_batch_size_per_gpu": "set train.micro_batch_tokens in the recipe",
+    "train_batch_size": "set train.prompts in the recipe",
+    "fp16": "set train.precision: bfloat16 in the recipe",
+    "bf16": "set train.precision: bfloat16 in the recipe",
+    "torch_autocast": "set train.precision: bfloat16 in the recipe",
+    "activation_checkpointing": "set model.gradient_checkpointing: true in the recipe",
+    "offload_optimizer": "moments stay on their ranks: more ranks hold fewer of them each",
+    "offload_param": "parameters stay on their ranks: zero_stage: 3 divides them",
+    "zero3_init_flag": "every rank opens the whole model first: set it to false",
+    "deepspeed_moe_layer_cls_names": "nothing here has been written for it",
+}
+"""What to do where a key of the config says something."""
+
+_VARIABLES = {
+    "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "gradient_accumulation_steps",
+    "ACCELERATE_GRADIENT_CLIPPING": "gradient_clipping",
+    "ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE": "offload_optimizer",
+    "ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE": "offload_param",
+    "ACCELERATE_DEEPSPEED_ZERO3_INIT": "zero3_init_flag",
+    "ACCELERATE_DEEPSPEED_MOE_LAYER_CLS_NAMES": "deepspeed_moe_layer_cls_names",
+}
+"""Keys of accelerate's deepspeed_config, by the variables that its launcher makes of them."""
+
+
+def asked() -> bool:
+    """Whether accelerate's config asks for DeepSpeed."""
+    return os.environ.get(VARIABLE, "").lower() in ("1", "true", "yes")
+
+
+def stage() -> int:
+    """The stage of ZeRO: what is divided over ranks is moments (1), and gradients (2), and parameters (3)."""
+    return int(zero()["stage"])
+
+
+def zero() -> dict[str, Any]:
+    """DeepSpeed's block `zero_optimization`. Raises InputError where there is no such file or stage."""
+    said = _file().get("zero_optimization", {})
+    found = {key: value for key, value in said.items() if key in _COMMUNICATION and value != "auto"}
+    stage = said.get("stage", "auto")
+    stage = os.environ.get(_STAGE, "2") if stage == "auto" else stage
+    if str(stage) not in ("1", "2", "3"):
+        raise InputError(
+            f"accelerate's config asks for stage {stage} of ZeRO: set zero_stage to 1, 2 or 3, "
+            "or leave models whole (MULTI_GPU)"
+        )
+    return {"stage": int(stage), **found}
+
+
+def check(recipe: Recipe) -> None:
+    """Raise InputError where the config asks for what the recipe says or what a run can't do."""
+    zero()
+    for place, said in _sayings():
+        key = place.rpartition(".")[2]
+        instead = _INSTEAD.get(key, "a run can't do that: leave it out")
+        raise InputError(f"accelerate's config for DeepSpeed sets {place} to {said}: {instead}")
+    if recipe.train.precision == "float16":
+        raise InputError("train.precision: float16's loss scale isn't done under DeepSpeed: set it to bfloat16")
+    if recipe.model.lora is not None and recipe.model.lora.quantize is not None:
+        raise InputError("model.lora.quantize: quantized weights aren't done under DeepSpeed: run it with MULTI_GPU")
+    if recipe.model.dtype != "float32":
+        raise InputError(
+            f"model.dtype: DeepSpeed keeps parameters and moments in float32, not {recipe.model.dtype}: set it to "
+            "float32 (train.precision: bfloat16 computes in bfloat16 all the same)"
+        )
+    if find_spec("deepspeed") is None:
+        raise InputError("accelerate's config asks for DeepSpeed: pip install 'upge[deepspeed]'")
+
+
+def _sayings() -> Iterator[tuple[str, Any]]:
+    """What the config says beyond ZeRO and its communication, as (key, value)."""
+    for variable, key in _VARIABLES.items():
+        value = os.environ.get(variable, "")
+        harmless = ("", "auto", "none", "false", "1") if key == "gradient_accumulation_steps" else _NOTHING
+        if value.lower() not in harmless:
+            yield key, value
+    file = _file()
+    for key, value in file.get("zero_optimization", {}).items():
+        says = value not in (True, "auto") if key in _DONE else _says(value)
+        if key not in _COMMUNICATION | {"stage"} and says:
+            yield f"zero_optimization.{key}", value
+    for key, value in file.items():
+        if key != "zero_optimization" and _says(value) and (key, value) != ("gradient_accumulation_steps", 1):
+            yield key, value
+
+
+_NOTHING = ("", "auto", "none", "false")
+
+
+def _says(value: Any) -> bool:
+    """Whether a value is one: not "auto", nor off."""
+    if isinstance(value, Mapping):
+        off = not _says(value.get("enabled", True)) or value.get("device") == "none"
+        return not off and any(map(_says, value.values()))
+    return value not in (None, False, "auto", "none")
+
+
+def _file() -> dict[str, Any]:
+    """DeepSpeed's own config file, where accelerate's names one."""
+    named = os.environ.get(_FILE, "none")
+    if named.lower() in ("", "none"):
+        return {}
+    try:
+        found = parse_json(Path(named).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"accelerate's deepspeed_config_file: {named} can't be read ({error})") from error
+    if not isinstance(found, dict) or not isinstance(found.get("zero_optimization", {}), dict):
+        raise InputError(f"accelerate's deepspeed_config_file: {named} is no DeepSpeed config")
+    return found
+
+
+@contextmanager
+def unseen() -> Iterator[None]:
+    """While open, nobody sees that DeepSpeed is asked for.
+
+    An Accelerator made meanwhile is one of data parallelism. Its own way with DeepSpeed steps inside `backward`, where
+    nobody could look at the gradient's norm, and exists on GPUs only. A run holds the engine itself: `upge.run.zero`.
+    """
+    kept = os.environ.pop(VARIABLE, None)
+    try:
+        yield
+    finally:
+        if kept is not None:
+            os.environ[VARIABLE] = kept

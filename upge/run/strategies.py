@@ -1,0 +1,154 @@
+"""How a model's gradient, weights and moments lie over ranks while it is trained: what `Optimization` leaves to others.
+
+Whole on every rank (data parallelism) or divided by FSDP2, both by accelerate; for ZeRO see `upge.run.zero`.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from upge.policy import shards
+from upge.recipe.schema import Optimizer
+from upge.run import sharding
+from upge.schedule import at
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Moments = dict[str, dict[str, Tensor]]
+"""What AdamW keeps, as {parameter: {moment: tensor}}."""
+
+
+class Strategy(ABC):
+    """A model with its AdamW, of which each rank holds all or a part. All ranks call each method together.
+
+    Attributes:
+        model: unwrapped. forward: the model as it is to be called in training.
+        adamw: torch's, with what this rank updates.
+        sharded: whether the parameters are divided over ranks, so that each pass takes all of them.
+    """
+
+    model: PreTrainedModel
+    forward: Callable[..., Any]
+    adamw: torch.optim.Optimizer
+    sharded: bool
+
+    @abstractmethod
+    def micro_batch(self, *, last: bool) -> AbstractContextManager[None]:
+        """A context for one forward pass and `backward`; `last`: of the optimizer step."""
+
+    @abstractmethod
+    def backward(self, loss: Tensor) -> None:
+        """Add the mean over ranks of a loss's gradient to what is there."""
+
+    @abstractmethod
+    def clip(self) -> float:
+        """The norm of the gradient, the same on all ranks; it is scaled down to the recipe's before `step`."""
+
+    @abstractmethod
+    def step(self, rate: float) -> None:
+        """Step with the gradient, and forget it."""
+
+    @abstractmethod
+    def discard(self) -> None:
+        """Forget the gradient."""
+
+    @abstractmethod
+    def moments(self, *, keep: bool) -> dict[str, Tensor]:
+        """AdamW's tensors as `<parameter>/<moment>`, whole; empty on ranks that don't `keep` them."""
+
+    @abstractmethod
+    def restore(self, moments: Moments) -> None:
+        """Take up whole moments, which every rank has, and the weights that the model has been given before."""
+
+    def trained(self) -> list[tuple[str, nn.Parameter]]:
+        """The parameters that want a gradient, with their names."""
+        return [(name, each) for name, each in self.model.named_parameters() if each.requires_grad]
+
+
+def adamw(model: nn.Module, settings: Optimizer) -> torch.optim.AdamW:
+    """The recipe's AdamW for what wants a gradient."""
+    return torch.optim.AdamW(
+        [parameter for parameter in model.parameters() if parameter.requires_grad],
+        lr=at(settings.lr, 0),
+        betas=settings.betas,
+        eps=settings.epsilon,
+        weight_decay=settings.weight_decay,
+    )
+
+
+class Accelerated(Strategy):
+    """By accelerate: the model whole on every rank, or divided by FSDP2."""
+
+    def __init__(self, model: PreTrainedModel, settings: Optimizer, accelerator: Accelerator) -> None:
+        self.model, self.accelerator = model, accelerator
+        self.bound = math.inf if settings.clip_norm is None else settings.clip_norm
+        divided = sharding.own(accelerator)
+        if divided:
+            sharding.divide(model, accelerator)
+        optimizer = adamw(model, settings)
+        if divided:
+            wrapped, self.optimizer = model, accelerator.prepare(optimizer)
+        else:
+            wrapped, self.optimizer = accelerator.prepare(model, optimizer)
+        self.forward = wrapped.eval()
+        self.adamw = self.optimizer.optimizer
+        self.sharded = shards.sharded(model)
+        self._finite = True
+
+    def micro_batch(self, *, last: bool) -> AbstractContextManager[None]:
+        # A divided model's gradients are divided after each piece: whole, they would need the room it saves.
+        if last or self.sharded:
+            return nullcontext()
+        unsynchronised: AbstractContextManager[None] = self.accelerator.no_sync(self.forward)
+        return unsynchronised
+
+    def backward(self, loss: Tensor) -> None:
+        self.accelerator.backward(loss)
+
+    def clip(self) -> float:
+        norm = float(shards.full(self.accelerator.clip_grad_norm_(self.model.parameters(), self.bound)))
+        self._finite = math.isfinite(norm)
+        return norm
+
+    def step(self, rate: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def discard(self) -> None:
+        if not self._finite and self.accelerator.scaler is not None:
+            self.optimizer.step()  # float16's loss scaler makes no step either, but must learn to scale less
+        self.optimizer.zero_grad()
+
+    def moments(self, *, keep: bool) -> dict[str, Tensor]:
+        state = self.optimizer.state
+        return shards.whole(
+            (
+                (f"{name}/{moment}", torch.as_tensor(x))
+                for name, parameter in self.trained()
+                for moment, x in state.get(parameter, {}).items()
+            ),
+            keep=keep,
+        )
+
+    def restore(self, moments: Moments) -> None:
+        own = dict(self.trained())
+        for name, given in moments.items():
+            parameter = own[name]
+            self.optimizer.state[parameter] = {
+                moment: x if moment == "step" else shards.parted(x, parameter) for moment, x in given.items()
+            }
+
+    def trained(self) -> list[tuple[str, nn.Parameter]]:
+        shards.settle(self.model)
+        return super().trained()
