@@ -97,7 +97,7 @@ def _trajectory(draw: random.Random, problem: Problem, prompt: tuple[int, ...], 
 def recipe_of(folder: Path, method: str, pieces: str, kind: str) -> upge.Recipe:
     """The tiny recipe with a setting."""
     updates = {"micro_batch_tokens": PIECES[pieces], "minibatches": 2, "epochs": 1 if method == "sft" else 2}
-    config, dtype = (tiny.GPT2, "float32") if kind == TIED else (TYPES[kind], kind)
+    config, dtype = (tiny.LLAMA | {"tie_word_embeddings": True}, "float32") if kind == TIED else (TYPES[kind], kind)
     model = {"dtype": dtype, "gradient_checkpointing": method == "grpo", **(LORA if method == "lora" else {})}
     train_ = {**updates, "prompts": PROMPTS}
     path = tiny.recipe(folder, config, estimator=METHODS[method], train=train_, model=model)

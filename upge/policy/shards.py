@@ -53,9 +53,9 @@ def settle(model: nn.Module) -> None:
 def full(x: Tensor) -> Tensor:
     """A tensor, gathered if it is divided; it carries no gradient."""
     if _by_zero(x):
-        from deepspeed.zero import GatheredParameters
+        from deepspeed import zero
 
-        with GatheredParameters([x]):
+        with zero.GatheredParameters([x]):
             return x.detach().clone()
     x = x.detach()
     return x.full_tensor() if isinstance(x, DTensor) else x
