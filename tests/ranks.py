@@ -31,7 +31,7 @@ from upge.policy import shards
 from upge.run import sharding
 from upge.run.display import Display
 from upge.run.learning import Learner
-from upge.run.trainer import open_learner, open_policy, train
+from upge.run.trainer import open_accelerator, open_learner, open_policy, train
 from upge_parts.engines.exchange import Exchange
 
 RL, SFT = tiny.HYBRID["terms"]["rl"], tiny.HYBRID["terms"]["sft"]  # type: ignore[index]
@@ -104,11 +104,10 @@ def recipe_of(folder: Path, method: str, pieces: str, kind: str) -> upge.Recipe:
     return upge.load(path, ["critic={lr: 0.01, clip: 0.2}"] if method == "ppo" else [])
 
 
-def learned(folder: Path, name: str, setting: Setting, *, by_accelerate: bool = False) -> None:
+def learned(folder: Path, name: str, recipe: upge.Recipe, *, by_accelerate: bool = False) -> Learner:
     """Learn from this rank's share of each rollout batch, and leave the outcome."""
-    recipe = recipe_of(own_folder(folder), *setting)
     AcceleratorState._reset_state()
-    accelerator = Accelerator(cpu=True)
+    accelerator = open_accelerator(recipe)
     if by_accelerate:  # what accelerate makes of its config where there are GPUs; its code then runs over gloo as well
         accelerator.state.distributed_type = DistributedType.FSDP
         accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(
@@ -116,13 +115,13 @@ def learned(folder: Path, name: str, setting: Setting, *, by_accelerate: bool = 
         )
     sharding.settings(accelerator)
     learner = open_learner(recipe, open_policy(recipe), accelerator)
-    assert learner.optimization.sharded == (sharding.asked() == "FSDP" or ZERO3.items() <= os.environ.items())
     rank, world = learner.accelerator.process_index, learner.accelerator.num_processes
     metrics = [
         learner.learn(step, [(group, each) for group, each in batch if group % world == rank])
         for step, batch in enumerate(rollout_batches())
     ]
     leave(folder, name, learner, metrics)
+    return learner
 
 
 def own_folder(folder: Path) -> Path:
@@ -154,12 +153,14 @@ def environment(changes: Mapping[str, str]) -> Iterator[None]:
             del os.environ[name]
 
 
-ZERO3 = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}
 FSDP2 = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 
 
-def runs(folder: Path) -> None:
-    """A run that samples; with two processes also its replays, models whole and divided, one of them interrupted."""
+Run = Callable[..., None]
+
+
+def runner(folder: Path) -> Run:
+    """What runs the tiny recipe with a critic and a reference, into a folder of the name it is given."""
     terms = {"rl": {**RL, "advantage": "gae"}, "kl": KL, "sft": SFT}
     path = tiny.recipe(own_folder(folder), estimator={"terms": terms}, train={"steps": 4, "minibatches": 2})
     critic = "critic={lr: 0.01, clip: 0.2}"
@@ -168,33 +169,45 @@ def runs(folder: Path) -> None:
         recipe = upge.load(path, [f"log.folder={folder / name}", critic, *overrides])
         train(recipe, resume=folder / name if resume else None, display=Display())
 
+    return run
+
+
+def replay(folder: Path) -> list[str]:
+    """What has a run take the completions of the sampled one."""
+    return [f"rollout.engine={{use: recorded, run: {folder / 'sampled'}}}", "eval.splits=[]"]
+
+
+def runs(folder: Path) -> None:
+    """A run that samples; with two processes also its replays, models whole and divided, one of them interrupted."""
+    run = runner(folder)
     run("sampled")
     if int(os.environ["WORLD_SIZE"]) == 2:
-        replay = [f"rollout.engine={{use: recorded, run: {folder / 'sampled'}}}", "eval.splits=[]"]
-        run("whole", *replay)
-        with environment(FSDP2):
-            run("divided", *replay, "train.save_every=1")
-            run("stopped", *replay, "train.save_every=1", "train.steps=2")
-            if os.environ["RANK"] == "0":
-                shutil.copytree(folder / "stopped", folder / "half")
-            run("stopped", *replay, "train.save_every=1", resume=True)
+        run("whole", *replay(folder))
         if ADAPTED:
-            adapted(folder, run, *replay)
+            run("adapted-whole", *replay(folder), *ADAPTER)
         with environment(FSDP2):
+            replayed(folder, run)
             exchanged(folder)  # whose recipe takes the place of this one
 
 
-def adapted(folder: Path, run: Callable[..., None], *replay: str) -> None:
-    """The replays with an adapter: whole, divided, and divided and interrupted."""
-    lora = "model.lora={rank: 2, alpha: 4}"
-    run("adapted-whole", *replay, lora)
-    with environment(FSDP2):
-        run("adapted", *replay, lora)
-        run("adapted-stopped", *replay, lora, "train.save_every=1", "train.steps=2")
-        run("adapted-stopped", *replay, lora, "train.save_every=1", resume=True)
+ADAPTER = ["model.lora={rank: 2, alpha: 4}"]
 
 
-def exchanged(folder: Path) -> None:
+def replayed(folder: Path, run: Run, prefix: str = "") -> None:
+    """Replays with models divided: through, and interrupted; the same with an adapter."""
+    saving = [*replay(folder), "train.save_every=1"]
+    run(f"{prefix}divided", *saving)
+    run(f"{prefix}stopped", *saving, "train.steps=2")
+    if os.environ["RANK"] == "0":
+        shutil.copytree(folder / f"{prefix}stopped", folder / f"{prefix}half")
+    run(f"{prefix}stopped", *saving, resume=True)
+    if ADAPTED:
+        run(f"{prefix}adapted", *replay(folder), *ADAPTER)
+        run(f"{prefix}adapted-stopped", *saving, *ADAPTER, "train.steps=2")
+        run(f"{prefix}adapted-stopped", *saving, *ADAPTER, resume=True)
+
+
+def exchanged(folder: Path, name: str = "exchanged") -> None:
     """Keep what an engine in other processes would have read of a policy that is divided."""
     recipe = recipe_of(own_folder(folder), "sft", "all", "float32")
     policy = open_policy(recipe)
@@ -202,20 +215,25 @@ def exchanged(folder: Path) -> None:
     rank, world = learner.accelerator.process_index, learner.accelerator.num_processes
     with Exchange(folder / "exchange", rank=rank, world=world).copy(policy) as place:
         if rank == 0:
-            shutil.copytree(place, folder / "exchanged")
+            shutil.copytree(place, folder / name)
 
 
 def main() -> None:
     folder = Path(sys.argv[1])
     torch.set_num_threads(1)
+
+    def learn(prefix: str, setting: Setting, **options: bool) -> Learner:
+        recipe = recipe_of(own_folder(folder), *setting)
+        return learned(folder, prefix + "-".join(setting), recipe, **options)
+
     for setting in WHOLE:
-        learned(folder, "-".join(setting), setting)
+        assert not learn("", setting).optimization.sharded
     if int(os.environ["WORLD_SIZE"]) == 2:
         with environment(FSDP2):
             for setting in DIVIDED:
-                learned(folder, "-".join(("divided", *setting)), setting)
+                assert learn("divided-", setting).optimization.sharded
                 if setting[0] not in ("sft", "grpo"):
-                    learned(folder, "-".join(("accelerate", *setting)), setting, by_accelerate=True)
+                    learn("accelerate-", setting, by_accelerate=True)
     runs(folder)
 
 

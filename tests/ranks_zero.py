@@ -4,37 +4,108 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
+from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
 
 import ranks
+import tiny
 import torch
 
-SETTINGS = list(product(ranks.METHODS, ("three",), ("float32", ranks.TIED)))
+import upge
+from upge.run.display import Display
+from upge.run.tally import Tally
+from upge.run.trainer import open_accelerator, open_learner, open_policy, train
+
+SETTINGS: list[ranks.Setting] = [
+    *product(ranks.METHODS, ("three",), ("float32", ranks.TIED)),
+    *product(("hpt",), ("single", "all"), ("float32",)),
+]
 STAGES = ("1", "2", "3")
+WAYS = ("whole", *STAGES)
+"""Models whole on every rank, and what is divided at each stage of ZeRO."""
+SCALED = tiny.LLAMA | {"model_type": "granite", "logits_scaling": 4.0}
+"""What this model gives isn't its head's own product."""
 
 
-def zero(folder: Path, stage: str) -> dict[str, str]:
-    """What accelerate's launcher would set for a stage."""
+def way(folder: Path, name: str) -> Mapping[str, str]:
+    """What accelerate's launcher would set."""
+    if name == "whole":
+        return {}
     file = folder / "zero.json"
     # Else parameters as small as these stay whole.
     file.write_text(json.dumps({"zero_optimization": {"stage": "auto", "stage3_param_persistence_threshold": 0}}))
     return {
         "ACCELERATE_USE_DEEPSPEED": "true",
-        "ACCELERATE_DEEPSPEED_ZERO_STAGE": stage,
+        "ACCELERATE_DEEPSPEED_ZERO_STAGE": name,
         "ACCELERATE_DEEPSPEED_CONFIG_FILE": str(file),
     }
+
+
+def rounded(folder: Path, own: Path, name: str) -> None:
+    """In bfloat16, of which the parameters know nothing; and a model that scales its logits, in float32."""
+    ranks.recipe_of(own, "hpt", "three", "float32")
+    ranks.learned(folder, f"{name}-bfloat16", upge.load(own / "recipe.yaml", ["train.precision=bfloat16"]))
+    ranks.learned(folder, f"{name}-scaled", upge.load(own / "recipe.yaml", [f"model.config={json.dumps(SCALED)}"]))
+
+
+def guarded(folder: Path, own: Path, name: str) -> None:
+    """Gradients that are too large, and such as aren't finite on one rank, between ordinary ones."""
+    ranks.recipe_of(own, "sft", "all", "float32")
+    recipe = upge.load(own / "recipe.yaml", ["optimizer={lr: 0.01, clip_norm: 0.5, skip_above: 1000}"])
+    learner = open_learner(recipe, open_policy(recipe), open_accelerator(recipe))
+    optimization, rank = learner.optimization, learner.accelerator.process_index
+
+    def loss(factor: float) -> torch.Tensor:
+        sequence, forward = ((2, 3), (4, 5 + rank)), optimization.forward
+        logp, _ = learner.policy.log_probs([sequence], torch.ones(1), forward=forward)
+        return -logp.sum() * factor
+
+    metrics = []
+    for step, factor in enumerate((1.0, 1e6, float("nan") if rank else 1.0, 2.0, float("inf"), 1.0)):
+        tally = Tally((), learner.sum)
+        optimization.backward([factor, factor], loss, lambda: loss(0.0))
+        optimization.step(step, tally)
+        metrics.append(tally.metrics())
+    ranks.leave(folder, f"{name}-guarded", learner, metrics)
+
+
+def runs(folder: Path, own: Path) -> None:
+    """A run that samples; its replays, models whole and divided, some interrupted, and one that changes its stage."""
+    run = ranks.runner(folder)
+    run("sampled")
+    run("whole", *ranks.replay(folder))
+    if ranks.ADAPTED:
+        run("adapted-whole", *ranks.replay(folder), *ranks.ADAPTER)
+    for stage in STAGES:
+        with ranks.environment(way(own, stage)):
+            ranks.replayed(folder, run, f"{stage}-")
+    if os.environ["RANK"] == "0":
+        shutil.copytree(folder / "2-half", folder / "changed")
+    torch.distributed.barrier()
+    with ranks.environment(way(own, "3")):
+        recipe = upge.load(folder / "changed" / "recipe.yaml", [f"log.folder={folder / 'changed'}", "train.steps=4"])
+        train(recipe, resume=folder / "changed", display=Display())
+        ranks.exchanged(folder, "3-exchanged")
 
 
 def main() -> None:
     folder = Path(sys.argv[1])
     torch.set_num_threads(1)
-    own = ranks.own_folder(folder)
-    for stage in STAGES if int(os.environ["WORLD_SIZE"]) > 1 else ("whole",):
-        for setting in SETTINGS:
-            with ranks.environment({} if stage == "whole" else zero(own, stage)):
-                ranks.learned(folder, "-".join((stage, *setting)), setting)
+    own, several = ranks.own_folder(folder), int(os.environ["WORLD_SIZE"]) > 1
+    for name in STAGES if several else ("whole",):
+        with ranks.environment(way(own, name)):
+            for setting in SETTINGS:
+                learner = ranks.learned(folder, "-".join((name, *setting)), ranks.recipe_of(own, *setting))
+                assert learner.optimization.sharded == (name == "3")
+    if several:
+        for name in WAYS:
+            with ranks.environment(way(own, name)):
+                rounded(folder, own, name)
+                guarded(folder, own, name)
+        runs(folder, own)
 
 
 if __name__ == "__main__":

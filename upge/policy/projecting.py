@@ -60,7 +60,25 @@ class Found:
         (own,) = self.results
         if self.processing == Processing() and logits.dtype == own.dtype and logits.shape == own[None].shape:
             return logits[0]  # through the model's own output, on which wrappers (FSDP2) hang their hooks
-        return own
+        through: Tensor = _Through.apply(own, logits)  # type: ignore[no-untyped-call]
+        return through
+
+
+class _Through(torch.autograd.Function):
+    """A tensor as it is, whose backward pass goes through a model's output too, with a gradient of 0.
+
+    Wrappers (ZeRO's, FSDP2's) hang there what gathers the weights that the backward pass reads.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, own: Tensor, output: Tensor) -> Tensor:
+        ctx.save_for_backward(output)
+        return own.view_as(own)
+
+    @staticmethod
+    def backward(ctx: Any, *incoming: Any) -> Any:
+        (output,) = ctx.saved_tensors
+        return incoming[0], torch.zeros_like(output)
 
 
 @contextmanager

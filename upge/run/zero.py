@@ -33,7 +33,7 @@ def open_engine(
     clip: float | None = None,
 ) -> Any:
     """DeepSpeed's engine around a model, without an optimizer too; at stage 3 its parameters are divided in place."""
-    zero = deepspeed_config.zero()
+    zero = {"reduce_bucket_size": _bucket(model), **deepspeed_config.zero()}
     settings = {
         "train_micro_batch_size_per_gpu": 1,  # of which it only counts samples; a run has its own micro-batches
         "gradient_accumulation_steps": 1,
@@ -54,6 +54,11 @@ def open_engine(
         engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
     engine.eval()
     return engine
+
+
+def _bucket(model: nn.Module) -> int:
+    """Elements of the buffer in which gradients are summed: DeepSpeed's default, or all there are if these are fewer."""
+    return min(500_000_000, max(1, sum(each.numel() for each in model.parameters() if each.requires_grad)))
 
 
 class Zero(Strategy):
