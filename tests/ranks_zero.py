@@ -46,7 +46,7 @@ def way(folder: Path, name: str) -> Mapping[str, str]:
 
 def rounded(folder: Path, own: Path, name: str) -> None:
     """In bfloat16, of which the parameters know nothing; and a model that scales its logits, in float32."""
-    ranks.recipe_of(own, "hpt", "three", "float32")
+    ranks.recipe_of(own, "sft", "three", "float32")  # whose rows share no prompt, which would round otherwise
     ranks.learned(folder, f"{name}-bfloat16", upge.load(own / "recipe.yaml", ["train.precision=bfloat16"]))
     ranks.learned(folder, f"{name}-scaled", upge.load(own / "recipe.yaml", [f"model.config={json.dumps(SCALED)}"]))
 
