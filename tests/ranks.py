@@ -104,6 +104,16 @@ def recipe_of(folder: Path, method: str, pieces: str, kind: str) -> upge.Recipe:
     return upge.load(path, ["critic={lr: 0.01, clip: 0.2}"] if method == "ppo" else [])
 
 
+SCALED = tiny.LLAMA | {"model_type": "granite", "logits_scaling": 4.0}
+"""A network whose logits aren't its head's own product."""
+
+
+def scaled_recipe(folder: Path) -> upge.Recipe:
+    """HPT on such a network."""
+    recipe_of(folder, "hpt", "three", "float32")
+    return upge.load(folder / "recipe.yaml", [f"model.config={json.dumps(SCALED)}"])
+
+
 def learned(folder: Path, name: str, recipe: upge.Recipe, *, by_accelerate: bool = False) -> Learner:
     """Learn from this rank's share of each rollout batch, and leave the outcome."""
     AcceleratorState._reset_state()
@@ -229,7 +239,10 @@ def main() -> None:
     for setting in WHOLE:
         assert not learn("", setting).optimization.sharded
     if int(os.environ["WORLD_SIZE"]) == 2:
+        scaled = scaled_recipe(own_folder(folder))
+        learned(folder, "scaled-float32", scaled)
         with environment(FSDP2):
+            learned(folder, "divided-scaled-float32", scaled)
             for setting in DIVIDED:
                 assert learn("divided-", setting).optimization.sharded
                 if setting[0] not in ("sft", "grpo"):

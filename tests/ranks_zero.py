@@ -11,7 +11,6 @@ from itertools import product
 from pathlib import Path
 
 import ranks
-import tiny
 import torch
 
 import upge
@@ -23,11 +22,11 @@ SETTINGS: list[ranks.Setting] = [
     *product(ranks.METHODS, ("three",), ("float32", ranks.TIED)),
     *product(("hpt",), ("single", "all"), ("float32",)),
 ]
+UNEVEN: list[ranks.Setting] = [("kl", "three", "float32"), ("ppo", "three", "float32")]
+"""The settings that are done with 3 processes, which divide nothing here evenly."""
 STAGES = ("1", "2", "3")
 WAYS = ("whole", *STAGES)
 """Models whole on every rank, and what is divided at each stage of ZeRO."""
-SCALED = tiny.LLAMA | {"model_type": "granite", "logits_scaling": 4.0}
-"""What this model gives isn't its head's own product."""
 
 
 def way(folder: Path, name: str) -> Mapping[str, str]:
@@ -45,10 +44,9 @@ def way(folder: Path, name: str) -> Mapping[str, str]:
 
 
 def rounded(folder: Path, own: Path, name: str) -> None:
-    """In bfloat16, of which the parameters know nothing; and a model that scales its logits, in float32."""
+    """In bfloat16, of which the parameters know nothing."""
     ranks.recipe_of(own, "sft", "three", "float32")  # whose rows share no prompt, which would round otherwise
-    ranks.learned(folder, f"{name}-bfloat16", upge.load(own / "recipe.yaml", ["train.precision=bfloat16"]))
-    ranks.learned(folder, f"{name}-scaled", upge.load(own / "recipe.yaml", [f"model.config={json.dumps(SCALED)}"]))
+    ranks.learned(folder, f"{name}-bfloat16-float32", upge.load(own / "recipe.yaml", ["train.precision=bfloat16"]))
 
 
 def guarded(folder: Path, own: Path, name: str) -> None:
@@ -69,7 +67,7 @@ def guarded(folder: Path, own: Path, name: str) -> None:
         optimization.backward([factor, factor], loss, lambda: loss(0.0))
         optimization.step(step, tally)
         metrics.append(tally.metrics())
-    ranks.leave(folder, f"{name}-guarded", learner, metrics)
+    ranks.leave(folder, f"{name}-guarded-float32", learner, metrics)
 
 
 def runs(folder: Path, own: Path) -> None:
@@ -88,21 +86,22 @@ def runs(folder: Path, own: Path) -> None:
     with ranks.environment(way(own, "3")):
         recipe = upge.load(folder / "changed" / "recipe.yaml", [f"log.folder={folder / 'changed'}", "train.steps=4"])
         train(recipe, resume=folder / "changed", display=Display())
-        ranks.exchanged(folder, "3-exchanged")
+        ranks.exchanged(folder)
 
 
 def main() -> None:
     folder = Path(sys.argv[1])
     torch.set_num_threads(1)
-    own, several = ranks.own_folder(folder), int(os.environ["WORLD_SIZE"]) > 1
-    for name in STAGES if several else ("whole",):
+    own, world = ranks.own_folder(folder), int(os.environ["WORLD_SIZE"])
+    for name in STAGES if world > 1 else ("whole",):
         with ranks.environment(way(own, name)):
-            for setting in SETTINGS:
+            for setting in SETTINGS if world < 3 else UNEVEN:
                 learner = ranks.learned(folder, "-".join((name, *setting)), ranks.recipe_of(own, *setting))
                 assert learner.optimization.sharded == (name == "3")
-    if several:
+    if world == 2:
         for name in WAYS:
             with ranks.environment(way(own, name)):
+                ranks.learned(folder, f"{name}-scaled-float32", ranks.scaled_recipe(own))
                 rounded(folder, own, name)
                 guarded(folder, own, name)
         runs(folder, own)

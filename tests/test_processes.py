@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,9 @@ import pytest
 import ranks
 import tiny
 import torch
+from outcomes import BOUNDS, agree, furthest, launch, metrics, parameters, trained
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 from transformers import AutoModelForCausalLM
 
 import upge
@@ -29,7 +29,6 @@ from upge.run.trainer import open_policy, train
 
 HERE = Path(__file__).parent
 QUANTIZED = "model={path: 'upge_parts:data/lab/base', config: null, lora: {quantize: nf4, save: adapter}}"
-BOUNDS = {"float32": 1e-5, "float64": 1e-10}
 
 
 @pytest.fixture(scope="session")
@@ -39,41 +38,14 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
 
     def launched(processes: int) -> Path:
         if processes not in found:
-            folder = tmp_path_factory.mktemp(f"processes-{processes}")
-            torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-            environment = os.environ | {"OMP_NUM_THREADS": "1"}
-            command = [*torchrun, str(HERE / "ranks.py"), str(folder)]
-            ended = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-            assert ended.returncode == 0, ended.stderr
-            found[processes] = folder
+            found[processes] = tmp_path_factory.mktemp(f"processes-{processes}")
+            launch("ranks.py", processes, found[processes])
         return found[processes]
 
     return launched
 
 
 Done = Callable[[int], Path]
-
-
-def parameters(folder: Path, *setting: str) -> dict[str, Tensor]:
-    return load_file(folder / f"{'-'.join(setting)}.safetensors")
-
-
-def metrics(folder: Path, *setting: str) -> list[dict[str, float]]:
-    found: list[dict[str, float]] = json.loads((folder / f"{'-'.join(setting)}.json").read_text())
-    return found
-
-
-def furthest(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
-    assert ours.keys() == theirs.keys()
-    return max(float((ours[name] - theirs[name]).abs().max()) for name in ours)
-
-
-def agree(ours: Path, theirs: Path, setting: Sequence[str], *prefix: str) -> None:
-    """Parameters to the bound of their type, every metric of every rollout batch up to rounding."""
-    bound = BOUNDS[setting[-1]]
-    assert furthest(parameters(ours, *setting), parameters(theirs, *prefix, *setting)) <= bound
-    for one, other in zip(metrics(ours, *setting), metrics(theirs, *prefix, *setting), strict=True):
-        assert one == pytest.approx(other, rel=bound, abs=bound)
 
 
 @pytest.mark.parametrize("setting", ranks.WHOLE, ids="-".join)
@@ -99,6 +71,10 @@ def test_so_do_models_divided_over_ranks(done: Done, setting: ranks.Setting) -> 
 @pytest.mark.parametrize("kind", ranks.TYPES)
 def test_so_do_models_that_accelerate_divides(done: Done, method: str, kind: str) -> None:
     agree(done(1), done(2), (method, "three", kind), "accelerate")
+
+
+def test_so_do_divided_models_that_do_more_to_their_logits(done: Done) -> None:
+    agree(done(2), done(2), ("scaled", "float32"), "divided")
 
 
 def test_there_was_something_to_learn(done: Done) -> None:
@@ -149,11 +125,6 @@ def test_an_optimizer_step_has_the_same_prompts_whatever_the_number_of_ranks() -
 
 
 # Runs with divided models.
-
-
-def trained(folder: Path) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [line for line in lines if line["phase"] == "train"]
 
 
 @pytest.mark.parametrize("part", ["model", "critic"])
@@ -223,7 +194,6 @@ def test_a_resumed_run_with_a_divided_adapter_is_the_one_that_never_stopped(done
 @pytest.mark.parametrize(
     ("variables", "overrides", "said"),
     [
-        ({"ACCELERATE_USE_DEEPSPEED": "true"}, (), "DeepSpeed"),
         ({"ACCELERATE_USE_MEGATRON_LM": "true"}, (), "Megatron"),
         ({"ACCELERATE_USE_FSDP": "true"}, (), "fsdp_version: 2"),
         (ranks.FSDP2 | {"FSDP_ACTIVATION_CHECKPOINTING": "true"}, (), "model.gradient_checkpointing: true"),
