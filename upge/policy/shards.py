@@ -112,8 +112,17 @@ def load(model: nn.Module, given: dict[str, Tensor]) -> None:
     """Give a model weights that every rank has whole; tied ones may be there once."""
     settle(model)
     own = model.state_dict(keep_vars=True)
-    parts = {name: parted(x, own[name]) for name, x in given.items() if name in own}
-    by_zero = {name for name in parts if _by_zero(own[name])}
-    for name in by_zero:
-        own[name].ds_tensor.data.copy_(parts.pop(name))
+    known = {name: x for name, x in given.items() if name in own}
+    parts = {name: parted(x, own[name]) for name, x in known.items() if not _by_zero(own[name])}
     model.load_state_dict(parts, strict=False)
+    for name in known:
+        if name not in parts:
+            _load_by_zero(own[name], known[name])
+
+
+def _load_by_zero(parameter: Tensor, x: Tensor) -> None:
+    """Also what DeepSpeed keeps gathered, for it is small, is then divided anew."""
+    from deepspeed import zero
+
+    with zero.GatheredParameters([parameter], modifier_rank=0):
+        parameter.data.copy_(x)

@@ -57,7 +57,7 @@ def open_engine(
 
 
 def _bucket(model: nn.Module) -> int:
-    """Elements of the buffer in which gradients are summed: DeepSpeed's default, or all there are if these are fewer."""
+    """Elements of the buffer that gradients are summed in: DeepSpeed's default, or all there are if these are fewer."""
     return min(500_000_000, max(1, sum(each.numel() for each in model.parameters() if each.requires_grad)))
 
 
