@@ -43,10 +43,17 @@ def way(folder: Path, name: str) -> Mapping[str, str]:
     }
 
 
+def named(name: str, *setting: str) -> str:
+    """What the outcome of a setting is called."""
+    return "-".join(setting if name == "whole" else (name, *setting))
+
+
 def rounded(folder: Path, own: Path, name: str) -> None:
     """In bfloat16, of which the parameters know nothing."""
     ranks.recipe_of(own, "sft", "three", "float32")  # whose rows share no prompt, which would round otherwise
-    ranks.learned(folder, f"{name}-bfloat16-float32", upge.load(own / "recipe.yaml", ["train.precision=bfloat16"]))
+    ranks.learned(
+        folder, named(name, "bfloat16", "float32"), upge.load(own / "recipe.yaml", ["train.precision=bfloat16"])
+    )
 
 
 def guarded(folder: Path, own: Path, name: str) -> None:
@@ -67,7 +74,7 @@ def guarded(folder: Path, own: Path, name: str) -> None:
         optimization.backward([factor, factor], loss, lambda: loss(0.0))
         optimization.step(step, tally)
         metrics.append(tally.metrics())
-    ranks.leave(folder, f"{name}-guarded-float32", learner, metrics)
+    ranks.leave(folder, named(name, "guarded", "float32"), learner, metrics)
 
 
 def runs(folder: Path, own: Path) -> None:
@@ -96,13 +103,13 @@ def main() -> None:
     for name in STAGES if world > 1 else ("whole",):
         with ranks.environment(way(own, name)):
             for setting in SETTINGS if world < 3 else UNEVEN:
-                learner = ranks.learned(folder, "-".join((name, *setting)), ranks.recipe_of(own, *setting))
+                learner = ranks.learned(folder, named(name, *setting), ranks.recipe_of(own, *setting))
                 assert learner.optimization.sharded == (name == "3")
                 assert any(each.numel() == 0 for each in learner.policy.model.parameters()) == (name == "3")
     if world == 2:
         for name in WAYS:
             with ranks.environment(way(own, name)):
-                ranks.learned(folder, f"{name}-scaled-float32", ranks.scaled_recipe(own))
+                ranks.learned(folder, named(name, "scaled", "float32"), ranks.scaled_recipe(own))
                 rounded(folder, own, name)
                 guarded(folder, own, name)
         runs(folder, own)

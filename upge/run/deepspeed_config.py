@@ -30,6 +30,8 @@ _COMMUNICATION = {
 _DONE = {"contiguous_gradients", "stage3_gather_16bit_weights_on_model_save"}
 """What is true of every run, so that only true may be said of it."""
 
+_OFFLOADED = "nothing is offloaded: set it to none; zero_stage: 3 and more ranks leave less on each"
+
 _INSTEAD = {
     "optimizer": "the recipe has AdamW, in its block optimizer",
     "scheduler": "set optimizer.lr and optimizer.warmup in the recipe",
@@ -41,8 +43,10 @@ _INSTEAD = {
     "bf16": "set train.precision: bfloat16 in the recipe",
     "torch_autocast": "set train.precision: bfloat16 in the recipe",
     "activation_checkpointing": "set model.gradient_checkpointing: true in the recipe",
-    "offload_optimizer": "moments stay on their ranks: more ranks hold fewer of them each",
-    "offload_param": "parameters stay on their ranks: zero_stage: 3 divides them",
+    "offload_optimizer": _OFFLOADED,
+    "offload_optimizer_device": _OFFLOADED,
+    "offload_param": _OFFLOADED,
+    "offload_param_device": _OFFLOADED,
     "zero3_init_flag": "every rank opens the whole model first: set it to false",
     "deepspeed_moe_layer_cls_names": "nothing here has been written for it",
 }
@@ -51,8 +55,8 @@ _INSTEAD = {
 _VARIABLES = {
     "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "gradient_accumulation_steps",
     "ACCELERATE_GRADIENT_CLIPPING": "gradient_clipping",
-    "ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE": "offload_optimizer",
-    "ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE": "offload_param",
+    "ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE": "offload_optimizer_device",
+    "ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE": "offload_param_device",
     "ACCELERATE_DEEPSPEED_ZERO3_INIT": "zero3_init_flag",
     "ACCELERATE_DEEPSPEED_MOE_LAYER_CLS_NAMES": "deepspeed_moe_layer_cls_names",
 }
