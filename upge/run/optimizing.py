@@ -55,7 +55,7 @@ class Optimization:
     ) -> None:
         self.model, self.settings, self.accelerator, self.name = model, settings, accelerator, name
         self.patience = patience
-        way = zero.Zero if sharding.by_deepspeed(accelerator) else Accelerated
+        way = zero.strategy() if sharding.by_deepspeed(accelerator) else Accelerated
         self.strategy: Strategy = way(model, settings, accelerator)
         self.forward, self.sharded = self.strategy.forward, self.strategy.sharded
         self.updates = self.not_finite = 0

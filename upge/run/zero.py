@@ -7,9 +7,10 @@ AdamW inside is torch's. Weights and moments are read and written whole, so that
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
@@ -56,13 +57,21 @@ def open_engine(
     return engine
 
 
+def strategy() -> type[Zero]:
+    """That of the stage which accelerate's config asks for."""
+    return ZeroWithParameters if deepspeed_config.stage() == 3 else Zero
+
+
 def _bucket(model: nn.Module) -> int:
     """Elements of the buffer that gradients are summed in: DeepSpeed's default, or all there are if these are fewer."""
     return min(500_000_000, max(1, sum(each.numel() for each in model.parameters() if each.requires_grad)))
 
 
 class Zero(Strategy):
-    """A model in a DeepSpeed engine."""
+    """A model in a DeepSpeed engine, whole on every rank; moments are divided (stage 1), and gradients (stage 2).
+
+    The engine's optimizer steps with flat tensors: this rank's share of all parameters, in groups.
+    """
 
     def __init__(self, model: PreTrainedModel, settings: Optimizer, accelerator: Accelerator) -> None:
         self.model = model
@@ -82,9 +91,8 @@ class Zero(Strategy):
     def clip(self) -> float:
         # The step scales the gradient down, by the same formula. What isn't finite comes as -1.
         optimizer, gradients = self.optimizer, self.optimizer.averaged_gradients
-        groups = optimizer.fp16_groups if self.sharded else optimizer.params_in_partition
-        norms = [float(optimizer.get_grad_norm_direct(gradients[i], group)) for i, group in enumerate(groups)]
-        return sum(norm**2 for norm in norms) ** 0.5 if min(norms) >= 0 else float("nan")
+        norms = [float(optimizer.get_grad_norm_direct(gradients[i], group)) for i, group in enumerate(self._groups())]
+        return math.hypot(*norms) if min(norms) >= 0 else math.nan
 
     def step(self, rate: float) -> None:
         for group in self.optimizer.param_groups:
@@ -99,7 +107,8 @@ class Zero(Strategy):
         from deepspeed.utils import safe_get_full_optimizer_state
 
         found: dict[str, Tensor] = {}
-        state = self._state()
+        # All flat tensors have made the same steps; before the first there is nothing.
+        state: dict[str, Tensor] = next(iter(self.adamw.state.values()), {})
         for name, parameter in self.trained() if state else ():
             for moment, own in state.items():
                 x = own if moment == "step" else safe_get_full_optimizer_state(parameter, moment)
@@ -107,46 +116,74 @@ class Zero(Strategy):
                     found[f"{name}/{moment}"] = x.cpu().clone()
         return found
 
-    def _state(self) -> dict[str, Tensor]:
-        """AdamW's of a flat group, all of which have made the same steps; empty before the first."""
-        return next(iter(self.optimizer.state.values()), {})
-
     def restore(self, moments: Moments) -> None:
         self._make_room(moments)
         for name, parameter in self.trained():
-            self._put(parameter, parameter.ds_tensor if self.sharded else parameter.data)  # type: ignore[attr-defined]
+            self._put(parameter)
             for moment, x in moments.get(name, {}).items():
                 if moment != "step":
                     self._put(parameter, shards.parted(x, parameter), moment)
 
     def _make_room(self, moments: Moments) -> None:
-        """Moments of 0, that of one flat tensor for each group of parameters."""
-        from deepspeed.utils import lazy_init_hp_params_optimizer_state
-
-        self.adamw.state.clear()
+        """Moments of 0 of each flat tensor, after as many steps."""
         steps = {float(given["step"]) for given in moments.values()}
         if len(steps) > 1 or moments.keys() not in (set(), {name for name, _ in self.trained()}):
             raise ValueError("ZeRO steps with all parameters at once, and the moments are of several steps")
-        optimizer = self.optimizer
-        flats = optimizer.fp32_partitioned_groups_flat if self.sharded else optimizer.single_partition_of_fp32_groups
-        for index, flat in enumerate(flats):
-            for step in steps:
+        self.adamw.state.clear()
+        for step in steps:
+            for flat in self._flats():
                 zeros = {moment: torch.zeros_like(flat) for moment in ("exp_avg", "exp_avg_sq")}
                 self.adamw.state[flat] = {"step": torch.tensor(step), **zeros}
-            if steps and not self.sharded:
-                lazy_init_hp_params_optimizer_state(optimizer.bit16_groups[index], flat, self.adamw.state)
+            self._link()
 
-    def _put(self, parameter: nn.Parameter, x: Tensor, moment: str | None = None) -> None:
-        """Write this rank's share of a moment, or of the weights that are updated: whole, or cut at stage 3."""
-        from deepspeed import utils
+    def _groups(self) -> Sequence[list[nn.Parameter]]:
+        """The parameters of which this rank has a gradient."""
+        groups: Sequence[list[nn.Parameter]] = self.optimizer.params_in_partition
+        return groups
 
-        whole = (utils.safe_set_full_fp32_param, utils.safe_set_full_optimizer_state)
-        cut = (utils.safe_set_local_fp32_param, utils.safe_set_local_optimizer_state)
-        weights, moments = cut if self.sharded else whole
-        if moment is None:
-            weights(parameter, x)
+    def _flats(self) -> Sequence[Tensor]:
+        """What is updated."""
+        flats: Sequence[Tensor] = self.optimizer.single_partition_of_fp32_groups
+        return flats
+
+    def _link(self) -> None:
+        """Have parameters know their moments, as DeepSpeed does after its first step."""
+        from deepspeed.utils import lazy_init_hp_params_optimizer_state
+
+        for group, flat in zip(self.optimizer.bit16_groups, self._flats(), strict=True):
+            lazy_init_hp_params_optimizer_state(group, flat, self.adamw.state)
+
+    def _put(self, parameter: nn.Parameter, x: Tensor | None = None, moment: str = "") -> None:
+        """Write this rank's share of a moment; without one, of the weights, as the model has them."""
+        from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
+
+        if x is None:
+            safe_set_full_fp32_param(parameter, parameter.data)
         else:
-            moments(parameter, x, moment)
+            safe_set_full_optimizer_state(parameter, x, moment)
+
+
+class ZeroWithParameters(Zero):
+    """Stage 3: parameters are divided too."""
+
+    def _groups(self) -> Sequence[list[nn.Parameter]]:
+        groups: Sequence[list[nn.Parameter]] = self.optimizer.fp16_groups
+        return groups
+
+    def _flats(self) -> Sequence[Tensor]:
+        flats: Sequence[Tensor] = self.optimizer.fp32_partitioned_groups_flat
+        return flats
+
+    def _link(self) -> None:
+        """They find theirs by themselves."""
+
+    def _put(self, parameter: nn.Parameter, x: Tensor | None = None, moment: str = "") -> None:
+        from deepspeed.utils import safe_set_local_fp32_param, safe_set_local_optimizer_state
+
+        if x is None:
+            safe_set_local_fp32_param(parameter, parameter.ds_tensor)  # type: ignore[attr-defined]
+        else:
+            safe_set_local_optimizer_state(parameter, x, moment)
 
 
 @contextmanager
