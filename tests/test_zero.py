@@ -6,6 +6,7 @@ CPU, over gloo; what DeepSpeed compiles for that takes two minutes the first tim
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -138,6 +139,14 @@ def test_a_run_with_an_adapter_leaves_it_merged_and_goes_on(done: Done, stage: s
     assert trained(done(2) / names[1]) == trained(done(2) / names[2])
 
 
+def test_an_evaluation_refuses_to_divide(done: Done, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "upge", "eval", "--processes", "2", str(done(2) / "whole"), "eval.splits=[test]"]
+    environment = os.environ | ranks_zero.way(tmp_path, "2")
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert ended.returncode == 2
+    assert "asks for DeepSpeed: an evaluation leaves the model whole" in ended.stderr
+
+
 @pytest.mark.parametrize(("stage", "code"), [("2", 0), ("3", 1)])
 def test_accelerate_launches_with_the_shipped_config(tmp_path: Path, stage: str, code: int) -> None:
     config = ROOT / "recipes" / "paper" / "zero2.json"
@@ -149,5 +158,5 @@ def test_accelerate_launches_with_the_shipped_config(tmp_path: Path, stage: str,
     if stage == "3":
         assert "can't sample from a model that is divided over ranks" in ended.stderr
     else:
-        assert "DeepSpeed" not in ended.stdout
+        assert "deepspeed" not in ended.stdout.lower()
         assert (tmp_path / "run" / "model" / "model.safetensors").is_file()

@@ -188,8 +188,10 @@ class ZeroWithParameters(Zero):
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """DeepSpeed talks on stdout, which is for data, and torch of DeepSpeed's calls."""
+    """DeepSpeed talks on stdout, which is for data, and torch warns of its calls."""
     warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
     with redirect_stdout(sys.stderr):
         yield
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    for handler in logging.getLogger("DeepSpeed").handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setStream(sys.stderr)

@@ -71,7 +71,7 @@ class Generating:
         if self.policy.sharded:
             # Each rank would call the model as often as its own responses are long, and wait for others for ever.
             raise InputError(
-                "rollout.engine: transformers can't sample from a model that is divided over ranks (FSDP): "
+                "rollout.engine: transformers can't sample from a model that is divided over ranks (FSDP, ZeRO 3): "
                 "use vllm or vllm_server"
             )
         limit = self.policy.context_length
