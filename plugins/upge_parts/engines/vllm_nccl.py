@@ -105,7 +105,8 @@ def opened(servers: Sequence[Server], context: Context, address: str | None) -> 
         )
     if context.policy.sharded:
         raise InputError(
-            "rollout.engine.weights: nccl sends one rank's weights, and the policy is divided (FSDP, ZeRO 3); set it to files"
+            "rollout.engine.weights: nccl sends one rank's weights, and the policy is divided (FSDP, ZeRO 3); "
+            "set it to files"
         )
     if not torch.cuda.is_available():
         raise InputError("rollout.engine.weights: nccl sends from a GPU, and there is none here; set it to files")
