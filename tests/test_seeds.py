@@ -210,8 +210,9 @@ def test_tables_for_a_document_have_means_and_differences(runs: list[str], tmp_p
 | b | +.237 ± .476 |
 """
     )
-    assert call(*runs, "--metric", "reward", "--output", str(place)).exit_code == 0
-    assert "| a | .100 ± .000 |" in place.read_text()
+    assert call(*runs, "--metric", "test/avg@4", "--metric", "reward", "--output", str(place)).exit_code == 0
+    assert "|  | test/avg@4 | reward |" in place.read_text()
+    assert "| a | .500 ± .248 | .100 ± .000 |" in place.read_text()
 
 
 def test_the_picture_has_the_means_of_each_recipe(runs: list[str], tmp_path: Path) -> None:

@@ -74,4 +74,5 @@ def _wrote_numbers(
 
 
 def _of(metrics: Sequence[str], scores: Sequence[Score]) -> list[Score]:
-    return [each for each in scores if each.metric in metrics]
+    """The scores of these metrics, in their order."""
+    return [each for metric in metrics for each in scores if each.metric == metric]
