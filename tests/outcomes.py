@@ -6,7 +6,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,22 @@ from torch import Tensor
 
 BOUNDS = {"float32": 1e-5, "float64": 1e-10, TIED: 1e-5}
 """How far parameters and metrics may be apart, by the kind of model."""
+
+
+Done = Callable[[int], Path]
+"""The folder that so many processes have left."""
+
+
+def launched(script: str, folders: pytest.TempPathFactory) -> Done:
+    """What a script leaves; each number of processes is launched once."""
+
+    @cache
+    def done(processes: int) -> Path:
+        folder = folders.mktemp(f"{Path(script).stem}-{processes}")
+        launch(script, processes, folder)
+        return folder
+
+    return done
 
 
 def launch(script: str, processes: int, folder: Path) -> None:

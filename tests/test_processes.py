@@ -6,7 +6,6 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import pytest
 import ranks
 import tiny
 import torch
-from outcomes import BOUNDS, agree, furthest, launch, metrics, parameters, trained
+from outcomes import BOUNDS, Done, agree, furthest, launched, metrics, parameters, trained
 from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModelForCausalLM
@@ -32,20 +31,9 @@ QUANTIZED = "model={path: 'upge_parts:data/lab/base', config: null, lora: {quant
 
 
 @pytest.fixture(scope="session")
-def done(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
-    """What so many processes have left of all settings; each number of them is launched once."""
-    found: dict[int, Path] = {}
-
-    def launched(processes: int) -> Path:
-        if processes not in found:
-            found[processes] = tmp_path_factory.mktemp(f"processes-{processes}")
-            launch("ranks.py", processes, found[processes])
-        return found[processes]
-
-    return launched
-
-
-Done = Callable[[int], Path]
+def done(tmp_path_factory: pytest.TempPathFactory) -> Done:
+    """What so many processes have left of all settings."""
+    return launched("ranks.py", tmp_path_factory)
 
 
 @pytest.mark.parametrize("setting", ranks.WHOLE, ids="-".join)

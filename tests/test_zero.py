@@ -10,7 +10,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import extras
@@ -18,7 +17,7 @@ import pytest
 import ranks
 import ranks_zero
 import tiny
-from outcomes import agree, furthest, launch, metrics, trained
+from outcomes import Done, agree, furthest, launched, metrics, trained
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -28,22 +27,13 @@ from upge.run.trainer import open_policy, train
 pytestmark = [pytest.mark.deepspeed, extras.needs("deepspeed")]
 
 ROOT = Path(__file__).parents[1]
-Done = Callable[[int], Path]
 every_stage = pytest.mark.parametrize("stage", ranks_zero.STAGES)
 
 
 @pytest.fixture(scope="session")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Done:
-    """What so many processes have left; each number of them is launched once."""
-    found: dict[int, Path] = {}
-
-    def launched(processes: int) -> Path:
-        if processes not in found:
-            found[processes] = tmp_path_factory.mktemp(f"zero-{processes}")
-            launch("ranks_zero.py", processes, found[processes])
-        return found[processes]
-
-    return launched
+    """What so many processes have left of all settings, at every stage."""
+    return launched("ranks_zero.py", tmp_path_factory)
 
 
 @every_stage
