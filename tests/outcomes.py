@@ -16,6 +16,9 @@ from ranks import TIED
 from safetensors.torch import load_file
 from torch import Tensor
 
+from upge.recipe import Recipe
+from upge.run.trainer import open_policy
+
 BOUNDS = {"float32": 1e-5, "float64": 1e-10, TIED: 1e-5}
 """How far parameters and metrics may be apart, by the kind of model."""
 
@@ -65,6 +68,13 @@ def agree(ours: Path, theirs: Path, setting: Sequence[str], *prefix: str) -> Non
     assert furthest(parameters(ours, *setting), parameters(theirs, *prefix, *setting)) <= bound
     for one, other in zip(metrics(ours, *setting), metrics(theirs, *prefix, *setting), strict=True):
         assert one == pytest.approx(other, rel=bound, abs=bound)
+
+
+def reached_whole(found: Path, recipe: Recipe) -> None:
+    """The weights that an engine was given are those of the recipe's model."""
+    whole, given = open_policy(recipe).model.state_dict(), load_file(found / "model.safetensors")
+    assert given.keys() == whole.keys()
+    assert all(given[name].equal(x) for name, x in whole.items())
 
 
 def trained(folder: Path) -> list[dict[str, Any]]:

@@ -43,6 +43,9 @@ def test_two_runs_side_by_side(tmp_path: Path) -> None:
     assert "<b>" not in text
     assert "http:" not in text
     assert "https:" not in text
+    for name in ("both.md", "both.json"):
+        assert "several seeds each" in str(call(str(one), str(other), "--output", str(tmp_path / name)).exception)
+        assert not (tmp_path / name).exists()
 
 
 def test_runs_of_one_recipe_go_by_their_folders(tmp_path: Path) -> None:

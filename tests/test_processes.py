@@ -14,7 +14,7 @@ import pytest
 import ranks
 import tiny
 import torch
-from outcomes import BOUNDS, Done, agree, furthest, launched, metrics, parameters, trained
+from outcomes import BOUNDS, Done, agree, furthest, launched, metrics, parameters, reached_whole, trained
 from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModelForCausalLM
@@ -24,7 +24,7 @@ from upge.errors import InputError
 from upge.policy import shards
 from upge.run import sharding
 from upge.run.packing import portions
-from upge.run.trainer import open_policy, train
+from upge.run.trainer import train
 
 HERE = Path(__file__).parent
 QUANTIZED = "model={path: 'upge_parts:data/lab/base', config: null, lora: {quantize: nf4, save: adapter}}"
@@ -150,10 +150,7 @@ def test_checkpoints_of_divided_models_have_whole_moments(done: Done, part: str)
 
 
 def test_weights_of_a_divided_policy_reach_an_engine_whole(done: Done, tmp_path: Path) -> None:
-    whole = open_policy(ranks.recipe_of(tmp_path, "sft", "all", "float32")).model.state_dict()
-    found = load_file(done(2) / "exchanged" / "model.safetensors")
-    assert found.keys() == whole.keys()
-    assert all(found[name].equal(x) for name, x in whole.items())
+    reached_whole(done(2) / "exchanged", ranks.recipe_of(tmp_path, "sft", "all", "float32"))
 
 
 @extras.needs("peft")

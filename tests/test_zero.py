@@ -17,12 +17,12 @@ import pytest
 import ranks
 import ranks_zero
 import tiny
-from outcomes import Done, agree, furthest, launched, metrics, trained
+from outcomes import Done, agree, furthest, launched, metrics, reached_whole, trained
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 import upge
-from upge.run.trainer import open_policy, train
+from upge.run.trainer import train
 
 pytestmark = [pytest.mark.deepspeed, extras.needs("deepspeed")]
 
@@ -113,10 +113,7 @@ def test_checkpoints_are_those_of_any_run(done: Done, stage: str, part: str) -> 
 
 
 def test_weights_of_a_divided_policy_reach_an_engine_whole(done: Done, tmp_path: Path) -> None:
-    whole = open_policy(ranks.recipe_of(tmp_path, "sft", "all", "float32")).model.state_dict()
-    found = load_file(done(2) / "exchanged" / "model.safetensors")
-    assert found.keys() == whole.keys()
-    assert all(found[name].equal(x) for name, x in whole.items())
+    reached_whole(done(2) / "exchanged", ranks.recipe_of(tmp_path, "sft", "all", "float32"))
 
 
 @extras.needs("peft")

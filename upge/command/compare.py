@@ -101,11 +101,14 @@ def compare_runs(
 
 
 def _write(output: Path, folders: Sequence[Path], runs: Sequence[Run], metrics: Sequence[str]) -> None:
-    """The picture of the curves of `metrics`, or a page of all."""
+    """The picture of the curves of `metrics`, or a page of all. Raises InputError: a file of what only seeds have."""
+    from upge.errors import InputError
     from upge.report.comparison import overlaid
     from upge.report.figure import write_figure
     from upge.report.writing import write
 
+    if output.suffix in (".json", ".md"):
+        raise InputError(f"{output}: numbers and tables are of recipes with several seeds each; write a page or .svg")
     if output.suffix == ".svg":
         write_figure(overlaid(runs, metrics), output)
     else:

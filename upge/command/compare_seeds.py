@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from upge.command.compare_files import EVALUATIONS, TITLES, write_evaluated, write_groups
+from upge.command.compare_files import Compared, write_evaluated, write_groups
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -45,13 +45,12 @@ def compare_groups(
     until = fewest(groups, against)
     others = list(dict.fromkeys(metric for metric in asked if metric not in measured))
     scores = {"last": lasts(groups, [*measured, *others]), "area": areas(groups, measured, against, until)}
+    titles = {"last": "The last values", "area": f"Means over the first {until:,.0f} {against}"}
     console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else WIDTH)
     console.print(curves(metrics, [group.mean() for group in groups]))
-    for name, found in scores.items():
-        if found:
-            console.print(_table(TITLES[name].format(f"{until:,.0f} {against}"), groups[0].name, found))
+    console.print(*(_table(titles[name], groups[0].name, found) for name, found in scores.items() if found))
     if output is not None:
-        write_groups(output, groups, asked or metrics, scores, {against: until})
+        write_groups(output, Compared(groups, asked or metrics, scores, titles, {against: until}))
 
 
 def compare_evaluated(groups: Sequence[Group], asked: Sequence[str], output: Path | None) -> None:
@@ -70,11 +69,11 @@ def compare_evaluated(groups: Sequence[Group], asked: Sequence[str], output: Pat
     every = metrics(groups)
     if unknown := [name for name in asked if name not in every]:
         raise InputError(f"these evaluations have no score '{unknown[0]}' in common; they have {', '.join(every)}")
-    scores = {"last": lasts(groups, every)}
+    scores, title = {"last": lasts(groups, every)}, "The evaluations"
     console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else WIDTH)
-    console.print(_table(EVALUATIONS, groups[0].name, scores["last"]))
+    console.print(_table(title, groups[0].name, scores["last"]))
     if output is not None:
-        write_evaluated(output, groups, asked or every, scores)
+        write_evaluated(output, Compared(groups, asked or every, scores, {"last": title}))
 
 
 def _finished(given: Sequence[Group]) -> list[Group]:
