@@ -14,6 +14,7 @@ import upge
 from upge.command import app
 from upge.command.errors import is_about_input
 from upge.recipe import RecipeError
+from upge.recipe.resolving import check
 
 GOOD = """\
 name: good
@@ -270,6 +271,22 @@ def test_the_command_names_the_fault_without_a_traceback(verb: str, arguments: l
 def test_a_fragment_is_not_run() -> None:
     with pytest.raises(RecipeError, match="fragment"):
         upge.load(Path(__file__).parent.parent / "recipes" / "lab" / "base.yaml")
+
+
+@pytest.mark.parametrize("model", ["{dtype: bfloat16}", "{config: {a: b}}", "{lora: {rank: 4}}"])
+def test_a_fragment_may_lack_what_a_block_needs(model: str, tmp_path: Path) -> None:
+    path = tmp_path / "fragment.yaml"
+    path.write_text(f"abstract: true\nmodel: {model}\n")
+    assert check(path).recipe is None
+    with pytest.raises(RecipeError, match=r"'(path|tokenizer)'.* is missing"):
+        check(path, ["abstract=false"])
+
+
+def test_a_fragment_holds_nothing_that_contradicts_itself(tmp_path: Path) -> None:
+    path = tmp_path / "fragment.yaml"
+    path.write_text("abstract: true\nmodel: {path: a, config: {b: c}}\n")
+    with pytest.raises(RecipeError, match="and not both"):
+        check(path)
 
 
 def test_a_wrong_part_within_another_is_one_problem_at_its_own_place(tmp_path: Path) -> None:

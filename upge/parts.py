@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import UnionType
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, LiteralString, Union, get_args, get_origin
 
 from pydantic import (
     BaseModel,
@@ -76,7 +76,14 @@ class Settings(BaseModel):
 
     def refuse(self, at: tuple[str | int, ...], message: str, *, key: bool = False) -> None:
         """Raise a validation error that points at the path `at` below this block: at its value, or at its key."""
-        fault = PydanticCustomError("refused_key" if key else "refused", "{message}", {"message": message})
+        self._raise("refused_key" if key else "refused", at, message)
+
+    def lack(self, message: str) -> None:
+        """Raise a validation error that points at this block's key: it misses something, which a fragment may."""
+        self._raise("lacking", (), message)
+
+    def _raise(self, kind: LiteralString, at: tuple[str | int, ...], message: str) -> None:
+        fault = PydanticCustomError(kind, "{message}", {"message": message})
         raise ValidationError.from_exception_data(
             type(self).__name__, [InitErrorDetails(type=fault, loc=at, input=None)]
         )

@@ -80,18 +80,18 @@ class Model(Settings):
 
     @model_validator(mode="after")
     def _one_origin(self) -> Model:
-        if self.path is None and self.config is None:
-            self.refuse((), "'path' (an existing model) or 'config' (random weights) is missing", key=True)
         if self.path is not None and self.config is not None:
             self.refuse(
                 ("config",), "give 'path' (an existing model) or 'config' (random weights), and not both", key=True
             )
-        if self.config is not None and self.tokenizer is None:
-            self.refuse((), "'tokenizer' is missing: random weights have none of their own", key=True)
         if self.config is not None and self.overrides:
             self.refuse(("overrides",), "random weights have nothing to override: write it into 'config'", key=True)
         self._adapter_has_a_base()
         _check_folder(self, self.path)
+        if self.path is None and self.config is None:
+            self.lack("'path' (an existing model) or 'config' (random weights) is missing")
+        if self.config is not None and self.tokenizer is None:
+            self.lack("'tokenizer' is missing: random weights have none of their own")
         return self
 
     def _adapter_has_a_base(self) -> None:

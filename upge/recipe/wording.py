@@ -57,7 +57,7 @@ class Wording:
             explained = explained or (
                 kind == "too_short" and any(path == at[: len(path)] != at for (_, at), _ in found)
             )
-            if not (explained or (kind == "missing" and lacking)):
+            if not (explained or (kind in ("missing", "lacking") and lacking)):
                 yield self._fault(kind, path, detail)
 
     def unknown_key(self, path: PathInRecipe, place: Place) -> Fault:
@@ -103,7 +103,7 @@ class Wording:
                 return self.unknown_key(path, key)
             case "missing":
                 return self._missing(path)
-            case "refused_key":
+            case "refused_key" | "lacking":
                 return Fault(_message(detail, path), key)
         return Fault(_message(detail, path), value, _hint(detail))
 
