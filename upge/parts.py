@@ -114,6 +114,8 @@ class Part(Settings):
         trust_region: for masks: on-policy data is never masked, g(1) = 1.
         scope: how much must be seen at once: a token, its trajectory, its prompt's group, or all of the optimizer step
             (of the rollout batch, where the part is computed once for that).
+        packages: the modules that it imports and that an install of its own package may lack, each with what pip calls
+            it: `{"math_verify": "upge[math]"}`. A run asks for them before it loads a model.
         api: the version of this contract that the part was written for. A package says its own (`api = 1`), so that a
             later upge, whose parts owe something else, can tell and refuse it.
     """
@@ -123,6 +125,7 @@ class Part(Settings):
     needs: ClassVar[frozenset[str]] = frozenset()
     trust_region: ClassVar[bool] = False
     scope: ClassVar[Scope] = "token"
+    packages: ClassVar[Mapping[str, str]] = {}
 
     def reads(self) -> frozenset[str]:
         """The batch fields that this part reads with the parameters it has; `needs` unless a parameter adds to it."""

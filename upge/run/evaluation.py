@@ -25,7 +25,7 @@ from upge.files import parse_json
 from upge.flow import Context, Problem, Trajectory
 from upge.policy import Policy
 from upge.recipe import Recipe
-from upge.run import estimates, failing, fitting, guarding, sharding
+from upge.run import estimates, failing, fitting, guarding, requiring, sharding
 from upge.run.collect import Asked, Collector
 from upge.run.estimates import Estimate, bootstrap
 from upge.run.evaluating import CHUNK, ask, problems_of, sample, samples, stream_of
@@ -66,6 +66,7 @@ def evaluate_model(
     All processes of a launcher call it together, and get the same. The model runs in `train.precision`.
     `resume`: go on in the folder, which holds the beginning of this evaluation. Raises InputError where it doesn't.
     """
+    requiring.require(recipe)
     team = _team(recipe)
     folder = team.agreed(lambda: folder)
     policy = _on_device(recipe, team)

@@ -31,9 +31,11 @@ from upge.run import (
     fitting,
     guarding,
     randomness,
+    requiring,
     resuming,
     sharding,
     status,
+    tracking,
 )
 from upge.run.assembling import Assembler
 from upge.run.checkpoint import Progress
@@ -50,7 +52,6 @@ from upge.run.optimizing import place
 from upge.run.resuming import Start
 from upge.run.stopping import Stop, Stopped
 from upge.run.team import Team
-from upge.run.tracking import numbers, require, tracking
 
 
 def train(recipe: Recipe, *, resume: Path | None = None, again: bool = False, display: Display | None = None) -> Path:
@@ -248,7 +249,7 @@ class Trainer:
     def log(self, line: dict[str, Any]) -> None:
         """Keep a line of metrics, and send it to the recipe's trackers."""
         self.folder.metrics(line)
-        self.accelerator.log(numbers(line), step=line["step"])
+        self.accelerator.log(tracking.numbers(line), step=line["step"])
 
     def keep(self, stream: str, step: int, trajectories: list[Trajectory]) -> None:
         """Log completions."""
@@ -268,7 +269,8 @@ class Trainer:
 @contextmanager
 def opened(recipe: Recipe, resume: Path | None, display: Display, *, again: bool = False) -> Iterator[Trainer]:
     """Everything that a run needs, opened in order and closed in reverse."""
-    require(recipe.log.trackers)
+    requiring.require(recipe)
+    tracking.require(recipe.log.trackers)
     logging = {"log_with": list(recipe.log.trackers) or None, "project_dir": recipe.log.path(recipe.name)}
     accelerator = open_accelerator(recipe, **logging)
     start = Team(accelerator).agreed(lambda: resuming.choose(recipe, resume, again=again))
@@ -296,7 +298,7 @@ def opened(recipe: Recipe, resume: Path | None, display: Display, *, again: bool
         scored = stack.enter_context(guarding.opened(recipe.reward, "reward", recipe.reward.open, context))
         collector = _collector(recipe, policy, engine, Scorer(scored, recipe.reward))
         fitting.check(recipe, data, collector)
-        stack.enter_context(tracking(recipe, accelerator, folder.path))
+        stack.enter_context(tracking.tracking(recipe, accelerator, folder.path))
         stack.enter_context(display)
         trainer = Trainer(recipe, accelerator, policy, data, engine, collector, learner, folder, display)
         _begin(trainer, start)

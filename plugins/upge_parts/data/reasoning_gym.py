@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field, model_validator
 
@@ -22,6 +22,8 @@ class ReasoningGym(Data):
     The configuration is that generator's, as reasoning_gym names it. Entries depend on the seeds given here alone; the
     run's seed orders them. Needs the extra `reasoning-gym`. Source: arXiv 2505.24760.
     """
+
+    packages: ClassVar = {"reasoning_gym": "upge[reasoning-gym]"}
 
     generator: str = Field(min_length=1)
     """Which one: `gsm_symbolic`, `chain_sum`, …"""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -22,6 +22,8 @@ class Vllm(Engine):
     Log-probs are of the distribution drawn from, in nats, as vLLM's own kernels compute them: they differ from the
     policy's by rounding, which `truncated_importance` corrects for. Source: Kwon et al. 2023, arXiv 2309.06180.
     """
+
+    packages: ClassVar = {"vllm": "upge[vllm]"}
 
     gpu_memory_utilization: float = Field(default=0.4, gt=0, le=1)
     """The share of the device's memory that vLLM takes, weights included; on a CPU, of the main memory."""

@@ -6,7 +6,7 @@ import importlib.util
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -31,6 +31,8 @@ class Math(Reward):
 
     Units: dimensionless, {0, 1}. Source: Math-Verify (github.com/huggingface/Math-Verify).
     """
+
+    packages: ClassVar = {"math_verify": "upge[math]"}
 
     where: Where = "any"
     """Where the answer stands: the last box, last in the text, or any: in a box if there is one, else last."""

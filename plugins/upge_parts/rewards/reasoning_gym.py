@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 from upge import Context, InputError, Problem, Reward
 from upge_parts.data.gym import configured, entry_of, made
@@ -20,6 +20,8 @@ class ReasoningGymScore(Reward):
     wrong. Many scorers give every answer 0.01 or so, which a gate or pass@k would take for a success: hence `partial`.
     Units: dimensionless, [0, 1]. Source: arXiv 2505.24760.
     """
+
+    packages: ClassVar = {"reasoning_gym": "upge[reasoning-gym]"}
 
     after: str | None = None
     """What the final answer comes after; null scores the whole response."""
