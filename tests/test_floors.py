@@ -19,7 +19,7 @@ PEER = ROOT / "upge" / "bench" / "trl.py"
 """Sets up another library's trainer, whose settings have algorithms' names."""
 
 FLOORS = [
-    {"discovery", "batch", "errors", "files"},
+    {"discovery", "batch", "errors", "files", "settings"},
     {"parts", "schedule", "flow", "code"},
     {"asking"},
     {"credit"},

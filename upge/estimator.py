@@ -34,13 +34,13 @@ from upge.parts import (
     Masks,
     Part,
     Scope,
-    Settings,
     Shapings,
     Stateful,
     Switch,
     Switches,
 )
 from upge.schedule import Number, at
+from upge.settings import Settings
 
 
 class Term(Settings):

@@ -9,9 +9,10 @@ from pydantic.fields import FieldInfo
 
 from generate.fields import fields_of, fields_table, in_words, models_in, part_in
 from generate.markdown import page, prose
-from upge.parts import Part, Settings
+from upge.parts import Part
 from upge.recipe import Recipe
 from upge.schedule import Schedule
+from upge.settings import Settings
 
 INTRODUCTION = """\
 # The blocks of a recipe

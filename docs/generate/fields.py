@@ -11,8 +11,9 @@ from pydantic.fields import FieldInfo
 
 from generate.markdown import prose, table
 from upge.explaining.parts import bounds_of, kind_of
-from upge.parts import Part, Settings
+from upge.parts import Part
 from upge.schedule import Schedule
+from upge.settings import Settings
 
 HEAD = ("key", "type", "default", "meaning")
 

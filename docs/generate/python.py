@@ -17,7 +17,8 @@ import upge.testing
 from generate.fields import fields_of, fields_table
 from generate.markdown import page, prose
 from generate.signatures import call, constant_docstring, is_member, signature
-from upge.parts import Part, Settings
+from upge.parts import Part
+from upge.settings import Settings
 
 GROUPS = {
     "Recipes": ("load", "Recipe", "RecipeError"),

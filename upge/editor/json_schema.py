@@ -17,10 +17,11 @@ from pydantic_core import core_schema as core
 
 from upge.editor.choosing import Choice, choice, follows_another, installed, one_or_several
 from upge.editor.hints import explained, in_outline, markdown, offering, snippet, to_fill, with_article
-from upge.parts import SLOTS, Part, Settings
+from upge.parts import SLOTS, Part
 from upge.recipe.finding import shipped_recipes
 from upge.recipe.keys import shorthand
 from upge.recipe.schema import Recipe
+from upge.settings import Settings
 
 DRAFT = "http://json-schema.org/draft-07/schema#"
 

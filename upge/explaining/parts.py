@@ -13,11 +13,12 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from upge.explaining.formula import formula, written
-from upge.parts import Factor, Mask, Part, Settings, Switch
+from upge.parts import Factor, Mask, Part, Switch
 from upge.recipe.faults import RecipeError
 from upge.recipe.finding import shelved
 from upge.recipe.resolving import load
 from upge.schedule import Schedule
+from upge.settings import Settings
 
 
 @dataclass(frozen=True)

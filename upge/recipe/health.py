@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from upge.parts import Settings
+from upge.settings import Settings
 
 Check = Literal["entropy_collapse", "kl_blowup", "no_signal", "clip_fraction", "length_explosion", "repetition"]
 """The checks by their names."""

@@ -7,10 +7,11 @@ import typing
 from collections.abc import Sequence
 from typing import Any
 
-from upge.parts import SLOTS, Part, Settings
+from upge.parts import SLOTS, Part
 from upge.recipe.merging import Composed, member
 from upge.recipe.nodes import Node
 from upge.recipe.schema import Recipe, RecipeWorkshop
+from upge.settings import Settings
 
 
 def shorthand(path: tuple[str, ...]) -> str | None:

@@ -17,9 +17,10 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, fie
 from pydantic_core import PydanticCustomError, PydanticKnownError
 
 from upge.estimator import Estimator
-from upge.parts import AnEngine, AReward, Part, Settings, SomeData, Workshop
+from upge.parts import AnEngine, AReward, Part, SomeData, Workshop
 from upge.recipe.health import Health
 from upge.schedule import Number, Within
+from upge.settings import Settings
 
 Positive = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from upge.parts import Part, Settings
+from upge.parts import Part
+from upge.settings import Settings
 from upge.testing.batches import Case, Prompt
 
 TERMS = ("explore", "imitate")
