@@ -1,9 +1,10 @@
-"""The `transformers` engine against one call of `model.generate(do_sample=True)`, on responses of the same lengths."""
+"""The `transformers` engine against one call of `model.generate(do_sample=True)`, and against another engine."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,11 +12,13 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from upge.bench.measuring import SECONDS, Table, Timing, in_turns, machine, seconds
-from upge.bench.work import SMOLLM2
-from upge.flow import Context, Request, Sampling
+from upge.bench.work import RECIPE, SMOLLM2
+from upge.flow import Completion, Context, EngineSession, Request, Sampling
 from upge.parts import Engine, Workshop, build
 from upge.policy import Policy
 from upge.policy.loading import load
+from upge.recipe import load as load_recipe
+from upge.run.requiring import require
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -57,41 +60,84 @@ class Demand:
         return tuple(torch.randperm(vocabulary, generator=random)[:count].tolist())
 
 
+def named(engine: str) -> Engine:
+    """What `rollout.engine` would be in a recipe. Raises RecipeError, and InputError where its package is missing."""
+    recipe = load_recipe(RECIPE, [f"rollout.engine={engine}"])
+    require(recipe)
+    return recipe.rollout.engine
+
+
 def measure(
     demand: Demand,
     *,
     model: str | None = None,
     config: Mapping[str, Any] | None = None,
+    other: Engine | None = None,
     repeats: int = 5,
 ) -> Table:
-    """Seconds of the engine and of `generate`, over the same requests.
+    """Seconds of the engine, of `generate`, and of another engine, over the same requests.
 
     The engine's responses end at any of many stop tokens. As its draws are keyed, they end at the same length every
     time; `generate` is made to end each of its rows at the length that the engine's had, by a logits processor, and
-    runs, as it does by itself, until its last row has ended.
+    runs, as it does by itself, until its last row has ended. Another engine has draws, and so lengths, of its own.
 
     Args:
         demand: what is asked for.
         model: as `model.path` in a recipe. None: random weights.
         config: of the random weights; by default SmolLM2-135M's.
+        other: another engine to time beside the engine `transformers`.
 
     Raises:
         ModelError: the model can't be opened, or has no room for so many tokens.
+        InputError: the other engine can't be opened.
     """
     policy = load(model) if model else load(tokenizer="upge_parts:data/lab/base", config=dict(config or SMOLLM2))
     vocabulary = policy.model.config.get_text_config().vocab_size
-    requests, sampling = demand.requests(vocabulary), Sampling(max_tokens=demand.max_tokens)
     policy.stop_ids = demand.stops(vocabulary)
-    engine: Engine = build(Engine, "transformers", Workshop())
-    with engine.open(Context(seed=demand.seed, policy=policy)) as session:
-        session.sync(policy)
-        lengths = [len(completion.tokens) for completion in session.sample(requests, sampling)]
+    with ExitStack() as stack:
+        ours = Sampler.opened(stack, build(Engine, "transformers", Workshop()), policy, demand)
         candidates: dict[str, Callable[[], object]] = {
-            "engine": lambda: session.sample(requests, sampling),
-            "generate": lambda: plain(policy.model, requests, lengths, policy.pad_id),
+            "engine": ours,
+            "generate": lambda: plain(policy.model, ours.requests, ours.lengths, policy.pad_id),
         }
+        tokens = dict.fromkeys(candidates, sum(ours.lengths))
+        if other is not None:
+            name, theirs = str(other.dump()["use"]), Sampler.opened(stack, other, policy, demand)
+            candidates |= {name: theirs, f"{name}, weights alone": theirs.take_over}
+            tokens[name] = sum(theirs.lengths)
         timings = in_turns(candidates, repeats=repeats)
-    return _table(demand, timings, lengths, _shape(policy))
+    return _table(demand, timings, tokens, ours.lengths, _shape(policy))
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """An open engine: called, it takes over the policy's weights, as after a step of training, and samples.
+
+    Attributes: lengths: of its responses, the same every time.
+    """
+
+    session: EngineSession
+    policy: Policy
+    requests: Sequence[Request]
+    sampling: Sampling
+    lengths: list[int] = field(default_factory=list)
+
+    @classmethod
+    def opened(cls, stack: ExitStack, engine: Engine, policy: Policy, demand: Demand) -> Sampler:
+        """Open until the stack is closed, and asked once for its lengths."""
+        session = stack.enter_context(engine.open(Context(seed=demand.seed, policy=policy)))
+        requests = demand.requests(policy.model.config.get_text_config().vocab_size)
+        sampler = cls(session, policy, requests, Sampling(max_tokens=demand.max_tokens))
+        sampler.lengths.extend(len(completion.tokens) for completion in sampler())
+        return sampler
+
+    def __call__(self) -> list[Completion]:
+        self.take_over()
+        return self.session.sample(self.requests, self.sampling)
+
+    def take_over(self) -> None:
+        """What precedes sampling in a run."""
+        self.session.sync(self.policy)
 
 
 def plain(model: PreTrainedModel, requests: Sequence[Request], lengths: Sequence[int], pad_id: int) -> Tensor:
@@ -143,20 +189,31 @@ def _shape(policy: Policy) -> str:
     return f"{policy.model.config.model_type}, {millions:.1f} million parameters, {policy.model.dtype}"
 
 
-def _table(demand: Demand, timings: Mapping[str, Timing], lengths: Sequence[int], shape: str) -> Table:
-    total, ratio = sum(lengths), timings["generate"].ratio(timings["engine"])
+def _table(
+    demand: Demand, timings: Mapping[str, Timing], tokens: Mapping[str, int], lengths: Sequence[int], shape: str
+) -> Table:
+    """`tokens`: how many each candidate draws; `lengths`: of the engine's responses."""
+    rates = {name: timings[name].rate(total) for name, total in tokens.items()}
+    others = [name for name in rates if name != "engine"]
+    ratios = {f"engine : {name}": rates["engine"].median / rates[name].median for name in others}
+    rows = [
+        [name, f"{timing:.2f}", str(tokens.get(name, "")), f"{rates[name].median:.0f}" if name in rates else ""]
+        for name, timing in timings.items()
+    ]
     return Table(
-        title=f"{len(lengths)} responses of {min(lengths)} to {max(lengths)} tokens ({total} in all): "
+        title=f"{len(lengths)} responses of {min(lengths)} to {max(lengths)} tokens: "
         f"{demand.samples} to each of {demand.prompts} prompts of {demand.shortest} to {demand.longest}",
-        columns=["", SECONDS, "tokens a second"],
-        rows=[
-            *([name, f"{timing:.2f}", f"{timing.rate(total):.0f}"] for name, timing in timings.items()),
-            ["engine : generate", "", f"{ratio:.2f}"],
+        columns=["", SECONDS, "tokens", "tokens a second"],
+        rows=[*rows, *([name, "", "", f"{ratio:.2f}"] for name, ratio in ratios.items())],
+        notes=[
+            "Engines take over the weights before they sample, as after a step of training.",
+            shape,
+            machine(),
         ],
-        notes=[shape, machine()],
         facts={
-            "ratio": ratio.median,
-            "tokens": total,
+            "ratio": ratios["engine : generate"],
+            "ratios": ratios,
+            "tokens": dict(tokens),
             "lengths": list(lengths),
             "seconds": seconds(timings),
         },

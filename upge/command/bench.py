@@ -158,14 +158,15 @@ def rollouts(
     prompts: Annotated[int, typer.Option(min=1, help="Prompts, of 16 to 128 tokens.")] = 8,
     samples: Annotated[int, typer.Option(min=1, help="Responses to each prompt.")] = 8,
     max_tokens: Annotated[int, typer.Option(min=2, help="The longest response, tokens; about half is usual.")] = 128,
+    engine: Annotated[str | None, typer.Option(help="Another engine to time too, as rollout.engine: vllm.")] = None,
     repeats: Repeats = 5,
     as_json: AsJson = False,
 ) -> None:
-    """The transformers engine against plain `generate`, on responses of the same lengths."""
-    from upge.bench.rollouts import Demand, measure
+    """The transformers engine against plain `generate`, on responses of the same lengths, and other engines."""
+    from upge.bench.rollouts import Demand, measure, named
 
-    demand = Demand(prompts, samples, max_tokens=max_tokens)
-    show(measure(demand, model=model, repeats=repeats), as_json=as_json)
+    demand, other = Demand(prompts, samples, max_tokens=max_tokens), None if engine is None else named(engine)
+    show(measure(demand, model=model, other=other, repeats=repeats), as_json=as_json)
 
 
 @bench.command()
