@@ -1,6 +1,6 @@
-"""What each of several processes does for test_processes.py: five rollout batches with many settings, and runs.
+"""What each of several processes does for test_processes.py: six rollout batches with many settings, and runs.
 
-torchrun starts it: ranks.py FOLDER. Rank 0 leaves there the parameters after five rollout batches as
+torchrun starts it: ranks.py FOLDER. Rank 0 leaves there the parameters after the rollout batches as
 `<setting>.safetensors`, and the metrics of each of them as `<setting>.json`.
 """
 
@@ -22,7 +22,7 @@ import tiny
 import torch
 from accelerate import Accelerator, DistributedType
 from accelerate.state import AcceleratorState
-from accelerate.utils import FullyShardedDataParallelPlugin
+from accelerate.utils import FullyShardedDataParallelPlugin, gather_object
 from safetensors.torch import save_file
 
 import upge
@@ -65,7 +65,7 @@ PROMPTS = 8
 
 
 def rollout_batches() -> list[list[tuple[int, Trajectory]]]:
-    """Five of them. Where rank r of w has every w-th prompt, some ranks hold one kind of trajectories, or none."""
+    """Six of them. However their prompts are dealt, some ranks hold one kind of trajectories, or none."""
     draw = random.Random(0)
 
     def rows(group: int, kinds: str) -> list[tuple[int, Trajectory]]:
@@ -82,6 +82,7 @@ def rollout_batches() -> list[list[tuple[int, Trajectory]]]:
         [row for group in range(PROMPTS) for row in rows(group, three[group % 3])],
         [],
         rows(0, "rd"),
+        [*rows(0, "r"), *rows(1, "d")],
     ]
 
 
@@ -132,6 +133,38 @@ def learned(folder: Path, name: str, recipe: upge.Recipe, *, by_accelerate: bool
     ]
     leave(folder, name, learner, metrics)
     return learner
+
+
+def asked(folder: Path) -> None:
+    """Leave how many tokens each rank's model was asked of, where of every other prompt there is nothing to learn."""
+    AcceleratorState._reset_state()
+    recipe = recipe_of(own_folder(folder), "grpo", "all", "float32")
+    learner = open_learner(recipe, open_policy(recipe), open_accelerator(recipe))
+    rank, world = learner.accelerator.process_index, learner.accelerator.num_processes
+    tokens, real = [0], learner.policy.log_probs
+
+    def counted(sequences: Any, *given: Any, **named: Any) -> Any:
+        tokens[0] += sum(len(prompt) + len(response) for prompt, response in sequences)
+        return real(sequences, *given, **named)
+
+    learner.policy.log_probs = counted  # type: ignore[method-assign]
+    learner.learn(0, [pair for pair in unlike() if pair[0] % world == rank])
+    everybodys = gather_object(tokens)
+    if rank == 0:
+        (folder / "tokens.json").write_text(json.dumps(everybodys))
+
+
+def unlike() -> list[tuple[int, Trajectory]]:
+    """Rollouts of prompts of which every other one has signal: of two ranks the first would have them all."""
+    draw = random.Random(0)
+    found = []
+    for group in range(PROMPTS):
+        problem, prompt = Problem(f"p{group}", "a?", "a"), _tokens(draw, 3, 3)
+        for sample in range(4):
+            reward = float(group % 2 == 0 and sample == 0)
+            response = (*_tokens(draw, 6, 6), 1)
+            found.append((group, Trajectory(problem, prompt, response, "", reward, False, sample=sample)))
+    return found
 
 
 def own_folder(folder: Path) -> Path:
@@ -239,6 +272,7 @@ def main() -> None:
     for setting in WHOLE:
         assert not learn("", setting).optimization.sharded
     if int(os.environ["WORLD_SIZE"]) == 2:
+        asked(folder)
         scaled = scaled_recipe(own_folder(folder))
         learned(folder, "scaled-float32", scaled)
         with environment(FSDP2):

@@ -23,7 +23,8 @@ import upge
 from upge.errors import InputError
 from upge.policy import shards
 from upge.run import sharding
-from upge.run.packing import portions
+from upge.run.balancing import Load, dealt
+from upge.run.packing import portions, tokens_of
 from upge.run.trainer import train
 
 HERE = Path(__file__).parent
@@ -76,12 +77,21 @@ def test_there_was_something_to_learn(done: Done) -> None:
     assert metrics(done(1), "kl", "three", "float64")[2]["kl/advantage"] > 0
 
 
-def test_the_rollout_batches_leave_ranks_with_one_kind_or_nothing() -> None:
-    kinds = [
-        {rank: {row.demonstration for group, row in batch if group % world == rank} for rank in range(world)}
-        for world, batch in ((2, ranks.rollout_batches()[1]), (3, ranks.rollout_batches()[2]))
-    ]
-    assert kinds == [{0: {False}, 1: {True}}, {0: {False}, 1: {True}, 2: set()}]
+@pytest.mark.parametrize("world", [2, 3])
+def test_the_rollout_batches_leave_ranks_with_one_kind_or_nothing(world: int) -> None:
+    kinds = set()
+    for batch in ranks.rollout_batches():
+        tokens = {group: tokens_of([pair for pair in batch if pair[0] == group], None) for group, _ in batch}
+        owner = dealt([Load(group, group % world, tokens[group]) for group in tokens], world, 2)
+        for step in portions(torch.tensor([group for group, _ in batch], dtype=torch.long), 2):
+            rows = [pair for pair, chosen in zip(batch, step.tolist(), strict=True) if chosen]
+            kinds |= {frozenset(each.demonstration for g, each in rows if owner[g] == rank) for rank in range(world)}
+    assert {frozenset(), frozenset({False}), frozenset({True})} <= kinds
+
+
+def test_what_there_is_to_compute_is_spread_evenly(done: Done) -> None:
+    first, second = json.loads((done(2) / "tokens.json").read_text())
+    assert first == pytest.approx(second, rel=0.1), "as they were sampled, the first rank would have all of it"
 
 
 # Data and rollouts.

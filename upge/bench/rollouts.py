@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers.utils.logging import disable_progress_bar
 
 from upge.bench.measuring import SECONDS, Table, Timing, in_turns, machine, seconds
 from upge.bench.work import RECIPE, SMOLLM2
@@ -91,6 +92,7 @@ def measure(
         ModelError: the model can't be opened, or has no room for so many tokens.
         InputError: the other engine can't be opened.
     """
+    disable_progress_bar()
     policy = load(model) if model else load(tokenizer="upge_parts:data/lab/base", config=dict(config or SMOLLM2))
     vocabulary = policy.model.config.get_text_config().vocab_size
     policy.stop_ids = demand.stops(vocabulary)

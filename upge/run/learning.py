@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import groupby
 
 import torch
 from accelerate import Accelerator
@@ -21,11 +22,13 @@ from upge.flow import Problem, Trajectory
 from upge.policy import Policy, Reference
 from upge.recipe import Recipe
 from upge.run import vitals
+from upge.run.balancing import balanced
 from upge.run.critic import CriticLearner
 from upge.run.ledger import Ledger
 from upge.run.optimizing import Optimization
-from upge.run.packing import Grouped, micro_batches, portions, rollout_batch
+from upge.run.packing import Grouped, micro_batches, portions, rollout_batch, tokens_of
 from upge.run.tally import Tally
+from upge.run.team import Team
 from upge.schedule import at
 
 
@@ -61,9 +64,8 @@ class Learner:
         """Make the optimizer steps of one rollout batch; returns its metrics, summed over ranks."""
         estimator = self.recipe.estimator
         tally = Tally(estimator.terms, self.sum, entropy="entropy" in self.needs, critic=self.critic is not None)
-        batch = rollout_batch(
-            grouped, self.accelerator.device, self.policy.model.dtype, rollout_logp="rollout_logp" in self.needs
-        )
+        grouped = self._balanced(step, grouped)
+        batch = self._batch(grouped)
         batch = self._with_fields_for_credit(step, batch, grouped)
         credit = estimator.credit(batch, step, state=self.state, reduce=self.sum)
         self.state = credit.state
@@ -85,10 +87,31 @@ class Learner:
         total: Tensor = self.accelerator.reduce(x.to(self.accelerator.device), "sum")
         return total.to(x.device)
 
+    def _batch(self, grouped: Grouped) -> Batch:
+        kind, reported = self.policy.model.dtype, "rollout_logp" in self.needs
+        return rollout_batch(grouped, self.accelerator.device, kind, rollout_logp=reported)
+
     def optimizations(self) -> dict[str, Optimization]:
         """Every model in training by its folder in a checkpoint."""
         critic = {} if self.critic is None else {"critic": self.critic.optimization}
         return {"model": self.optimization, **critic}
+
+    # Who holds what.
+
+    def _balanced(self, step: int, grouped: Grouped) -> Grouped:
+        """The rollout batch, dealt among ranks so that each has about as much to compute."""
+        team = Team(self.accelerator)
+        if team.world == 1:
+            return grouped
+        batch = self._batch(grouped)
+        rows = torch.ones_like(batch.demonstration)
+        if self.critic is None and not self.recipe.estimator.needs_for_credit() & {"old_logp", "reference_logp"}:
+            # No model is asked about trajectories that can't matter, and which these are can be told already.
+            rows = self.recipe.estimator.credit(batch, step, state=self.state, reduce=self.sum).matter(batch)
+        costs = {group: 0 for group, _ in grouped}
+        for group, pairs in groupby(_picked(grouped, rows), key=lambda pair: pair[0]):
+            costs[group] = tokens_of(list(pairs), self.policy.reach)
+        return balanced(team, grouped, costs, self.recipe.train.minibatches)
 
     # What other models say of the trajectories.
 

@@ -77,6 +77,11 @@ def micro_batches(
     return [piece.rows for piece in packed]
 
 
+def tokens_of(grouped: Grouped, reach: Reach | None) -> int:
+    """The tokens that a model runs, with padding, for these trajectories of one prompt; a measure of what they cost."""
+    return _Piece.of(list(range(len(grouped))), grouped, reach).tokens if grouped else 0
+
+
 @dataclass(frozen=True)
 class _Piece:
     """Rows of a micro-batch, in so many of the model's rows, of which the widest has `width` tokens."""

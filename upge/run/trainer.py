@@ -259,7 +259,8 @@ class Trainer:
     def keep_credit(self, step: int) -> None:
         """Log what a few trajectories were weighed with."""
         if self.learner.ledger is not None:
-            self.folder.credit(Team(self.accelerator).gathered(self.learner.ledger.lines(step)))
+            lines = Team(self.accelerator).gathered(self.learner.ledger.lines(step))
+            self.folder.credit(sorted(lines, key=lambda line: int(line["group"])))
 
     def gather(self, mine: list[Trajectory]) -> list[Trajectory]:
         """All ranks' trajectories."""
