@@ -252,15 +252,29 @@ def test_curves_are_means_over_seeds(runs: list[str], tmp_path: Path) -> None:
     assert groups[0].mean().curve("test/avg@4") == [(0, 0.0), (2, pytest.approx(0.5))]
 
 
-def test_settings_tell_groups_of_one_name_apart(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("blocks", "names"),
+    [
+        ([{"optimizer": {"lr": rate}} for rate in (0.1, 0.2)], ["a lr=0.1", "a lr=0.2"]),
+        (
+            [{"estimator": {"switch": [{"use": "success_rate", "threshold": at}]}} for at in (0.0, 0.25)],
+            ["a threshold=0.0", "a threshold=0.25"],
+        ),
+        (
+            [{"eval": {"splits": its}} for its in (["dev"], ["test", "ood"])],
+            ['a splits=["dev"]', 'a splits=["test", "ood"]'],
+        ),
+    ],
+)
+def test_settings_tell_groups_of_one_name_apart(blocks: list[dict[str, Any]], names: list[str], tmp_path: Path) -> None:
     folders = [
-        a_run(tmp_path / f"{rate}-{seed}", "a", seed, [0.0, 0.1], optimizer={"lr": rate})
-        for rate in (0.1, 0.2)
+        a_run(tmp_path / f"{index}-{seed}", "a", seed, [0.0, 0.1], **its)
+        for index, its in enumerate(blocks)
         for seed in (0, 1)
     ]
     groups = grouped(opened(folders))
     assert groups is not None
-    assert [(group.name, sorted(group.runs)) for group in groups] == [("a lr=0.1", [0, 1]), ("a lr=0.2", [0, 1])]
+    assert [(group.name, sorted(group.runs)) for group in groups] == [(name, [0, 1]) for name in names]
 
 
 def test_runs_that_are_no_seeds_of_one_recipe_stay_what_they_were(tmp_path: Path, runs: list[str]) -> None:

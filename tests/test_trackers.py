@@ -76,7 +76,8 @@ def test_a_tracker_is_opened_with_the_settings_and_closed(tmp_path: Path, heard:
     folder = run(tmp_path, "told", "log.trackers=[listener]")
     assert heard[0] == ("begin", "tiny", str(folder / "trackers"))
     assert heard[1][0] == "settings"
-    assert heard[1][1]["estimator.terms.rl.mask"].startswith("[")
+    assert heard[1][1]["estimator.terms.rl.mask.0.use"] == "clip"
+    assert heard[1][1]["eval.splits"].startswith("[")
     assert heard[1][1]["optimizer.lr"] == 0.003
     assert all(isinstance(value, bool | int | float | str) for value in heard[1][1].values())
     assert heard[-1] == ("end",)
