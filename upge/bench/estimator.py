@@ -19,8 +19,8 @@ from upge.files import parse_json
 from upge.policy.loading import find
 from upge.recipe import load
 
-SIZES = ((4, 8, 72), (128, 8, 1024))
-"""(prompts, responses to each, tokens of each): a step of the training benchmarks, and one of the paper's size."""
+SIZES = ((4, 8, 72), (32, 8, 1024), (128, 8, 1024))
+"""(prompts, responses to each, tokens of each): the training benchmarks' step, the paper's, and a quarter of it."""
 
 
 def measure(*, repeats: int = 5, step: bool = True) -> Table:
