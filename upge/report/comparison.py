@@ -93,7 +93,7 @@ def pass_at_k(groups: Sequence[Group]) -> list[Chart]:
                 curves.setdefault(place, []).append(Point(float(k), its.value, its.low, its.high))
         for place, points_ in curves.items():
             found.setdefault(place, []).append(Series(group.name, points_, index))
-    note = "mean over seeds; shaded: 95 % interval"
+    note = "pass@k, mean over seeds; shaded: 95 %"
     return [Chart(place, its, note=note, across="k", share=True, log_x=True) for place, its in found.items()]
 
 
