@@ -258,7 +258,7 @@ class Estimator(Settings):
         view.known["advantage"] = advantage = advantage.to(batch.dtype)
         denominator = view.factor(term.denominator, f"{place}.denominator")
         view.known["ratio"] = ratio = log_ratio(cast(Tensor, batch.logp).detach(), denominator).exp()
-        view.known["mask"] = mask = torch.ones_like(ratio)
+        view.known["mask"] = mask = ratio.new_ones(()).expand_as(ratio)
         for index, part in enumerate(term.mask):
             view.known["mask"] = mask = mask * view.factor(part, f"{place}.mask.{index}")
 
@@ -285,7 +285,7 @@ class Estimator(Settings):
     def _shaped(self, batch: Batch, step: int, reduce: Reduce) -> dict[str, Tensor]:
         """The shaping of each token, and the reward with its sum."""
         viewer = Viewer(batch, step, reduce=reduce)
-        zeros = torch.zeros(batch.trajectory.shape, dtype=batch.dtype, device=batch.reward.device)
+        zeros = batch.reward.new_zeros(()).expand(batch.trajectory.shape)
         if not self.shaping:
             return {"shaping": zeros, "reward": batch.reward}
         extra = [viewer.factor(part, f"shaping.{index}") for index, part in enumerate(self.shaping)]
