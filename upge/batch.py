@@ -198,7 +198,8 @@ def log_ratio(logp: Tensor, denominator: Tensor) -> Tensor:
 class View:
     """A batch as one part sees it: the fields it declared, what was computed before it, and the segment sums.
 
-    Every tensor is detached. `needs` gates the batch's fields: reading another raises AttributeError.
+    Every tensor is detached, and not to be changed in place.
+    `needs` gates the batch's fields: reading another raises AttributeError.
     What was computed before: `advantage`, `ratio`, `mask` (T,), where the slot comes after.
 
     Attributes:

@@ -20,7 +20,7 @@ from upge.policy.loading import find
 from upge.recipe import load
 
 SIZES = ((4, 8, 72), (32, 8, 1024), (128, 8, 1024))
-"""(prompts, responses to each, tokens of each): the training benchmarks' step, the paper's, and a quarter of it."""
+"""(prompts, responses to each, tokens of each): the benchmarks' training step, a quarter of the paper's, and that."""
 
 
 def measure(*, repeats: int = 5, step: bool = True) -> Table:

@@ -15,7 +15,7 @@ from upge.run.packing import Grouped, portions
 from upge.run.team import Team
 
 WORTHWHILE = 0.95
-"""Prompts move if the rank with the most to compute has less than this share of it afterwards."""
+"""Prompts move only if that leaves the busiest rank with less than this share of what the busiest had before."""
 
 
 @dataclass(frozen=True)

@@ -108,6 +108,8 @@ class Learner:
         if self.critic is None and not self.recipe.estimator.needs_for_credit() & {"old_logp", "reference_logp"}:
             # No model is asked about trajectories that can't matter, and which these are can be told already.
             rows = self.recipe.estimator.credit(batch, step, state=self.state, reduce=self.sum).matter(batch)
+            if self.recipe.rollout.truncated == "mask" and batch.truncated is not None:
+                rows &= ~batch.truncated
         costs = {group: 0 for group, _ in grouped}
         for group, pairs in groupby(_picked(grouped, rows), key=lambda pair: pair[0]):
             costs[group] = tokens_of(list(pairs), self.policy.reach)

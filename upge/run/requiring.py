@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 from upge.errors import InputError
 from upge.recipe import Recipe
@@ -28,9 +29,12 @@ def missing(recipe: Recipe) -> list[str]:
 
 def _needed(recipe: Recipe) -> Iterator[tuple[str, Mapping[str, str]]]:
     """Modules and what `pip` calls them, by the place in the recipe that needs them."""
-    lora, path = recipe.model.lora, recipe.model.path
-    if path is not None and path.endswith(".gguf"):
-        yield "model.path", {"gguf": "upge[gguf]"}
+    lora = recipe.model.lora
+    for place, path in _models(recipe).items():
+        if path is not None and path.endswith(".gguf"):
+            yield place, {"gguf": "upge[gguf]"}
+        elif path is not None and (Path(path) / "adapter_config.json").is_file():
+            yield place, {"peft": "upge[peft]"}
     if lora is not None:
         yield "model.lora", {"peft": "upge[peft]"}
         if lora.quantize is not None:
@@ -39,6 +43,19 @@ def _needed(recipe: Recipe) -> Iterator[tuple[str, Mapping[str, str]]]:
         yield place, part.packages
 
 
+def _models(recipe: Recipe) -> dict[str, str | None]:
+    """Where models and tokenizers come from, by place."""
+    found = {"model.path": recipe.model.path, "model.tokenizer": recipe.model.tokenizer}
+    critic = None if recipe.critic is None else recipe.critic.path
+    return found | {"reference.path": recipe.reference.path, "critic.path": critic}
+
+
 def _installed(module: str) -> bool:
-    """Whether it can be imported, without doing so."""
-    return module in sys.modules or importlib.util.find_spec(module) is not None
+    """Whether it can be imported, without doing so. A folder that merely has its name has no file to import."""
+    if module in sys.modules:
+        return True
+    try:
+        found = importlib.util.find_spec(module)
+    except ModuleNotFoundError:  # what a dotted name is within
+        return False
+    return found is not None and found.origin is not None
