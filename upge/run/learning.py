@@ -87,10 +87,6 @@ class Learner:
         total: Tensor = self.accelerator.reduce(x.to(self.accelerator.device), "sum")
         return total.to(x.device)
 
-    def _batch(self, grouped: Grouped) -> Batch:
-        kind, reported = self.policy.model.dtype, "rollout_logp" in self.needs
-        return rollout_batch(grouped, self.accelerator.device, kind, rollout_logp=reported)
-
     def optimizations(self) -> dict[str, Optimization]:
         """Every model in training by its folder in a checkpoint."""
         critic = {} if self.critic is None else {"critic": self.critic.optimization}
@@ -114,6 +110,10 @@ class Learner:
         for group, pairs in groupby(_picked(grouped, rows), key=lambda pair: pair[0]):
             costs[group] = tokens_of(list(pairs), self.policy.reach)
         return balanced(team, grouped, costs, self.recipe.train.minibatches)
+
+    def _batch(self, grouped: Grouped) -> Batch:
+        kind, reported = self.policy.model.dtype, "rollout_logp" in self.needs
+        return rollout_batch(grouped, self.accelerator.device, kind, rollout_logp=reported)
 
     # What other models say of the trajectories.
 
