@@ -8,7 +8,9 @@ import pytest
 import tiny
 
 import upge
+import upge.policy
 from upge import InputError
+from upge.policy import ModelError
 from upge.run import requiring
 from upge.run.evaluation import evaluate_model
 from upge.run.trainer import train
@@ -43,6 +45,17 @@ def test_the_folder_of_an_adapter_needs_what_opens_it(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text("{}")
     recipe = upge.load("grpo", [f"model.path={tmp_path}"])
     assert requiring.missing(recipe) == ["model.path: peft is not installed: pip install 'upge[peft]'"]
+    tmp_path = tmp_path.rename(tmp_path.parent / "model")
+    recipe = upge.load("grpo", [f"model.path={tmp_path.parent}"])
+    assert requiring.missing(recipe) == ["model.path: peft is not installed: pip install 'upge[peft]'"]
+
+
+@pytest.mark.parametrize("path", ["a/" + "n" * 300, "upge_parts:" + "n" * 300, "upge_parts:" + "n/" * 3000])
+def test_no_name_is_too_long_to_be_looked_at(path: str) -> None:
+    recipe = upge.load("grpo", [f"model.path={path}"])
+    assert requiring.missing(recipe) == []
+    with pytest.raises(ModelError, match="no file has so long a name"):
+        upge.policy.load(path)
 
 
 @pytest.mark.usefixtures("bare")

@@ -159,6 +159,12 @@ CASES = {
     "missing reference folder": ("log: {", "reference: ▶./nowhere\nlog: {", "no folder './nowhere'"),
     "typo in the critic": ("log: {", "critic: {lr: 1e-4, ▶clp: 0.2}\nlog: {", "did you mean 'clip'?"),
     "missing model folder": ("upge_parts:data/lab/base", "▶./nowhere", "no folder './nowhere'"),
+    "a Hub id without its owner": ("upge_parts:data/lab/base", "▶gpt2", "the Hub is named owner/name"),
+    "missing tokenizer folder": (
+        "model: upge_parts:data/lab/base",
+        "model: {path: upge_parts:data/lab/base, tokenizer: ▶./nowhere}",
+        "no folder './nowhere'",
+    ),
     "a home that nobody has": ("upge_parts:data/lab/base", "▶~nobody_at_all/base", "no folder '~nobody_at_all/base'"),
     "a name too long for a folder": ("upge_parts:data/lab/base", f"▶./{'x' * 5000}", "no folder"),
     "no path": ("folder: runs/good", r'folder: ▶"a\0b"', "no path holds"),

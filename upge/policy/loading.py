@@ -196,9 +196,9 @@ def _random(
 
 def find(path: str, of: str = "model") -> tuple[str, dict[str, str]]:
     """Where `path` leads: what transformers takes for a place, and the file to read there (GGUF) if it is one."""
-    folder = packages.place(path) if packages.names(path) else Path(path).expanduser()
-    if len(folder.name.encode()) > 255:
+    if len(path.encode()) > 3000 or any(len(name.encode()) > 255 for name in path.split("/")):
         raise ModelError(f"{path[:40]}…: no file has so long a name")
+    folder = packages.place(path) if packages.names(path) else Path(path).expanduser()
     if folder.is_file():
         if folder.suffix != ".gguf":
             raise ModelError(f"{path}: a file; give the folder that it lies in, in the Hub's format, or a .gguf file")

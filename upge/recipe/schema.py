@@ -88,7 +88,8 @@ class Model(Settings):
         if self.config is not None and self.overrides:
             self.refuse(("overrides",), "random weights have nothing to override: write it into 'config'", key=True)
         self._adapter_has_a_base()
-        _check_folder(self, self.path)
+        _check_folder(self)
+        _check_folder(self, "tokenizer")
         if self.path is None and self.config is None:
             self.lack("'path' (an existing model) or 'config' (random weights) is missing")
         if self.config is not None and self.tokenizer is None:
@@ -145,7 +146,7 @@ class Reference(Settings):
 
     @model_validator(mode="after")
     def _exists(self) -> Reference:
-        _check_folder(self, self.path)
+        _check_folder(self)
         return self
 
 
@@ -182,7 +183,7 @@ class Critic(Optimizer):
 
     @model_validator(mode="after")
     def _exists(self) -> Critic:
-        _check_folder(self, self.path)
+        _check_folder(self)
         return self
 
 
@@ -381,10 +382,12 @@ class RecipeWorkshop(Workshop):
         return functools.reduce(getattr, rest, self.settled[block])
 
 
-def _check_folder(block: Settings, path: str | None) -> None:
+def _check_folder(block: Settings, key: str = "path") -> None:
+    path = getattr(block, key)
     # os.path and not pathlib, which raises for a home that nobody has and for a name that is too long.
     if path is not None and _local(path) and not os.path.exists(os.path.expanduser(path)):  # noqa: PTH110, PTH111
-        block.refuse(("path",), f"there is no folder '{path}'")
+        hint = "" if "/" in path or path.startswith((".", "~")) else "; what is on the Hub is named owner/name"
+        block.refuse((key,), f"there is no folder '{path}'{hint}")
 
 
 def _local(path: str) -> bool:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 from upge.errors import InputError
 from upge.recipe import Recipe
@@ -33,7 +33,7 @@ def _needed(recipe: Recipe) -> Iterator[tuple[str, Mapping[str, str]]]:
     for place, path in _models(recipe).items():
         if path is not None and path.endswith(".gguf"):
             yield place, {"gguf": "upge[gguf]"}
-        elif path is not None and (Path(path) / "adapter_config.json").is_file():
+        elif path is not None and _is_adapter(path):
             yield place, {"peft": "upge[peft]"}
     if lora is not None:
         yield "model.lora", {"peft": "upge[peft]"}
@@ -48,6 +48,13 @@ def _models(recipe: Recipe) -> dict[str, str | None]:
     found = {"model.path": recipe.model.path, "model.tokenizer": recipe.model.tokenizer}
     critic = None if recipe.critic is None else recipe.critic.path
     return found | {"reference.path": recipe.reference.path, "critic.path": critic}
+
+
+def _is_adapter(path: str) -> bool:
+    """Whether a folder, or a run's folder, holds a LoRA adapter."""
+    # os.path and not pathlib, which raises for a home that nobody has and for a name that is too long.
+    folder = os.path.expanduser(path)  # noqa: PTH111
+    return any(os.path.isfile(os.path.join(folder, inside, "adapter_config.json")) for inside in ("", "model"))  # noqa: PTH113, PTH118
 
 
 def _installed(module: str) -> bool:
