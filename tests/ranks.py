@@ -137,8 +137,16 @@ def learned(folder: Path, name: str, recipe: upge.Recipe, *, by_accelerate: bool
 
 def asked(folder: Path) -> None:
     """Leave how many tokens each rank's model was asked about, where every other prompt teaches nothing."""
+    found = {why: tokens_asked(folder, why) for why in ("equal rewards", "masked")}
+    if os.environ["RANK"] == "0":
+        (folder / "tokens.json").write_text(json.dumps(found))
+
+
+def tokens_asked(folder: Path, why: str) -> list[int]:
+    """How many tokens each rank's model was asked about, where every other prompt teaches nothing for this reason."""
     AcceleratorState._reset_state()
-    recipe = recipe_of(own_folder(folder), "grpo", "all", "float32")
+    recipe_of(own_folder(folder), "grpo", "all", "float32")
+    recipe = upge.load(own_folder(folder) / "recipe.yaml", ["rollout.truncated=mask"])
     learner = open_learner(recipe, open_policy(recipe), open_accelerator(recipe))
     rank, world = learner.accelerator.process_index, learner.accelerator.num_processes
     tokens, real = [0], learner.policy.log_probs
@@ -148,22 +156,23 @@ def asked(folder: Path) -> None:
         return real(sequences, *given, **named)
 
     learner.policy.log_probs = counted  # type: ignore[method-assign]
-    learner.learn(0, [pair for pair in unlike() if pair[0] % world == rank])
-    everybodys = gather_object(tokens)
-    if rank == 0:
-        (folder / "tokens.json").write_text(json.dumps(everybodys))
+    learner.learn(0, [pair for pair in unlike(why) if pair[0] % world == rank])
+    everybodys: list[int] = gather_object(tokens)
+    return everybodys
 
 
-def unlike() -> list[tuple[int, Trajectory]]:
+def unlike(why: str) -> list[tuple[int, Trajectory]]:
     """Rollouts of prompts of which every other one has signal: of two ranks the first would have them all."""
     draw = random.Random(0)
     found = []
     for group in range(PROMPTS):
         problem, prompt = Problem(f"p{group}", "a?", "a"), _tokens(draw, 3, 3)
         for sample in range(4):
-            reward = float(group % 2 == 0 and sample == 0)
-            response = (*_tokens(draw, 6, 6), 1)
-            found.append((group, Trajectory(problem, prompt, response, "", reward, False, sample=sample)))
+            idle = group % 2 == 1
+            reward = float(sample == 0 and not (idle and why == "equal rewards"))
+            response, cut = (*_tokens(draw, 6, 6), 1), idle and why == "masked"
+            said = Trajectory(problem, prompt, response, "", reward, False, truncated=cut, sample=sample)
+            found.append((group, said))
     return found
 
 

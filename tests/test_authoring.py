@@ -222,7 +222,7 @@ def test_distances_are_those_of_the_gradients() -> None:
 def test_check_passes_what_is_sound_and_shows_the_smallest_example_of_what_is_not(site: Site) -> None:
     site.install("sound", OFFERS, {"soft": SOUND})
     text = shown("check", "sound", "--examples", "30")
-    assert text.count("mask soft_clip  ok") == 13
+    assert text.count("mask soft_clip  ok") == 14
     assert "BROKEN" not in text
     assert "mask soft_clip  ok" in shown("check", "soft_clip", "width=0.5", "--examples", "5")
 
@@ -245,6 +245,10 @@ WRONG = {
     "draws": ("torch.rand(b.ratio.shape, dtype=b.dtype)", "other numbers"),
     "looks beyond its scope": ("b.ratio / b.ratio.sum().clamp(min=1e-9)", "close"),
     "changes its input": ("b.ratio.mul_(0) + b.to_tokens(b._batch.reward.mul_(2.0))", "in place"),
+    "changes the ratio": ("b.ratio.mul_(0.5)", "it changes b.ratio in place"),
+    "changes the advantage": ("b.advantage.mul_(2) * 0 + b.ratio", "it changes b.advantage in place"),
+    "is NaN at a later step": ("b.ratio * (float('nan') if b.step == 1 else 1)", "returned NaN"),
+    "rounds to float32": ("torch.where(b.advantage > 0, 0.1, 0.7)", "rounds to float32"),
     "depends on the order": ("torch.arange(len(b.ratio), dtype=b.dtype)", "close"),
 }
 
@@ -278,8 +282,35 @@ def test_check_of_a_file_needs_leave_to_run_it(tmp_path: Path, monkeypatch: pyte
     assert call("check", "soft.py:SoftClip", "--allow-code", "--examples", "5").exit_code == 0
 
 
+def test_check_of_a_package_looks_at_what_is_sound_beside_what_is_not(site: Site) -> None:
+    site.install("mixed", f"{OFFERS}broken = broken:Mask\n", {"soft": SOUND, "broken": "1 / 0"})
+    result = call("check", "mixed", "--examples", "3")
+    assert result.exit_code == 1
+    assert result.stdout.count("mask soft_clip  ok") == 14
+    assert "mask broken  BROKEN  it can be imported" in result.stdout
+    assert "ZeroDivisionError" in result.stdout
+    assert "1 law is broken" in result.stderr
+
+
+def test_check_of_a_recipe_holds_its_estimator_to_the_laws(tmp_path: Path) -> None:
+    assert shown("check", "hpt", "estimator.switch.threshold=0.25", "--examples", "3").count("recipe hpt  ok") == 7
+    file = tiny.recipe(tmp_path)
+    assert "BROKEN" not in shown("check", str(file), "--examples", "3")
+    with pytest.raises(upge.RecipeError, match="there is no such file"):
+        raise call("check", "nowhere.yaml").exception or AssertionError
+
+
+def test_check_says_a_failure_once(site: Site) -> None:
+    site.install("failing", OFFERS, {"soft": SOUND.replace("torch.exp(", "torch.nowhere(")})
+    result = call("check", "soft_clip", "--examples", "3")
+    assert result.stdout.count("has no attribute 'nowhere'") == 2, "raised by the part itself, and within an estimator"
+    assert "as above (" in result.stdout
+    assert re.search(r"has no attribute 'nowhere'.*soft\.py:\d+\)", result.stdout)
+
+
 def test_check_of_wrong_names_says_what_would_be_right(tmp_path: Path) -> None:
     assert "did you mean 'group_norm'?" in str(call("check", "grup_norm").exception)
+    assert "clip: low = -1: Input should be greater" in str(call("check", "clip", "low=-1").exception)
     assert "it has against, ratio_max" in str(call("check", "cap", "max=3").exception)
     tiny.recipe(tmp_path)
     assert isinstance(call("check", "cap", "ratio_max").exception, upge.RecipeError)

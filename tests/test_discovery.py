@@ -221,6 +221,16 @@ def test_a_shipped_name_offered_by_another_package_is_ambiguous_too(site: Site) 
             "from upge import Advantage\nclass Half(Advantage): ...",
             "not a subclass of upge.Mask",
         ),
+        (
+            "bad_parts.masks:Half",
+            "from upge import Mask\nclass Half(Mask): ...",
+            "has no __call__, which every mask owes",
+        ),
+        (
+            "bad_parts.masks:Half",
+            "from upge import Mask\nclass Half(Mask):\n    scope = 'all'",
+            "can't be imported: TypeError: Half.scope = 'all'",
+        ),
         ("bad_parts.masks", MASK, "names no class"),
         ("bad_parts.elsewhere:Half", MASK, "there is no module bad_parts.elsewhere"),
         ("no_such_package.masks:Half", MASK, "there is no module no_such_package.masks"),

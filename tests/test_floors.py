@@ -19,7 +19,8 @@ PEER = ROOT / "upge" / "bench" / "trl.py"
 """Sets up another library's trainer, whose settings have algorithms' names."""
 
 FLOORS = [
-    {"discovery", "batch", "errors", "files", "settings"},
+    {"batch", "declaring", "errors", "files", "settings"},
+    {"discovery"},
     {"parts", "schedule", "flow", "code"},
     {"asking"},
     {"credit"},

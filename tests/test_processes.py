@@ -89,8 +89,10 @@ def test_the_rollout_batches_leave_ranks_with_one_kind_or_nothing(world: int) ->
     assert {frozenset(), frozenset({False}), frozenset({True})} <= kinds
 
 
-def test_what_there_is_to_compute_is_spread_evenly(done: Done) -> None:
-    first, second = json.loads((done(2) / "tokens.json").read_text())
+@pytest.mark.parametrize("why", ["equal rewards", "masked"])
+def test_what_there_is_to_compute_is_spread_evenly(done: Done, why: str) -> None:
+    first, second = json.loads((done(2) / "tokens.json").read_text())[why]
+    assert first > 0
     assert first == pytest.approx(second, rel=0.1), "as they were sampled, the first rank would have all of it"
 
 

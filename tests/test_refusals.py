@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,8 +13,11 @@ from methods import Given
 from pydantic import ValidationError
 from registry import estimator
 from test_estimator import BATCH, PLAIN, assert_close, pushing, weights
+from torch import Tensor
 
+import upge
 from upge import Advantage, Denominator, Estimator, Mask, PartError, Reduction, Shaping, Switch, View, register
+from upge.declaring import FIELDS
 
 # When a part goes wrong.
 
@@ -79,6 +84,90 @@ def test_a_switch_gives_coefficients_for_the_terms_that_it_names(result: Any) ->
         estimator({**pushing(), "switch": broken(Switch, result)}).loss(BATCH)
 
 
+class Hiding(Switch):
+    """Gives a coefficient to a term that it doesn't want."""
+
+    def terms(self) -> tuple[str, ...]:
+        return ("rl",)
+
+    def wants(self, step: int) -> frozenset[str]:
+        return frozenset({"rl"} if step < 2 else ())
+
+    def __call__(self, b: Any) -> dict[str, Tensor]:
+        return {"rl": torch.ones(BATCH.prompts)}
+
+
+def test_a_switch_weighs_no_term_that_it_does_not_want() -> None:
+    block = estimator({**pushing(), "switch": Hiding()})
+    assert torch.isfinite(block.loss(BATCH, step=1))
+    with pytest.raises(PartError, match="gives 'rl' a coefficient at step 2, which it doesn't want then"):
+        block.loss(BATCH, step=2)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "complaint"),
+    [
+        ({"x": 1.0}, {}, r"returned float for 'x' from `initial`"),
+        (None, {}, "returned NoneType from `initial`; it should return a dict of tensors"),
+        ({"x": torch.ones(())}, {"x": 2.0}, r"returned float for 'x' from `advance`"),
+        ({"x": torch.ones(())}, None, "returned NoneType from `advance`"),
+        ({"x": torch.ones(())}, {}, "returned nothing from `advance`; its state has x"),
+    ],
+)
+def test_state_is_named_tensors_and_the_same_ones_throughout(before: Any, after: Any, complaint: str) -> None:
+    class Stateful(Advantage):
+        """Its state is none."""
+
+        def initial(self) -> Any:
+            return before
+
+        def advance(self, b: Any) -> Any:
+            return after
+
+        def __call__(self, b: Any) -> Tensor:
+            return torch.ones(())
+
+    with pytest.raises(PartError, match=rf"Stateful \(estimator\.terms\.rl\.advantage\) {complaint}"):
+        estimator(pushing(advantage=Stateful())).loss(BATCH)
+
+
+def test_a_fault_is_placed_in_the_parts_own_file() -> None:
+    class Undeclared(Mask):
+        """Reads what it doesn't declare."""
+
+        def __call__(self, b: Any) -> Any:
+            return b.old_logp
+
+    line = Undeclared.__call__.__code__.co_firstlineno + 1
+    with pytest.raises(PartError, match=rf"without declaring it.*\({Path(__file__)}:{line}\)"):
+        estimator(pushing(mask=Undeclared())).loss(BATCH)
+
+
+@pytest.mark.parametrize(
+    ("declared", "message"),
+    [
+        ({"needs": "logp"}, r"Odd.needs = 'logp': should be a set of batch fields"),
+        ({"needs": {"group"}}, "Odd.needs: there is no batch field 'group'; there are entropy, logp"),
+        ({"scope": "sequence"}, "Odd.scope = 'sequence': should be one of token, trajectory, group, step"),
+        ({"trust_region": 1}, "Odd.trust_region = 1: should be True or False"),
+        ({"packages": {"numpy"}}, "Odd.packages = {'numpy'}: should map a module"),
+        ({"__annotations__": {"use": float}, "use": 0.3}, "Odd.use: no parameter can be called so"),
+    ],
+)
+def test_what_a_class_declares_is_checked_when_it_is_made(declared: dict[str, Any], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        type("Odd", (Mask,), {"__module__": __name__, **declared})
+
+
+def test_needs_may_be_a_plain_set() -> None:
+    assert type("Odd", (Mask,), {"__module__": __name__, "needs": {"logp"}}).needs == frozenset({"logp"})
+
+
+def test_the_fields_that_can_be_needed_are_those_of_a_batch() -> None:
+    structure = {"trajectory", "group", "demonstration"}
+    assert {field.name for field in dataclasses.fields(upge.Batch)} - structure == FIELDS
+
+
 def test_a_broken_shaping_is_named_with_its_place() -> None:
     with pytest.raises(PartError, match=r"Broken \(estimator\.shaping\.0\) returned NaN"):
         estimator({**pushing(), "shaping": broken(Shaping, torch.full((TOKENS,), torch.nan))}).loss(BATCH)
@@ -121,6 +210,16 @@ def complaints(block: dict[str, Any]) -> dict[tuple[Any, ...], str]:
         (pushing(reduction="constant"), ("terms", "rl", "reduction", "length"), "required"),
         (pushing(count_with="nobody"), ("terms", "rl", "count_with"), "there is no term 'nobody'"),
         (pushing(source="kept"), ("terms", "rl", "source"), "keeps any rows"),
+        (
+            {**pushing(), "switch": {"use": "success_rate", "above": "rl", "otherwise": "rl"}},
+            ("switch", 0, "otherwise"),
+            "'above' names this term already",
+        ),
+        (
+            {**pushing(), "switch": {"use": "linear", "success": "rl", "failure": "rl"}},
+            ("switch", 0, "failure"),
+            "'success' names this term already",
+        ),
         (
             {**pushing(), "switch": {"use": "always", "weights": {"sft": 1.0}}},
             ("switch", 0, "weights", "sft"),

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from upge.recipe import load as load
     from upge.schedule import Number as Number
     from upge.schedule import Schedule as Schedule
+    from upge.schedule import Within as Within
     from upge.schedule import at as at
 
 __version__ = "0.1.0"
@@ -97,7 +98,7 @@ _HOMES = {
     ),
     "upge.policy": ("ModelError", "Policy", "load_policy"),
     "upge.recipe": ("Recipe", "RecipeError", "load"),
-    "upge.schedule": ("Number", "Schedule", "at"),
+    "upge.schedule": ("Number", "Schedule", "Within", "at"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

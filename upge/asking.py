@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -9,10 +10,10 @@ from math import isnan
 
 from torch import Tensor
 
-from upge import discovery
+from upge import discovery, parts
 from upge.batch import Batch, Reduce, View, alone
 from upge.errors import InputError
-from upge.parts import Factor, Part, Switch
+from upge.parts import Factor, Part, Stateful, Switch
 
 State = dict[str, dict[str, Tensor]]
 """What stateful parts carry from one rollout batch to the next: place in the estimator → named tensors."""
@@ -49,8 +50,22 @@ class Viewer:
             if not isinstance(result, dict) or result.keys() != set(switch.terms()):
                 answer = f"for {', '.join(map(str, result))}" if isinstance(result, dict) else type(result).__name__
                 raise BrokenPromise(f"returned {answer or 'nothing'}; it names {', '.join(switch.terms())}")
-            for coefficient in result.values():
+            wanted = switch.wants(self.step)
+            for name, coefficient in result.items():
                 check(coefficient, (self.batch.prompts,), "a coefficient per prompt, (G,)")
+                if name not in wanted and bool(coefficient.any()):
+                    raise BrokenPromise(f"gives '{name}' a coefficient at step {self.step}, which it doesn't want then")
+        return result
+
+    def after(self, part: Stateful, place: str, state: State) -> dict[str, Tensor]:
+        """The state that a part leaves for the next rollout batch."""
+        before = state.get(place, {})
+        with answering(part, f"estimator.{place}"):
+            result = part.advance(self.view(part, place, state))
+            check_state(result, "advance")
+            if result.keys() != before.keys():
+                told = [", ".join(map(str, names)) or "nothing" for names in (result, before)]
+                raise BrokenPromise(f"returned {told[0]} from `advance`; its state has {told[1]}")
         return result
 
     def view(self, part: Part, place: str, state: State | None = None) -> View:
@@ -93,9 +108,17 @@ def answering(part: Part, place: str) -> Iterator[None]:
     except BrokenPromise as broken:
         raise PartError(f"{label_of(part, place)} {broken}", place) from broken
     except Exception as error:  # a part is anybody's code
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{frame.filename}:{frame.lineno}"
+        where = line_of(error, type(part))
         raise PartError(f"{label_of(part, place)} raised {type(error).__name__}: {error} ({where})", place) from error
+
+
+def line_of(error: BaseException, kind: type[Part]) -> str:
+    """`file:line` of what raised: the last line of the part's own file that was on the way, else the last of all."""
+    frames = traceback.extract_tb(error.__traceback__)
+    files = {getattr(sys.modules.get(each.__module__), "__file__", None) for each in kind.__mro__}
+    own = [frame for frame in frames if frame.filename in files - {parts.__file__}]
+    frame = (own or frames)[-1]
+    return f"{frame.filename}:{frame.lineno}"
 
 
 def check(result: object, shape: tuple[int, ...], wanted: str, *, scalar: bool = False) -> None:
@@ -107,6 +130,23 @@ def check(result: object, shape: tuple[int, ...], wanted: str, *, scalar: bool =
     # A sum is NaN where a number is: one pass, and no second one but for infinities of both signs.
     if isnan(float(result.sum())) and bool(result.isnan().any()):
         raise BrokenPromise("returned NaN")
+
+
+def check_state(state: object, method: str) -> None:
+    """Raise BrokenPromise unless it is a dict of tensors by name."""
+    if not isinstance(state, dict):
+        raise BrokenPromise(f"returned {type(state).__name__} from `{method}`; it should return a dict of tensors")
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise BrokenPromise(f"returned {type(value).__name__} for '{name}' from `{method}`; it should be a tensor")
+
+
+def initial_of(part: Stateful, place: str) -> dict[str, Tensor]:
+    """The state of a part before the first rollout batch."""
+    with answering(part, f"estimator.{place}"):
+        state = part.initial()
+        check_state(state, "initial")
+    return state
 
 
 def label_of(part: Part, place: str) -> str:

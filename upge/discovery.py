@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import entrypoints
 
+from upge.declaring import unusable
+
 if TYPE_CHECKING:
     from upge.parts import Part
 
@@ -104,15 +106,13 @@ def load(offer: Offer, base: type[Part]) -> type[Part]:
     if offer.fault:
         raise Unknown(f"{where} can't be loaded: {offer.fault}")
     try:
-        kind = functools.reduce(getattr, offer.attribute.split("."), importlib.import_module(offer.module))
+        kind: Any = functools.reduce(getattr, offer.attribute.split("."), importlib.import_module(offer.module))
     except (Exception, SystemExit) as error:  # whatever a plugin does, its user needs to know which one did it
         raise Unknown(f"{where} can't be imported: {type(error).__name__}: {error}") from error
-    if not (isinstance(kind, type) and issubclass(kind, base)):
-        raise Unknown(f"{where} is not a subclass of upge.{base.__name__}")
-    if kind.api != base.api:
-        older = f"upgrade {'upge' if kind.api > base.api else offer.package}"
-        raise Unknown(f"{where} was written for version {kind.api} of the part API; this is {base.api}", older)
-    return kind
+    if fault := unusable(kind, base, offer.package):
+        raise Unknown(f"{where} {fault[0]}", fault[1])
+    found: type[Part] = kind
+    return found
 
 
 def name_of(kind: type[Part], slot: str) -> str:

@@ -23,17 +23,16 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from upge.asking import State, Viewer, answering
+from upge.asking import State, Viewer, answering, initial_of
 from upge.batch import Batch, Reduce, alone, log_ratio
 from upge.credit import Credit, TermCredit, TermWeights, Weighed
+from upge.declaring import SCOPES, Scope
 from upge.parts import (
-    SCOPES,
     ADenominator,
     AnAdvantage,
     AReduction,
     Masks,
     Part,
-    Scope,
     Shapings,
     Stateful,
     Switch,
@@ -164,7 +163,7 @@ class Estimator(Settings):
 
     def initial(self) -> State:
         """The state before the first rollout batch."""
-        return {place: part.initial() for place, part in self.parts().items() if isinstance(part, Stateful)}
+        return {place: initial_of(part, place) for place, part in self.parts().items() if isinstance(part, Stateful)}
 
     # The three phases.
 
@@ -185,10 +184,9 @@ class Estimator(Settings):
             rows, place = self._rows(name, batch, coefficients), f"terms.{name}.advantage"
             viewer = Viewer(batch, step, rows=rows, known=shaped, reduce=reduce)
             advantage = None if term.live else viewer.factor(term.advantage, place, state)
-            view = viewer.view(term.advantage, place, state)
+            after[place] = viewer.after(term.advantage, place, state)
             with answering(term.advantage, f"estimator.{place}"):
-                after[place] = term.advantage.advance(view)
-                returns = None if term.live else term.advantage.returns(view)
+                returns = None if term.live else term.advantage.returns(viewer.view(term.advantage, place, state))
             coefficient = torch.where(rows, coefficients[name], 0)
             terms[name] = TermCredit(coefficient, rows, coefficient != 0, advantage, returns=returns)
         return Credit(terms, step, before=state, state=after, **shaped)
@@ -278,8 +276,7 @@ class Estimator(Settings):
             for name, coefficient in viewer.coefficients(switch, place, state).items():
                 spread = coefficient.to(batch.dtype)[batch.prompt]
                 coefficients[name] = coefficients[name] * spread
-            with answering(switch, f"estimator.{place}"):
-                after[place] = switch.advance(viewer.view(switch, place, state))
+            after[place] = viewer.after(switch, place, state)
         return coefficients
 
     def _shaped(self, batch: Batch, step: int, reduce: Reduce) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, BeforeValidator, Field, PlainSerializer, Seriali
 from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError
 
 from upge import discovery
+from upge.declaring import Scope, check_declarations
 from upge.settings import Settings
 
 if TYPE_CHECKING:
@@ -23,12 +24,6 @@ if TYPE_CHECKING:
 
     from upge.batch import View
     from upge.flow import Context, DataSession, EngineSession, RewardSession
-
-
-Scope = Literal["token", "trajectory", "group", "step"]
-"""How much of an optimizer step a part must see at once, from the least to all of it."""
-
-SCOPES: tuple[Scope, ...] = ("token", "trajectory", "group", "step")
 
 
 API = 1
@@ -55,6 +50,11 @@ class Part(Settings):
     trust_region: ClassVar[bool] = False
     scope: ClassVar[Scope] = "token"
     packages: ClassVar[Mapping[str, str]] = {}
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        check_declarations(cls)
 
     def reads(self) -> frozenset[str]:
         """The batch fields that this part reads with the parameters it has; `needs` unless a parameter adds to it."""

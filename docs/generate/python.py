@@ -25,7 +25,7 @@ GROUPS = {
     "The gradient": ("Batch", "Estimator", "Term", "Credit"),
     "What parts are made of": (
         *("Part", "Mask", "Denominator", "Advantage", "Switch", "Reduction", "Shaping", "View", "register"),
-        *("Follows", "AReward", "SomeData", "Number", "Schedule", "at", "Code", "function_of", "PartError"),
+        *("Follows", "AReward", "SomeData", "Number", "Schedule", "Within", "at", "Code", "function_of", "PartError"),
     ),
     "Where problems, scores and responses come from": (
         *("Data", "Reward", "Engine", "Context", "DataSession", "RewardSession", "EngineSession"),

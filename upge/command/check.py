@@ -1,7 +1,8 @@
-"""`upge check`: a part, or every part of a package, against the laws; what fails is shown with its smallest example."""
+"""`upge check`: a part, a package's parts, or a recipe against the laws, with the smallest example of what fails."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -9,38 +10,72 @@ import typer
 from upge import discovery
 from upge.command import app
 from upge.command.arguments import AllowCode
+from upge.errors import InputError
 
 if TYPE_CHECKING:
     from upge.parts import Part
+    from upge.testing.conformance import Finding
 
-What = Annotated[str, typer.Argument(metavar="PART|PACKAGE", help="A part, a package, or file.py:Class.")]
-Given = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Parameters that are not drawn.")]
+What = Annotated[
+    str, typer.Argument(metavar="PART|PACKAGE|RECIPE", help="A part, a package, a recipe, or file.py:Class.")
+]
+Given = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Parameters that are not drawn; a recipe's overrides."),
+]
 Draws = Annotated[int, typer.Option(min=1, help="How many drawn examples each law gets.")]
 
 
 @app.command()
 def check(what: What, given: Given = None, examples: Draws = 100, allow_code: AllowCode = False) -> None:
-    """Check a part, or a package's parts, against the laws: detachment, shapes, splitting, declared needs, …
+    """Check a part, a package's parts, or a recipe against the laws: detachment, shapes, splitting, declared needs, …
 
     Exit code 1 where a law is broken, with the smallest example on which it is.
     """
-    parts = _parts_of(what, allow_code)
-    parameters = dict(map(_parameter, given or ()))
-    broken = sum(_report(name, kind, parameters, examples) for name, kind in parts)
+    if _is_recipe(what):
+        broken = _report(f"recipe {what}", _of_recipe(what, given or [], examples, allow_code))
+    else:
+        parameters = dict(map(_parameter, given or ()))
+        broken = sum(_of_part(name, kind, parameters, examples) for name, kind in _parts_of(what, allow_code))
     if broken:
-        typer.echo(f"{broken} laws are broken", err=True)
+        typer.echo("1 law is broken" if broken == 1 else f"{broken} laws are broken", err=True)
         raise typer.Exit(1)
 
 
-def _parts_of(what: str, allow_code: bool) -> list[tuple[str, type[Part]]]:
-    """(slot and name, class): the parts of the package called so, else the parts called so."""
+def _is_recipe(what: str) -> bool:
+    """Whether a recipe is meant: no part and no package is called so, and a recipe is, or it looks like a file."""
+    from upge.recipe.finding import shelved
+
+    if what.endswith((".yaml", ".yml")):
+        return True
+    offers, bare = discovery.offers(), what.rpartition("/")[2]
+    called = any(what in (each.name, each.package, f"{each.package}/{each.name}") for each in offers)
+    return not called and any(each.name == bare for each in shelved())
+
+
+def _of_recipe(what: str, overrides: list[str], examples: int, allow_code: bool) -> Iterator[Finding]:
+    from upge.recipe import load
+
+    recipe = load(what, overrides, allow_code=allow_code)
+    found: Iterator[Finding] = _testing().examined_estimator(recipe.estimator, examples=examples)
+    return found
+
+
+def _parts_of(what: str, allow_code: bool) -> list[tuple[str, type[Part] | str]]:
+    """(slot and name, class, or what is wrong with it): the parts of the package called so, else those called so."""
     from upge.command.naming import named
+    from upge.parts import SLOTS
 
     offered = [offer for offer in discovery.offers() if offer.package == what.lower().replace("_", "-")]
-    if offered and "/" not in what:
-        pairs = [(offer.slot, kind) for offer in offered for _, kind in named(f"{what}/{offer.name}", slot=offer.slot)]
-        return [(f"{slot} {offer.name}", kind) for offer, (slot, kind) in zip(offered, pairs, strict=True)]
-    return [(f"{slot} {what}", kind) for slot, kind in named(what, allow_code=allow_code)]
+    if not offered or "/" in what:
+        return [(f"{slot} {what}", kind) for slot, kind in named(what, allow_code=allow_code)]
+    found: list[tuple[str, type[Part] | str]] = []
+    for offer in offered:
+        try:
+            found.append((f"{offer.slot} {offer.name}", discovery.load(offer, SLOTS[offer.slot])))
+        except discovery.Unknown as unknown:  # no reason not to look at the others
+            found.append((f"{offer.slot} {offer.name}", str(unknown)))
+    return found
 
 
 def _parameter(text: str) -> tuple[str, Any]:
@@ -51,22 +86,48 @@ def _parameter(text: str) -> tuple[str, Any]:
     return ".".join(override.path), plain(override.value)
 
 
-def _report(name: str, kind: type[Part], parameters: dict[str, Any], examples: int) -> int:
+def _of_part(name: str, kind: type[Part] | str, parameters: dict[str, Any], examples: int) -> int:
     """Print how a part stands to each law; how many it breaks."""
-    from upge.errors import InputError
-
-    try:
-        from upge.testing import examined
-    except ModuleNotFoundError as missing:
-        raise InputError("checking needs Hypothesis: pip install 'upge[test]'") from missing
+    testing = _testing()
+    if isinstance(kind, str):
+        return _report(name, [testing.Finding("it can be imported", kind)])
     unknown = set(parameters) - set(kind.fields())
     if unknown:
         raise InputError(f"{name} has no parameter '{min(unknown)}'; it has {', '.join(kind.fields()) or 'none'}")
-    broken = 0
-    for finding in examined(kind, parameters, examples=examples):
-        broken += finding.failure is not None
+    _refuse_wrong(name, kind, parameters)
+    return _report(name, testing.examined(kind, parameters, examples=examples))
+
+
+def _refuse_wrong(name: str, kind: type[Part], parameters: dict[str, Any]) -> None:
+    """Raise InputError for a given value that its parameter can't have, whatever the others are."""
+    from pydantic import ValidationError
+
+    try:
+        kind.model_validate(parameters)
+    except ValidationError as error:
+        for detail in error.errors():
+            if detail["loc"] and detail["loc"][0] in parameters:
+                place = ".".join(map(str, detail["loc"]))
+                raise InputError(f"{name}: {place} = {detail['input']!r}: {detail['msg']}") from error
+
+
+def _testing() -> Any:
+    try:
+        import upge.testing.conformance as testing
+    except ModuleNotFoundError as missing:
+        raise InputError("checking needs Hypothesis: pip install 'upge[test]'") from missing
+    return testing
+
+
+def _report(name: str, findings: Iterable[Finding]) -> int:
+    """Print what was found, law by law; how many are broken. What a second law says again is not said again."""
+    broken: dict[str, str] = {}
+    for finding in findings:
         typer.echo(f"{name}  {'BROKEN  ' if finding.failure else 'ok  '}{finding.law}")
-        if finding.failure is not None:
-            said = (finding.failure, *([f"on {finding.example}"] if finding.example else []))
-            typer.echo("    " + "\n        ".join("\n".join(said).splitlines()))
-    return broken
+        if finding.failure is None:
+            continue
+        before = next((law for law, failure in broken.items() if failure == finding.failure), None)
+        said = [finding.failure, *([f"on {finding.example}"] if finding.example else [])]
+        typer.echo("    " + (f"as above ({before})" if before else "\n        ".join("\n".join(said).splitlines())))
+        broken[finding.law] = finding.failure
+    return len(broken)

@@ -66,20 +66,27 @@ def _with_values(piece: str, part: Part) -> str:
     for name, value in part.dump().items():
         if name == "use" or isinstance(value, bool):
             continue
-        if isinstance(value, int | float):
+        if isinstance(value, int | float | dict) and (shown := _number(value)):
             names = "|".join((re.escape(name), *([GREEK[name]] if name in GREEK else [])))
-            piece = re.sub(rf"(?<![\w.])(?:{names})(?!\w)", written(value), piece)
+            piece = re.sub(rf"(?<![\w.])(?:{names})(?!\w)", shown, piece)
         elif isinstance(value, str | list | tuple):
             terms = (value,) if isinstance(value, str) else value
             piece = re.sub(rf"(?<!\w)s_{name}(?=\()", ", ".join(f"s_{term}" for term in terms), piece)
     return piece
 
 
+def _number(value: float | dict[str, object]) -> str:
+    """A number in a formula, or the way of one that moves; "" for another map."""
+    if isinstance(value, dict):
+        return f"[{written(value)}]" if "start" in value else ""
+    return written(value)
+
+
 def written(value: object) -> str:
     """A parameter's value, for people."""
     match value:
-        case {"start": start, "end": end, "steps": steps}:
-            return f"{start:g}→{end:g} in {steps} steps"
+        case {"start": start, "end": end, "steps": steps, "shape": shape}:
+            return f"{start:g} → {end:g} in {steps} steps" + ("" if shape == "linear" else f", {shape}")
         case dict():
             return "{" + ", ".join(f"{key}: {written(each)}" for key, each in value.items()) + "}"
         case list() | tuple():

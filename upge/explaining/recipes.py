@@ -109,8 +109,10 @@ class Explainer:
             self._piece("n", term.reduction, (*place, "reduction")),
         )
         together = [other for other in self.recipe.estimator.counting_with(name) if other != name]
-        notes = (f"counted together with {' and '.join(together)}",) if together else ()
-        return Section(f"{name}: over {SOURCES[term.source]}", self._product(name, term), pieces, notes)
+        said = stated(self.root, ("estimator", *place, "weight"))
+        notes = [] if said is None else [f"weight {_weight(term) or 1} ({source_of(said)})"]
+        notes += [f"counted together with {' and '.join(together)}"] if together else []
+        return Section(f"{name}: over {SOURCES[term.source]}", self._product(name, term), pieces, tuple(notes))
 
     def _product(self, name: str, term: Term) -> tuple[str, ...]:
         """The factors of a term's sum, those that are 1 left out."""
@@ -159,7 +161,7 @@ class Explainer:
 
 def _weight(term: Term) -> str:
     if isinstance(term.weight, Schedule):
-        return f"[{term.weight.start:g} → {term.weight.end:g} in {term.weight.steps} steps]"
+        return f"[{written(term.weight.model_dump())}]"
     return "" if term.weight == 1 else f"{term.weight:g}"
 
 

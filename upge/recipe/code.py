@@ -7,6 +7,7 @@ from pathlib import Path
 
 from upge import discovery
 from upge.code import module_in
+from upge.declaring import unusable
 from upge.errors import InputError
 from upge.parts import Part
 
@@ -28,4 +29,6 @@ def class_in_file(base: type[Part], use: str, folder: Path, *, allowed: bool) ->
     kind = getattr(module, name, None)
     if not (isinstance(kind, type) and issubclass(kind, base)):
         raise discovery.Unknown(f"{file} has no class '{name}' that is an upge.{base.__name__}")
+    if fault := unusable(kind, base, file):
+        raise discovery.Unknown(f"the class {name} in {file} {fault[0]}", fault[1])
     return kind

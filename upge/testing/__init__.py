@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from upge.testing.conformance import check_estimator as check_estimator
     from upge.testing.conformance import check_part as check_part
     from upge.testing.conformance import examined as examined
+    from upge.testing.conformance import examined_estimator as examined_estimator
     from upge.testing.drawing import cases as cases
     from upge.testing.drawing import parts as parts
     from upge.testing.laws import check_gradient as check_gradient
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "batches": ("Case", "Prompt"),
-    "conformance": ("Finding", "check_estimator", "check_part", "examined"),
+    "conformance": ("Finding", "check_estimator", "check_part", "examined", "examined_estimator"),
     "drawing": ("cases", "parts"),
     "laws": ("check_gradient", "reaches_a_kink"),
     "padded": ("Padded",),

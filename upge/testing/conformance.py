@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from hypothesis import given as asked_of
 from hypothesis import strategies as st
 from hypothesis.errors import Unsatisfiable
 
+from upge.asking import PartError, line_of
 from upge.batch import Batch
 from upge.estimator import Estimator
 from upge.parts import Factor, Mask, Part, Switch
@@ -50,7 +51,7 @@ def check_part(kind: type[Part], *, examples: int = 50, **parameters: Any) -> No
     """
     broken = [finding for finding in examined(kind, parameters, examples=examples) if finding.failure is not None]
     if broken:
-        raise AssertionError(f"{kind.__name__} breaks {len(broken)} laws\n" + "\n".join(map(str, broken)))
+        raise AssertionError(f"{kind.__name__} breaks {_laws(broken)}\n" + "\n".join(map(str, broken)))
 
 
 def check_estimator(estimator: Estimator, *, examples: int = 50) -> None:
@@ -58,9 +59,14 @@ def check_estimator(estimator: Estimator, *, examples: int = 50) -> None:
 
     Splitting into micro-batches and ranks, dropping, order, finiteness, detachment, and that it is a value.
     """
-    broken = [f for f in _findings(ESTIMATOR_LAWS, st.just(estimator), examples) if f.failure is not None]
+    broken = [f for f in examined_estimator(estimator, examples=examples) if f.failure is not None]
     if broken:
-        raise AssertionError(f"the estimator breaks {len(broken)} laws\n" + "\n".join(map(str, broken)))
+        raise AssertionError(f"the estimator breaks {_laws(broken)}\n" + "\n".join(map(str, broken)))
+
+
+def examined_estimator(estimator: Estimator, *, examples: int = 50) -> Iterator[Finding]:
+    """How an estimator stands to the laws, one after the other."""
+    return _findings(ESTIMATOR_LAWS, st.just(estimator), examples)
 
 
 def examined(kind: type[Part], given: Mapping[str, Any] | None = None, *, examples: int = 50) -> Iterator[Finding]:
@@ -73,6 +79,10 @@ def examined(kind: type[Part], given: Mapping[str, Any] | None = None, *, exampl
         return  # a source of data or an engine: its parameters name what only its author has
     drawn = parts(kind, given) if chosen else st.just(kind.model_validate(dict(given or {})))
     yield from _findings({"it survives the way through YAML": survives_yaml} | chosen, drawn, examples)
+
+
+def _laws(broken: Sequence[Finding]) -> str:
+    return "1 law" if len(broken) == 1 else f"{len(broken)} laws"
 
 
 # The laws, each a function of a part (or an estimator), a batch and a seed.
@@ -108,7 +118,12 @@ def _hosted(check: Callable[[Estimator, Batch], None]) -> Law:
 
 
 def _split(estimator: Estimator, case: Case, seed: int) -> None:
-    laws.check_splitting(estimator, case.batch, ranks=1 + seed % 3, pieces=1 + seed % 4, seed=seed)
+    ranks, pieces, step = 1 + seed % 3, 1 + seed % 4, seed // 16 % 3
+    laws.check_splitting(estimator, case.batch, ranks=ranks, pieces=pieces, seed=seed, step=step)
+
+
+def _finite(estimator: Estimator, case: Case, seed: int) -> None:
+    laws.check_finite(estimator, case.batch, step=seed % 4)
 
 
 def _is_a_value(estimator: Estimator, case: Case, seed: int) -> None:
@@ -126,7 +141,8 @@ PART_LAWS: dict[str, Law] = {
     "an empty batch contributes exactly 0": lambda part, case, seed: laws.check_contributes_nothing(
         host(part), EMPTY.batch
     ),
-    "its gradient is finite": _hosted(laws.check_finite),
+    "it keeps double precision": _by_batch(laws.check_double_precision),
+    "its gradient is finite, at later steps too": lambda part, case, seed: _finite(host(part), case, seed),
     "gradient flows to logp alone": _hosted(laws.check_gradient_flows_only_to_logp),
     "the order of trajectories does not matter": lambda part, case, seed: laws.check_permutation(
         host(part), case.batch, seed=seed
@@ -139,7 +155,7 @@ PART_LAWS: dict[str, Law] = {
 ESTIMATOR_LAWS: dict[str, Law] = {
     "it is a value": _is_a_value,
     "an empty batch contributes exactly 0": lambda it, case, seed: laws.check_contributes_nothing(it, EMPTY.batch),
-    "its gradient is finite": _by_batch(laws.check_finite),
+    "its gradient is finite, at later steps too": _finite,
     "gradient flows to what its terms push on alone": _by_batch(laws.check_gradient_flows_only_to_logp),
     "the order of trajectories does not matter": lambda it, case, seed: laws.check_permutation(
         it, case.batch, seed=seed
@@ -187,9 +203,15 @@ def _finding(name: str, law: Law, drawn: st.SearchStrategy[Any], examples: int) 
     except Exception as error:
         subject, case, _ = smallest or ("", "", 0)
         reason = str(error).partition("\n\n")[0] or "it does not hold"
-        said = reason if isinstance(error, AssertionError) else f"{type(error).__name__}: {reason}"
+        said = reason if isinstance(error, AssertionError | PartError) else _raised(error, reason, subject)
         return Finding(name, said, f"{subject!r}\n    and {case!r}")
     return Finding(name)
+
+
+def _raised(error: Exception, reason: str, subject: object) -> str:
+    """What a part's own code raised, and at which of its lines."""
+    where = f" ({line_of(error, type(subject))})" if isinstance(subject, Part) else ""
+    return f"{type(error).__name__}: {reason}{where}"
 
 
 def _asked(ask: Callable[[Any, Case, int], None], drawn: st.SearchStrategy[Any], examples: int) -> Callable[[], None]:

@@ -7,26 +7,26 @@ on drawn batches, mutants on a fixed set, `upge.testing.conformance` for one par
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from upge.asking import State
 from upge.batch import Batch, Reduce, View
 from upge.credit import Credit
+from upge.declaring import FIELDS
 from upge.estimator import Estimator
-from upge.parts import Advantage, Denominator, Factor, Mask, Part, Switch
+from upge.parts import Advantage, Denominator, Factor, Mask, Part, Stateful, Switch
 from upge.testing.batches import fresh, permuted
 from upge.testing.padded import Padded
 
 Result = TypeVar("Result")
 Gradient = tuple[Tensor, Tensor]
 """With respect to logp and to entropy, (T,) each."""
-
-FIELDS = frozenset(field.name for field in fields(Batch)) - {"trajectory", "group", "demonstration"}
-"""What a part has to declare before it may read it; the batch's structure is free to all."""
 
 
 def gradient_of(loss: Tensor, batch: Batch) -> Gradient:
@@ -41,10 +41,21 @@ def _or_zero(gradient: Tensor | None, of: Tensor) -> Tensor:
     return torch.zeros_like(of) if gradient is None else gradient
 
 
-def gradient(estimator: Estimator, batch: Batch, step: int = 0) -> Gradient:
-    """The gradient of the estimator's loss on a batch."""
+def gradient(estimator: Estimator, batch: Batch, step: int = 0, state: State | None = None) -> Gradient:
+    """The gradient of the estimator's loss on a batch, in the state that earlier ones have left."""
     leaf = fresh(batch)
-    return gradient_of(estimator.loss(leaf, step), leaf)
+    if state is None:
+        return gradient_of(estimator.loss(leaf, step), leaf)
+    credit = estimator.count(leaf, estimator.credit(leaf, step, state=state))
+    return gradient_of(estimator.weigh(leaf, credit).loss, leaf)
+
+
+def state_after(estimator: Estimator, batch: Batch, batches: int) -> State:
+    """The state that so many rollout batches like this one leave."""
+    state = estimator.initial()
+    for step in range(batches):
+        state = estimator.credit(batch, step, state=state).state
+    return state
 
 
 def assert_same(actual: Gradient, wanted: Gradient) -> None:
@@ -63,11 +74,17 @@ def reaches_a_kink(ratio: Callable[[Padded], Tensor], kinks: Iterable[float], ba
     return any(bool(((found - kink).abs() < 1e-9).any()) for kink in kinks if kink != 1.0)
 
 
-def check_gradient(estimator: Estimator, loss: Callable[[Padded], Tensor], batch: Batch, step: int = 0) -> None:
-    """The estimator's gradient is that of a textbook's `loss` of the padded batch, under autograd."""
+def check_gradient(
+    estimator: Estimator, loss: Callable[[Padded], Tensor], batch: Batch, step: int = 0, state: State | None = None
+) -> None:
+    """The estimator's gradient is that of a textbook's `loss` of the padded batch, under autograd.
+
+    Args:
+        step: the rollout batch's index. state: what `credit` of the one before left; the initial state by default.
+    """
     leaf = fresh(batch)
     textbook = gradient_of(loss(Padded.of(leaf)), leaf)
-    assert_same(gradient(estimator, batch, step), textbook)
+    assert_same(gradient(estimator, batch, step, state), textbook)
 
 
 # 2. Splitting.
@@ -104,15 +121,17 @@ def lockstep(ranks: int, work: Callable[[int, Reduce], Result]) -> list[Result]:
     return results
 
 
-def check_splitting(estimator: Estimator, batch: Batch, *, ranks: int, pieces: int, seed: int) -> None:
-    """Ranks and micro-batches, however cut and in any order, sum to the gradient of the whole."""
+def check_splitting(estimator: Estimator, batch: Batch, *, ranks: int, pieces: int, seed: int, step: int = 0) -> None:
+    """Ranks and micro-batches, however cut and in any order, sum to the gradient of the whole; so at later steps."""
+    state = state_after(estimator, batch, step)
     random = torch.Generator().manual_seed(seed)
     whole = fresh(batch)
     rank_of = torch.randint(0, ranks, (max(batch.prompts, 1),), generator=random)[batch.prompt]
     shares = [whole.select(rank_of == rank) for rank in range(ranks)]
 
     def credited(rank: int, reduce: Reduce) -> Credit:
-        return estimator.count(shares[rank], estimator.credit(shares[rank], reduce=reduce), reduce=reduce)
+        credit = estimator.credit(shares[rank], step, state=state, reduce=reduce)
+        return estimator.count(shares[rank], credit, reduce=reduce)
 
     loss = torch.zeros((), dtype=whole.dtype) + 0 * whole.trajectory.sum()
     for share, credit in zip(shares, lockstep(ranks, credited), strict=True):
@@ -120,8 +139,8 @@ def check_splitting(estimator: Estimator, batch: Batch, *, ranks: int, pieces: i
         for piece in torch.randperm(pieces, generator=random).tolist():
             rows = piece_of == piece
             loss = loss + estimator.weigh(share.select(rows), credit.select(share, rows)).loss
-        _assert_same_state(credit, estimator.credit(batch))
-    assert_same(gradient_of(loss, whole), gradient(estimator, batch))
+        _assert_same_state(credit, estimator.credit(batch, step, state=state))
+    assert_same(gradient_of(loss, whole), gradient(estimator, batch, step, state))
 
 
 def check_optimizer_steps(estimator: Estimator, batch: Batch, *, seed: int) -> None:
@@ -229,6 +248,12 @@ def check_trust_region(mask: Part, batch: Batch, advantage: Tensor) -> None:
 
 def view_for(part: Part, batch: Batch, reads: frozenset[str] | None = None) -> View:
     """The batch as this part sees it in the estimator: its declared fields, and what was computed before its slot."""
+    state = part.initial() if isinstance(part, Stateful) else None
+    return View(batch, part.reads() if reads is None else reads, known=known_to(part, batch), state=state)
+
+
+def known_to(part: Part, batch: Batch) -> dict[str, Tensor]:
+    """What was computed before a part's slot, in numbers that are always the same."""
     random = torch.Generator().manual_seed(7)
     numbers = torch.rand((3, *batch.trajectory.shape), generator=random, dtype=batch.dtype)
     known: dict[str, Tensor] = {}
@@ -238,8 +263,7 @@ def view_for(part: Part, batch: Batch, reads: frozenset[str] | None = None) -> V
         known = {"advantage": numbers[0] - 0.5}
     if isinstance(part, Mask):
         known = {"advantage": numbers[0] - 0.5, "ratio": 0.5 + numbers[1], "mask": numbers[2].round()}
-    state = part.initial() if isinstance(part, Advantage | Switch) else None
-    return View(batch, part.reads() if reads is None else reads, known=known, state=state)
+    return known
 
 
 def check_detached(part: Part, batch: Batch) -> None:
@@ -300,10 +324,16 @@ def _stopped_without(part: Part, batch: Batch, field: str) -> bool:
 
 def check_repeatable(part: Part, batch: Batch) -> None:
     """The same batch gives the same numbers again: a part draws nothing, keeps nothing, and changes no input."""
-    before = {name: x.clone() for name in FIELDS if (x := getattr(batch, name)) is not None}
-    first = called(part, view_for(part, batch))
+    known, state = known_to(part, batch), part.initial() if isinstance(part, Stateful) else {}
+    inputs = {name: x for name in FIELDS if (x := getattr(batch, name)) is not None} | known
+    inputs |= {f"state[{name!r}]": x for name, x in state.items()}
+    before = {name: x.clone() for name, x in inputs.items()}
+    view = View(batch, part.reads(), known=known, state=state)
+    first = called(part, view)
+    if isinstance(part, Stateful):
+        part.advance(view)
     for name, x in before.items():
-        assert torch.equal(getattr(batch, name), x), f"it changes b.{name} in place"
+        assert torch.equal(inputs[name], x), f"it changes b.{name} in place"
     second = called(part, view_for(part, batch))
     assert first.keys() == second.keys(), "a second call answers for other terms"
     assert all(torch.equal(first[name], second[name]) for name in first), "a second call gives other numbers"
@@ -318,6 +348,33 @@ def check_single_precision(part: Part, batch: Batch) -> None:
         assert not torch.isnan(result).any(), "it gives NaN on a float32 batch"
 
 
+def check_double_precision(part: Part, batch: Batch) -> None:
+    """Numbers that a part makes of its own parameters are as precise as the batch, whatever torch's default type is.
+
+    `torch.where(here, 0.1, 0.2)` of two Python numbers, or `torch.tensor(0.1)`, has the default type: float32.
+    """
+    results = []
+    for default in (torch.float32, torch.float64):
+        with default_type(default):
+            results.append(called(part, view_for(part, batch)))
+    for name, result in results[0].items():
+        assert torch.equal(result.double(), results[1][name].double()), (
+            "it rounds to float32: torch.where of two Python numbers, and torch.tensor of one, have torch's default "
+            "type; take b.dtype, or multiply a tensor of the batch"
+        )
+
+
+@contextmanager
+def default_type(dtype: torch.dtype) -> Iterator[None]:
+    """Torch's default type for a while."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
 # 6. Empty streams.
 
 
@@ -330,9 +387,10 @@ def check_contributes_nothing(estimator: Estimator, batch: Batch) -> None:
         assert bool((found == 0).all()), "the gradient is not exactly 0"
 
 
-def check_finite(estimator: Estimator, batch: Batch) -> None:
-    """Neither the loss nor its gradient is NaN or infinite."""
+def check_finite(estimator: Estimator, batch: Batch, step: int = 0) -> None:
+    """Neither the loss nor its gradient is NaN or infinite, at this step, in the state that those before it left."""
     leaf = fresh(batch)
-    loss = estimator.loss(leaf)
+    credit = estimator.count(leaf, estimator.credit(leaf, step, state=state_after(estimator, batch, step)))
+    loss = estimator.weigh(leaf, credit).loss
     assert bool(torch.isfinite(loss)), f"the loss is {loss.item()}"
     assert all(bool(torch.isfinite(found).all()) for found in gradient_of(loss, leaf)), "the gradient is not finite"

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from upge import Advantage, View
+from upge import Advantage, Number, View, Within, at
 
 
 class Kl(Advantage):
@@ -28,10 +27,10 @@ class Kl(Advantage):
 
     estimator: Literal["k2", "k3"]
     """Which estimate of the divergence is differentiated."""
-    coefficient: float = Field(ge=0)
-    """β, in units of the reward per nat."""
+    coefficient: Annotated[Number, Within(0)]
+    """β, in units of the reward per nat, or a schedule."""
 
     def __call__(self, b: View) -> Tensor:
         log_ratio = (b.logp - b.reference_logp).clamp(-20, 20)
         excess = log_ratio if self.estimator == "k2" else 1 - torch.exp(-log_ratio)
-        return -self.coefficient * excess
+        return -at(self.coefficient, b.step) * excess

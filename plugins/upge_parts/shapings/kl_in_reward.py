@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from upge import Shaping, View
+from upge import Number, Shaping, View, Within, at
 
 
 class KlInReward(Shaping):
@@ -22,8 +23,9 @@ class KlInReward(Shaping):
 
     needs = frozenset({"old_logp", "reference_logp"})
 
-    coefficient: float = Field(ge=0)
-    """β, in units of the reward per nat."""
+    coefficient: Annotated[Number, Within(0)]
+    """β, in units of the reward per nat, or a schedule."""
 
     def __call__(self, b: View) -> Tensor:
-        return torch.where(b.to_tokens(b.rollout), -self.coefficient * (b.old_logp - b.reference_logp), 0)
+        cost = -at(self.coefficient, b.step) * (b.old_logp - b.reference_logp)
+        return torch.where(b.to_tokens(b.rollout), cost, 0)

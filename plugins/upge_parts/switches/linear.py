@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pydantic import model_validator
 from torch import Tensor
 
 from upge import Switch, View
 from upge_parts.groups import success
+from upge_parts.switches.naming import two_terms
 
 
 class Linear(Switch):
@@ -24,6 +26,11 @@ class Linear(Switch):
     """The term that gets P (reinforcement)."""
     failure: str
     """The term that gets 1 − P (imitation)."""
+
+    @model_validator(mode="after")
+    def _two_terms(self) -> Linear:
+        two_terms(self, "success", "failure")
+        return self
 
     def terms(self) -> tuple[str, ...]:
         return (self.success, self.failure)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
-from pydantic import Field
+from pydantic import model_validator
 from torch import Tensor
 
-from upge import Switch, View
+from upge import Number, Switch, View, Within, at
 from upge_parts.groups import success
+from upge_parts.switches.naming import two_terms
 
 
 class SuccessRate(Switch):
@@ -23,12 +26,17 @@ class SuccessRate(Switch):
     needs = frozenset({"reward"})
     scope = "group"
 
-    threshold: float = Field(default=0.0, ge=0)
-    """γ, in units of the reward: 0 asks for one success."""
+    threshold: Annotated[Number, Within(0)] = 0.0
+    """γ, in units of the reward, or a schedule: 0 asks for one success."""
     above: str
     """The term for prompts above the threshold (reinforcement)."""
     otherwise: str
     """The term for the others (imitation)."""
+
+    @model_validator(mode="after")
+    def _two_terms(self) -> SuccessRate:
+        two_terms(self, "above", "otherwise")
+        return self
 
     def terms(self) -> tuple[str, ...]:
         return (self.above, self.otherwise)
@@ -36,5 +44,5 @@ class SuccessRate(Switch):
     def __call__(self, b: View) -> dict[str, Tensor]:
         rate = success(b)
         rounding = 16 * torch.finfo(b.dtype).eps * rate.abs()
-        above = (rate - self.threshold > rounding).to(b.dtype)
+        above = (rate - at(self.threshold, b.step) > rounding).to(b.dtype)
         return {self.above: above, self.otherwise: 1 - above}
