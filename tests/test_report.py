@@ -308,7 +308,7 @@ def test_the_command_says_where_the_page_is(tmp_path: Path, monkeypatch: pytest.
     one, other = a_run(tmp_path / "one", "first"), a_run(tmp_path / "other", "second")
     for arguments, place in (
         ((str(one),), one / "report.html"),
-        ((str(one), "--out", "here.html"), Path("here.html")),
+        ((str(one), "--output", "here.html"), Path("here.html")),
         ((str(one), str(other)), Path("comparison.html")),
     ):
         result = call(*arguments)
@@ -325,7 +325,7 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     cases = [
         ([str(tmp_path)], "no run folder"),
         ([str(evaluation)], "upge compare"),
-        ([str(run), "--out", str(tmp_path / "nowhere" / "page.html")], "can't be written"),
+        ([str(run), "--output", str(tmp_path / "nowhere" / "page.html")], "can't be written"),
     ]
     for arguments, said in cases:
         result = call(*arguments)

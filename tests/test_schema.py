@@ -385,3 +385,12 @@ def test_the_command_names_what_it_leaves_out(site: Site) -> None:
     )
     assert "broken" not in printed.stdout
     assert Draft7Validator(json.loads(printed.stdout)).is_valid(with_mask("none"))
+
+
+def test_a_recipe_without_a_name_has_its_files_and_not_its_parents(tmp_path: Path) -> None:
+    (tmp_path / "parent.yaml").write_text(WHOLE.replace("mine", "parent"))
+    (tmp_path / "my first+try.yaml").write_text("extends: parent.yaml\ntrain: {steps: 3}\n")
+    (tmp_path / "named.yaml").write_text("extends: parent.yaml\nname: called\n")
+    assert upge.load(tmp_path / "my first+try.yaml").name == "my-first+try"
+    assert upge.load(tmp_path / "named.yaml").name == "called"
+    assert upge.load(tmp_path / "my first+try.yaml", ["name=other"]).name == "other"

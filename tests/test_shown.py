@@ -97,7 +97,7 @@ def test_comparing_shows_what_runs_are_called_and_measured_on(tmp_path: Path) ->
     assert code == 0, said
     assert harmless(said)
     assert "[red]" in said
-    code, said = said_by("report", *folders, "--out", str(tmp_path / "page.html"))
+    code, said = said_by("report", *folders, "--output", str(tmp_path / "page.html"))
     assert code == 0, said
     assert harmless(said)
 

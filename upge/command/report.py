@@ -14,7 +14,9 @@ Runs = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders,
 Out = Annotated[
     Path | None,
     typer.Option(
-        "--out", help="The page; by default report.html in the run's folder, of several comparison.html here."
+        "--output",
+        "--out",
+        help="The page; by default report.html in the run's folder, of several comparison.html here.",
     ),
 ]
 

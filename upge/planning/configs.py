@@ -52,13 +52,18 @@ def config_of(model: Model, given: Path | None = None) -> Found:
         raise ModelError(f"model.overrides: {' '.join(str(error).split())[:300]}") from error
 
 
-def config_at(path: str) -> Found:
-    """The config of an existing model, by the forms that `model.path` takes. Raises ModelError."""
+def config_at(path: str, above: tuple[Path, ...] = ()) -> Found:
+    """The config of an existing model, by the forms that `model.path` takes; `above` are adapters on top of it.
+
+    Raises ModelError.
+    """
     place, file = find(path)
     folder = Path(place)
     if (folder / adapting.CONFIG).is_file():
+        if folder.resolve() in above:
+            raise ModelError(f"{path}: an adapter whose base model is, in the end, itself")
         base = adapting.base_of(folder)
-        return Found(config_at(base).config, f"{base}, the base of the adapter {path}")
+        return Found(config_at(base, (*above, folder.resolve())).config, f"{base}, the base of the adapter {path}")
     try:
         config = AutoConfig.from_pretrained(place, local_files_only=True, trust_remote_code=False, **file)
     except Exception as error:  # many libraries meet here, each with errors of its own

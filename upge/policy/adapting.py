@@ -39,7 +39,7 @@ def adapt(model: PreTrainedModel, settings: Lora, *, base: str | None, seed: int
         base: where the model came from, for the adapter's own config; None: random weights.
 
     Raises:
-        ModelError: peft is missing. peft's own errors: no layer has such a name.
+        ModelError: peft is missing, or a layer's weights are another's too. peft's own: no layer has such a name.
     """
     adapter = _peft().LoraConfig(
         r=settings.rank,
@@ -52,11 +52,26 @@ def adapt(model: PreTrainedModel, settings: Lora, *, base: str | None, seed: int
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model.add_adapter(adapter)
+    _refuse_tied(model)
     for parameter in model.parameters():
         if parameter.requires_grad and parameter.itemsize < 4:  # 16 bits would lose its updates
             parameter.data = parameter.data.float()
     adapter.base_model_name_or_path = base
     adapter.target_modules = sorted(adapter.target_modules)  # a set until here, which is written in any order
+
+
+def _refuse_tied(model: PreTrainedModel) -> None:
+    """Raise ModelError where an adapter sits on weights that embedding and head share: merged, it would change both."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    ends: list[Any] = [model.get_input_embeddings(), model.get_output_embeddings()]
+    plain = [end.get_base_layer() if isinstance(end, BaseTunerLayer) else end for end in ends]
+    if plain == ends or None in plain or plain[0].weight is not plain[1].weight:
+        return
+    raise ModelError(
+        f"the head of {type(model).__name__} shares its weights with the embedding, so that an adapter on one of them "
+        "can't be merged without the other: leave both out of the targets"
+    )
 
 
 def adapted(model: PreTrainedModel) -> bool:
@@ -174,9 +189,12 @@ def merge_from(model: PreTrainedModel, folder: Path) -> None:
     """Merge the adapter in a folder into its base model. Raises ModelError where peft is missing."""
     if not (folder / "adapter_model.safetensors").is_file():
         raise ModelError(f"{folder}: no adapter_model.safetensors; other formats are programs, and are not opened")
-    _peft()
-    model.load_adapter(str(folder))
-    merge(model)
+    wrapped = _peft().PeftModel.from_pretrained(model, str(folder), is_trainable=False)
+    _refuse_tied(model)
+    whole = wrapped.merge_and_unload(safe_merge=True)
+    if whole is not model:
+        raise ModelError(f"{folder}: an adapter that can't be merged into its model")
+    vars(model).pop("peft_config", None)
 
 
 def _peft() -> Any:

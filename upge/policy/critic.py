@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForTokenClassification
 
-from upge.policy import shards
+from upge.policy import adapting, shards
 from upge.policy.adapting import plain_weights
 from upge.policy.errors import ModelError
 from upge.policy.loading import belonging, explained, find
@@ -87,6 +87,8 @@ def _copied(policy: Policy) -> PreTrainedModel:
 def _opened(policy: Policy, path: str) -> PreTrainedModel:
     belonging(path, policy)
     place, file = find(path)
+    if (Path(place) / adapting.CONFIG).is_file():
+        raise ModelError(f"{path}: an adapter; a critic starts from a whole model, or from the policy (no critic.path)")
     weights: dict[str, Any] = dict(file) or {"use_safetensors": True}
     with explained(path):
         opened: Any = AutoModelForTokenClassification.from_pretrained(

@@ -170,10 +170,14 @@ def _unpacking() -> dict[str, Any]:
     return {"quantization_config": GgufConfig(dequantize=True)}
 
 
-def _open_tokenizer(path: str, of: str = "tokenizer") -> PreTrainedTokenizerBase:
+def _open_tokenizer(path: str, of: str = "tokenizer", above: tuple[Path, ...] = ()) -> PreTrainedTokenizerBase:
+    """The tokenizer at `path`, or, of an adapter without one, its base model's; `above` are adapters on top of it."""
     place, file = find(path, of)
+    folder = Path(place).resolve()
     # Without files, transformers may answer with a tokenizer of the right class and an empty vocabulary.
-    if Path(place).is_dir() and not file and not any((Path(place) / name).exists() for name in _TOKENIZER_FILES):
+    if folder.is_dir() and not file and not any((folder / name).exists() for name in _TOKENIZER_FILES):
+        if (folder / adapting.CONFIG).is_file() and folder not in above:
+            return _open_tokenizer(adapting.base_of(folder), of, (*above, folder))
         raise ModelError(f"{path}: no tokenizer in this folder; set model.tokenizer to a folder or Hub id that has one")
     with explained(path):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(place, trust_remote_code=False, **file)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +53,7 @@ def check(path: str | Path, overrides: Sequence[str] = (), *, allow_code: bool =
     """As `load`, but an abstract fragment is no fault."""
     file = find_recipe(path)
     composed = compose(file, overrides, shipped=shipped_recipes(), shorthand=shorthand)
-    values = plain(composed.root)
+    values = plain(composed.root) | _own_name(composed.root, file)
     abstract = _says_abstract(composed.root, file)
     workshop = RecipeWorkshop(file.parent, allow_code=allow_code)
     if values.get("abstract") is True:  # its own, or that of a fragment which it extends
@@ -92,6 +93,14 @@ def _leads_out(recipe: Recipe, root: Node, file: Path) -> Iterator[Fault]:
     if place.file != COMMAND_LINE and not any(Path(os.path.realpath(wanted)).is_relative_to(home) for home in homes):
         hint = f"give it on the command line, where it may lead anywhere: log.folder={wanted}"
         yield Fault(f"the run folder '{wanted}' leads out of the working folder and the recipe's", place, hint)
+
+
+def _own_name(root: Node, file: Path) -> dict[str, str]:
+    """The file's name, for a recipe that says none: a parent's is not inherited, as its run folder isn't."""
+    said = root.value.get("name") if isinstance(root.value, dict) else None
+    if said is None or said.place.file in (str(file), COMMAND_LINE):
+        return {}
+    return {"name": re.sub(r"[^\w.+-]+", "-", file.stem).strip("-.+") or "recipe"}
 
 
 def _says_abstract(root: Node, file: Path) -> bool:

@@ -19,6 +19,14 @@ from upge.recipe import Recipe
 
 Metrics = Mapping[str, Any]
 
+UPDATES = {
+    "made": "",
+    "without_signal": "without signal",
+    "not_finite": "not finite",
+    "skipped": "above the norm to skip",
+}
+"""The metrics `updates/…`, and how those are told that took no optimizer step."""
+
 
 class Display:
     """Shows a run's progress. Attributes: shown: only the main process shows anything."""
@@ -32,6 +40,7 @@ class Display:
         self._began = time.perf_counter()
         self._steps = 0
         self._terms: tuple[str, ...] = ()
+        self._updates: dict[str, float] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -68,17 +77,19 @@ class Display:
         if not self.shown:
             return
         line = self._line(metrics, seconds)
+        self._count(metrics)
         done = metrics["step"] + 1
         if self._bar is not None:
             self._bar.update(self._task, completed=done, description=f"step {done}/{self._steps}", line=line)
         elif done in (1, self._steps) or done % max(1, self._steps // 20) == 0:
-            self.console.print(f"step {done}/{self._steps}  {line}  {self._left(done)}", markup=False)
+            self.console.print(f"step {done}/{self._steps}  {line}  {self._left(done)}", markup=False, soft_wrap=True)
 
     def evaluation(self, metrics: Metrics) -> None:
         """Show a measurement."""
         if self.shown:
             scores = [f"{name} {value:.3f}" for name, value in metrics.items() if "/avg@" in name]
-            self.console.print(shown(f"measured after {metrics['step']}: " + "  ".join(scores)), markup=False)
+            line = f"measured after {metrics['step']}: " + "  ".join(scores)
+            self.console.print(shown(line), markup=False, soft_wrap=True)
 
     def end(self, evaluations: Sequence[Metrics], folder: Path) -> None:
         """Print the summary: the first and the last measurement side by side."""
@@ -87,8 +98,15 @@ class Display:
             return
         if evaluations:
             self.data.print(_before_and_after(evaluations))
+        if self._updates and not self._updates["made"]:
+            self.tell([f"no step has changed the model: {_untaken(self._updates) or 'no rows to learn from'}"])
         seconds = time.perf_counter() - self._began
-        self.console.print(shown(f"took {seconds:.0f} s; trained model: {folder / 'model'}"), markup=False)
+        line = f"took {seconds:.0f} s; trained model: {folder / 'model'}"
+        self.console.print(shown(line), markup=False, soft_wrap=True)
+
+    def _count(self, metrics: Metrics) -> None:
+        for name in UPDATES:
+            self._updates[name] = self._updates.get(name, 0.0) + metrics.get(f"updates/{name}", 0.0)
 
     def _line(self, metrics: Metrics, seconds: Mapping[str, float]) -> str:
         parts = []
@@ -99,6 +117,8 @@ class Display:
         masked = [metrics[f"{term}/masked"] for term in self._terms if metrics.get(f"{term}/masked")]
         if masked:
             parts.append(f"clipped {max(masked):.3f}")
+        if untaken := _untaken({name: metrics.get(f"updates/{name}", 0.0) for name in UPDATES}):
+            parts.append(f"updates {untaken}")
         tokens = sum(metrics.get(f"{term}/tokens", 0.0) for term in self._terms)
         parts.append(f"{tokens / max(sum(seconds.values()), 1e-9):.0f} tokens/s")
         return "  ".join(parts)
@@ -111,6 +131,12 @@ class Display:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+
+def _untaken(updates: Mapping[str, float]) -> str:
+    """The updates that were not taken, and why."""
+    found = {told: updates[name] for name, told in UPDATES.items() if told and updates[name]}
+    return ", ".join(f"{told} {count:.0f}" for told, count in found.items())
 
 
 def _before_and_after(evaluations: Sequence[Metrics]) -> Table:

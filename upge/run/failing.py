@@ -43,10 +43,12 @@ def accounted(recipe: Recipe, folder: RunFolder) -> Iterator[None]:
 
 
 def _onwards(recipe: Recipe, folder: Path) -> str:
-    found = checkpoints(folder)
+    found, again = checkpoints(folder), command(recipe, folder)
+    if (folder / "code").is_dir():
+        again += f"\n(with the code as it was, which the run keeps in {folder / 'code'}; mended code needs a new run)"
     if found:
-        return f"to go on from {found[0].name}: {command(recipe, folder)}"
-    return f"no checkpoint was saved (train.save_every); to start again from the beginning: {command(recipe, folder)}"
+        return f"to go on from {found[0].name}: {again}"
+    return f"no checkpoint was saved (train.save_every); to start again from the beginning: {again}"
 
 
 @contextmanager
