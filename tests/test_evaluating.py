@@ -97,6 +97,14 @@ def test_only_the_same_evaluation_goes_on(run: Path) -> None:
     assert "completions.jsonl:1: is not what comes next" in refused(run, "--resume", "begun")
 
 
+def test_given_responses_are_nothing_to_go_on_with(run: Path) -> None:
+    given = done("--completions", run / "completions.jsonl", "--recipe", run / "recipe.yaml", "--output", "given")
+    assert given.exit_code == 0
+    done(run, "--output", "sampled", "eval.n=3")
+    Path("given/recipe.yaml").write_text(Path("sampled/recipe.yaml").read_text())
+    assert "its responses came from a file" in refused(run, "--resume", "given", "eval.n=3")
+
+
 def test_a_model_on_another_recipe(run: Path) -> None:
     fragment = json.loads(Path("recipe.yaml").read_text()) | {"abstract": True, "name": "bench"}
     del fragment["model"]

@@ -76,10 +76,9 @@ def evaluate(
         raise typer.Exit(launch(processes or 1, sys.argv[1:]))
     from upge.run import evaluation
     from upge.run.evaluating import CHUNK
-    from upge.run.folder import free
 
-    folder = resume or free(output or Path("evaluations") / settings.name / _name_of(model))
-    show = _Progress(folder)
+    folder = resume or output or Path("evaluations") / settings.name / _name_of(model)
+    show = _Progress()
     size = chunk or CHUNK
     with located(composed):
         if completions is not None:
@@ -162,12 +161,12 @@ def _name_of(model: str) -> str:
 class _Progress:
     """Says on stderr how far it is: at the beginning, at the end, and about twenty times between."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.said = folder, -1
+    def __init__(self) -> None:
+        self.said = -1
 
-    def __call__(self, done: int, total: int) -> None:
+    def __call__(self, folder: Path, done: int, total: int) -> None:
         if self.said < 0:
-            typer.echo(f"evaluation folder: {self.folder}", err=True)
+            typer.echo(f"evaluation folder: {folder}", err=True)
         share = 20 * done // max(total, 1)
         if share != self.said:
             self.said = share

@@ -14,7 +14,7 @@ import json
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -26,6 +26,7 @@ from upge.flow import Context, Problem, Trajectory
 from upge.policy import Policy
 from upge.recipe import Recipe
 from upge.run import estimates, failing, fitting, guarding, requiring, sharding
+from upge.run.claiming import claimed
 from upge.run.collect import Asked, Collector
 from upge.run.estimates import Estimate, bootstrap
 from upge.run.evaluating import CHUNK, ask, problems_of, sample, samples, stream_of
@@ -41,7 +42,7 @@ STEP = 0
 
 Line = dict[str, Any]
 Problems = dict[str, list[Problem]]
-Show = Callable[[int, int], None]
+Show = Callable[[Path, int, int], None]
 """Told how many responses are there, and how many there will be."""
 
 
@@ -59,20 +60,30 @@ class Evaluation:
 
 
 def evaluate_model(
-    recipe: Recipe, folder: Path, *, resume: bool = False, chunk: int = CHUNK, show: Show = lambda done, total: None
+    recipe: Recipe,
+    folder: Path,
+    *,
+    resume: bool = False,
+    chunk: int = CHUNK,
+    show: Show = lambda folder, done, total: None,
 ) -> Evaluation:
     """Sample `eval.n` responses to each problem of `eval.splits`, `chunk` at a time, and score them.
 
     All processes of a launcher call it together, and get the same. The model runs in `train.precision`.
+    The folder has a number added where something is there already.
     `resume`: go on in the folder, which holds the beginning of this evaluation. Raises InputError where it doesn't.
     """
     requiring.require(recipe)
     team = _team(recipe)
-    folder = team.agreed(lambda: folder)
+    with ExitStack() as stack:
+        own = team.agreed(lambda: stack.enter_context(claimed(folder, resume=resume)))
+        return _evaluated(recipe, own, team, resume=resume, chunk=chunk, show=show)
+
+
+def _evaluated(recipe: Recipe, folder: Path, team: Team, *, resume: bool, chunk: int, show: Show) -> Evaluation:
     policy = _on_device(recipe, team)
     context = Context(recipe.train.seed, folder, policy, team.rank, team.world)
     with _judging(recipe, context) as (problems, scorer):
-        team.agreed(lambda: folder.mkdir(parents=True, exist_ok=True))
         with failing.explained(recipe, folder), _collecting(recipe, context, policy, scorer) as collector:
             for split, its in problems.items():
                 fitting.measured(recipe, split, its, collector)
@@ -86,7 +97,7 @@ def evaluate_model(
 
 
 def evaluate_completions(
-    recipe: Recipe, folder: Path, file: Path, *, chunk: int = CHUNK, show: Show = lambda done, total: None
+    recipe: Recipe, folder: Path, file: Path, *, chunk: int = CHUNK, show: Show = lambda folder, done, total: None
 ) -> Evaluation:
     """Score the responses in a file (see `upge.run.reading_completions`) as the recipe's reward does; without a model.
 
@@ -94,11 +105,11 @@ def evaluate_completions(
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("--completions are scored in one process: start it without a launcher")
-    with _judging(recipe, Context(seed=recipe.train.seed, folder=folder)) as (problems, scorer):
+    with claimed(folder) as own, _judging(recipe, Context(seed=recipe.train.seed, folder=own)) as (problems, scorer):
         given = completions_of(file, problems, max((1, *recipe.eval.pass_at)))
-        kept = RunFolder(folder)
+        kept = RunFolder(own)
         kept.describe(recipe, None)
-        _write(folder, _rescored(recipe, scorer, given(), chunk), 0, given.count, show)
+        _write(own, _rescored(recipe, scorer, given(), chunk), 0, given.count, show)
         return _tally(kept, recipe, problems, scorer, {"completions": str(file)})
 
 
@@ -151,8 +162,18 @@ def _begun(kept: RunFolder, recipe: Recipe, vocabulary: str, asked: dict[str, li
         return 0
     if not settings.is_file() or settings.read_text(encoding="utf-8") != kept.resolved(recipe):
         raise InputError(f"{kept.path}: was begun with other settings than these, or is no evaluation; see {settings}")
+    if _vocabulary(kept.path / "manifest.json") != vocabulary:
+        raise InputError(f"{kept.path}: its responses came from a file, or from a model with other tokens")
     wanted = ((stream_of(s), each.problem.id, i) for s in asked for each, i in samples(recipe, asked[s]))
     return _kept(kept.path / "completions.jsonl", wanted)
+
+
+def _vocabulary(manifest: Path) -> object:
+    """The fingerprint of the vocabulary that responses were sampled in; None where they were given."""
+    try:
+        return parse_json(manifest.read_text(encoding="utf-8"))["vocabulary"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{manifest}: can't be read ({error})") from error
 
 
 def _zeroes(recipe: Recipe) -> bool:
@@ -206,13 +227,13 @@ def _write(
     if not writes:  # it takes part in every piece
         deque(pieces, maxlen=0)
         return
-    show(done, total)
+    show(folder, done, total)
     with (folder / "completions.jsonl").open("a", encoding="utf-8") as file:
         for lines in pieces:
             file.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
             file.flush()
             done += len(lines)
-            show(done, total)
+            show(folder, done, total)
 
 
 def _kept(file: Path, wanted: Iterator[tuple[str, str, int]]) -> int:

@@ -18,7 +18,7 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -152,10 +152,10 @@ def _synced(path: Path) -> int:
     return path.stat().st_size
 
 
-def free(wanted: Path) -> Path:
-    """The folder, or with the first number added that makes it one where nothing is yet."""
+def free(wanted: Path, besides: Container[Path] = ()) -> Path:
+    """The folder, or with the first number added that makes it one where nothing is yet, and none of `besides`."""
     candidate, number = wanted, 2
-    while candidate.exists() and (not candidate.is_dir() or any(candidate.iterdir())):
+    while candidate in besides or (candidate.exists() and (not candidate.is_dir() or any(candidate.iterdir()))):
         candidate, number = wanted.with_name(f"{wanted.name}-{number}"), number + 1
     return candidate
 

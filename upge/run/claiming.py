@@ -1,0 +1,46 @@
+"""A folder of one's own: chosen and locked in one go, so that no other process takes it too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from upge.errors import InputError
+from upge.run.folder import free
+from upge.run.status import Lock
+
+
+@contextmanager
+def claimed(wanted: Path, *, resume: bool = False) -> Iterator[Path]:
+    """The folder, or with the first number added that makes it nobody's; to `resume`, the folder itself.
+
+    It belongs to this process while open, and is gone afterwards if nothing was written to it.
+    Raises InputError: another process is at work there, or it can't be made.
+    """
+    missing = [path for path in (wanted, *wanted.parents) if not path.exists()]
+    folder, lock = (wanted, Lock(wanted)) if resume else _free(wanted)
+    try:
+        yield folder
+    finally:
+        lock.release()
+        with suppress(OSError):  # something is in it
+            for made in dict.fromkeys((folder, *missing)):
+                made.rmdir()
+
+
+def _free(wanted: Path) -> tuple[Path, Lock]:
+    taken: set[Path] = set()
+    while True:
+        folder = free(wanted, besides=taken)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = Lock(folder)
+        except InputError:  # another process has just chosen it too
+            taken.add(folder)
+            continue
+        except OSError as error:
+            raise InputError(f"{folder}: can't be made: {error.strerror}") from error
+        if not any(folder.iterdir()):
+            return folder, lock
+        lock.release()
