@@ -51,6 +51,10 @@ def test_two_runs_side_by_side(tmp_path: Path) -> None:
 def test_runs_of_one_recipe_go_by_their_folders(tmp_path: Path) -> None:
     runs = opened([a_run(tmp_path / name, "grpo", [0.0]) for name in ("seed-0", "seed-1")])
     assert [run.name for run in runs] == ["seed-0", "seed-1"]
+    for place in ("first", "second"):
+        (tmp_path / place).mkdir()
+    folders = [a_run(tmp_path / place / "tiny", "tiny", [0.0]) for place in ("first", "second")]
+    assert [run.name for run in opened(folders)] == list(map(str, folders))
 
 
 def test_only_what_several_runs_have_is_shared(tmp_path: Path) -> None:

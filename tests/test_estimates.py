@@ -13,9 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from upge.errors import InputError
 from upge.flow import Problem, Trajectory
 from upge.run.estimates import bootstrap, majority, pass_at_k
 from upge.run.evaluating import measure
+from upge.run.scores import Record, places
 
 
 def closed_form(n: int, right: int, k: int) -> float:
@@ -107,3 +109,6 @@ def test_scores_are_by_split_and_band() -> None:
     assert (scores["test/easy/avg@2"], scores["test/hard/avg@2"], scores["test/hard/pass@2"]) == (1.0, 0.5, 1.0)
     assert scores["test/length"] == 2
     assert not any("maj" in name or "None" in name for name in scores)
+    both = [Record("test", "p", "odd", [1.0]), Record("test/odd", "q", None, [0.0])]
+    with pytest.raises(InputError, match="'test/odd' is a split, and a band of 'test'"):
+        places(both)

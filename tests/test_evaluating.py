@@ -20,6 +20,7 @@ from upge.command import app
 from upge.run.contrasting import Bands, bands, differences, measured, opened, solved
 from upge.run.estimates import bootstrap
 from upge.run.trainer import train
+from upge_parts.engines.recorded import read
 
 
 @pytest.fixture
@@ -194,6 +195,18 @@ def test_paired_differences_and_exclusive_solves(run: Path) -> None:
     whole = solved(one, other)[0]
     assert (whole.place, whole.both, whole.only_first, whole.only_second) == ("test", ("p0",), ("p1",), ("p2",))
     assert {each.place: each.only_second for each in solved(one, other)}["test/even"] == ("p2",)
+
+
+def test_only_line_feeds_end_a_line(run: Path) -> None:
+    odd = "a\u2028b\u0085c"
+    file = given_completions({f"p{index}": [odd, "a"] for index in range(3)}, tokens=[2], truncated=False)
+    done("--completions", file, "--recipe", "recipe.yaml", "eval.limit=3", "--output", "odd")
+    assert odd in Path("odd/completions.jsonl").read_text()
+    assert opened([Path("odd"), Path("odd")])[0].records[0].n == 2
+    lines = [{"stream": "s", "step": 0, "problem": "p", "sample": i, "text": odd, "tokens": [2]} for i in range(2)]
+    text = "".join(json.dumps(line | {"truncated": False}, ensure_ascii=False) + "\n" for line in lines)
+    Path("recorded.jsonl").write_text(text, encoding="utf-8")
+    assert len(read(Path("recorded.jsonl"))) == 2
 
 
 def test_an_evaluation_does_not_differ_from_itself(run: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import os
@@ -26,12 +27,12 @@ import upge
 from upge.command import app
 from upge.errors import InputError
 from upge.grid import working
-from upge.grid.cells import planned, standings
+from upge.grid.cells import Cell, planned, standings
 from upge.grid.showing import Followed, Show
 from upge.grid.varying import parse, slug
 from upge.grid.working import Task, jobs_for
 from upge.recipe import RecipeError
-from upge.run import status
+from upge.run import resuming, status
 from upge.run.trainer import train
 
 UPGE = [sys.executable, "-m", "upge", "run"]
@@ -229,6 +230,59 @@ def test_a_dry_run_lists_what_there_is_to_do(twice: Twice) -> None:
     assert result.stdout.splitlines() == [f"finished\t{out / 'other-s1'}", f"new\t{out / 'other-s7'}"]
 
 
+def waiting(cell: Cell) -> Task:
+    """A run whose folder nobody had begun when the grid looked."""
+    return Task(cell, "new")
+
+
+def worked(*tasks: Task) -> list[tuple[str, str]]:
+    """State and reason of each task after a grid of them."""
+    working.Workers(tasks, 2, Show(tasks, Console(file=io.StringIO()))).work()
+    return [(task.state, task.reason) for task in tasks]
+
+
+def test_recipes_of_one_name_in_different_places_are_two_runs(tmp_path: Path) -> None:
+    one, _ = recipes(tmp_path)
+    cells = [planned([one], [f"log.folder={tmp_path / place}"], seeds=1)[0] for place in ("here", "there")]
+    assert cells[0].name == cells[1].name
+    assert worked(*map(waiting, cells)) == [("finished", "")] * 2
+    assert [cell.standing() for cell in cells] == ["finished"] * 2
+
+
+def test_a_run_that_another_grid_is_at_work_on_is_left_to_it(tmp_path: Path) -> None:
+    one, _ = recipes(tmp_path)
+    [cell] = planned([one], seeds=1)
+    cell.log.parent.mkdir(parents=True)
+    with cell.log.open("ab") as log:
+        fcntl.flock(log, fcntl.LOCK_EX)
+        [(state, reason)] = worked(waiting(cell))
+    assert (state, reason) == ("failed", f"{cell.folder}: another grid is at work on this run")
+    assert not cell.folder.exists()
+
+
+def test_a_run_that_another_grid_has_ended_meanwhile_is_not_done_again(tmp_path: Path) -> None:
+    one, _ = recipes(tmp_path)
+    [cell] = planned([one], seeds=1)
+    assert worked(waiting(cell)) == [("finished", "")]
+    assert worked(waiting(cell)) == [("finished", "")]
+    assert sorted(path.name for path in cell.folder.parent.iterdir()) == ["tiny-s0", "tiny-s0.log"]
+
+
+def test_a_finished_run_is_finished_whatever_became_of_its_status(twice: Twice, tmp_path: Path) -> None:
+    [cell] = planned(twice.recipes[:1], seeds=1)
+    said = (cell.folder / status.FILE).read_text()
+    try:
+        for lost in ("", said[:20]):
+            (cell.folder / status.FILE).write_text(lost)
+            assert cell.standing() == "finished"
+            with pytest.raises(InputError, match="the run is finished, after 2 steps"):
+                resuming.choose(cell.recipe, cell.folder)
+        (cell.folder / status.FILE).unlink()
+        assert cell.standing() == "finished"
+    finally:
+        (cell.folder / status.FILE).write_text(said)
+
+
 # The plan.
 
 
@@ -246,6 +300,12 @@ def test_the_seeds_go_last_and_folders_say_what_is_varied(tmp_path: Path) -> Non
     assert upge.load(both[0], cells[2].arguments("new")[1:-2]).optimizer == cells[2].recipe.optimizer
     [cell] = planned(both[:1], [f"log.folder={tmp_path / 'study'}", "train.seed=4"])
     assert cell.folder == tmp_path / "study" / "tiny-s4"
+
+
+def test_two_runs_are_two(tmp_path: Path) -> None:
+    one, _ = recipes(tmp_path)
+    with pytest.raises(InputError, match=r"would be the same:\n.*lr=1e-3.*\n.*lr=0.001"):
+        planned([one], varied=[parse("optimizer.lr=1e-3,0.001")], seeds=2)
 
 
 def test_two_runs_have_two_folders(tmp_path: Path) -> None:
@@ -269,7 +329,7 @@ def test_values_are_what_stands_between_commas(values: list[str]) -> None:
     assert all(re.fullmatch(r"[\w.+=-]*", slug(value)) for value in found.values)
 
 
-@pytest.mark.parametrize("text", ["a", "=1", "a=", "a=1,,2", "a=[1", "a=1],[2", "a={b", "a=# 1"])
+@pytest.mark.parametrize("text", ["a", "=1", "a=", "a=1,,2", "a=[1", "a=1],[2", "a={b", "a=# 1", "a=1,# 2", "a==,####"])
 def test_what_is_no_list_of_values(text: str) -> None:
     with pytest.raises(InputError, match="--vary"):
         parse(text)

@@ -307,6 +307,12 @@ def test_an_unknown_override_of_the_model_is_refused_by_name() -> None:
         planned("paper/qwen-7b/hpt", "model.overrides.max_positions_embeddings=9")
 
 
+def test_an_adapter_of_itself_has_none(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(tmp_path)}))
+    with pytest.raises(ModelError, match="an adapter whose base model is, in the end, itself"):
+        configs.config_at(str(tmp_path))
+
+
 def test_an_adapter_has_its_bases_config(tmp_path: Path) -> None:
     models.policy().save(tmp_path / "base")
     (tmp_path / "adapter").mkdir()

@@ -215,6 +215,16 @@ def test_tables_for_a_document_have_means_and_differences(runs: list[str], tmp_p
     assert "| a | .500 ± .248 | .100 ± .000 |" in place.read_text()
 
 
+def test_differences_are_to_the_first_recipe_also_where_it_lacks_a_metric(runs: list[str], tmp_path: Path) -> None:
+    for folder in runs[3:]:
+        lines = (Path(folder) / "metrics.jsonl").read_text()
+        (Path(folder) / "metrics.jsonl").write_text(lines.replace('"reward"', '"extra": 1.0, "reward"'))
+    place = tmp_path / "all.md"
+    assert call(*runs, "--metric", "extra", "--metric", "test/avg@4", "--output", str(place)).exit_code == 0
+    assert place.read_text().count("**Differences to a**") == 2
+    assert "| b |  | +.250 ± .635 |" in place.read_text()
+
+
 def test_the_picture_has_the_means_of_each_recipe(runs: list[str], tmp_path: Path) -> None:
     picture = tmp_path / "all.svg"
     assert call(*runs, "--output", str(picture)).exit_code == 0

@@ -25,6 +25,7 @@ from transformers import (
     MistralForCausalLM,
     PreTrainedModel,
 )
+from transformers.modeling_outputs import CausalLMOutput
 
 from upge.flow import Problem, Trajectory
 from upge.policy import Policy, log_probs, recomputing
@@ -182,6 +183,26 @@ def test_branches_share_however_long_they_are_until_the_mask_grows_too_large() -
 
 
 # Models that can't.
+
+
+class Inlining(LlamaForCausalLM):  # type: ignore[misc]
+    """Projects by its head's weights, and not by calling its head."""
+
+    def forward(self, input_ids: Any = None, attention_mask: Any = None, position_ids: Any = None, **named: Any) -> Any:
+        given = {"attention_mask": attention_mask, "position_ids": position_ids}
+        hidden = self.model(input_ids=input_ids, **given, **named).last_hidden_state
+        return CausalLMOutput(logits=torch.nn.functional.linear(hidden, self.lm_head.weight))
+
+
+@pytest.mark.parametrize("responses", [2, 3, 4])
+def test_a_model_that_never_calls_its_head_is_asked_for_the_right_rows(responses: int) -> None:
+    model = models.llama().double()
+    pairs = [([5, 6, 7], [8 + i, 9, 10 + i]) for i in range(responses)]
+    heat = torch.ones(responses, dtype=torch.float64)
+    wanted = torch.cat([log_probs(model, [each], heat[:1], streaming=False)[0] for each in pairs])
+    model.__class__ = Inlining
+    assert reach(model) is not None
+    torch.testing.assert_close(log_probs(model, pairs, heat, streaming=False)[0], wanted, atol=1e-6, rtol=0)
 
 
 class Deaf(LlamaForCausalLM):  # type: ignore[misc]

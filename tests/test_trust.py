@@ -168,6 +168,7 @@ def run(path: Path) -> subprocess.CompletedProcess[str]:
     [
         ("[1.0]", "pass", r"returned 1 for \d+ responses; it owes a number for each"),
         ("None", "pass", "returned NoneType for"),
+        ("[1e31 for _ in pairs]", "pass", "scored a response 1e\\+31; a score is a finite number, 1e\\+30 at most"),
         ("[float('nan') for _ in pairs]", "pass", "scored a response nan; a score is a finite number"),
         ("['good' for _ in pairs]", "pass", "scored a response 'good'"),
         ("[1 / 0 for _ in pairs]", "pass", r"raised ZeroDivisionError: division by zero \(.*mine\.py:\d+\)"),

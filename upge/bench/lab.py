@@ -50,7 +50,7 @@ def _ours(recipe: Recipe, tokens: dict[str, int]) -> Callable[[], None]:
 
 
 def _sampled(folder: Path) -> int:
-    lines = (folder / "completions.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (folder / "completions.jsonl").read_text(encoding="utf-8").removesuffix("\n").split("\n")
     return sum(len(json.loads(line)["tokens"]) for line in lines)
 
 

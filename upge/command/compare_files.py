@@ -77,7 +77,7 @@ def _wrote_numbers(output: Path, compared: Compared) -> bool:
     from upge.report.writing import written_to
 
     if output.suffix == ".md":
-        written_to(output, document(compared.tables()))
+        written_to(output, document(compared.tables(), compared.groups[0].name))
     elif output.suffix == ".json":
         written_to(output, json.dumps(compared.exported(), indent=2, ensure_ascii=False) + "\n")
     return output.suffix in (".md", ".json")

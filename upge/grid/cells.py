@@ -52,8 +52,7 @@ class Cell:
         if differing := resuming.changed(self.recipe, self.folder):
             head = f"{self.folder} was begun with other settings than these, and a grid goes on as it began:"
             raise InputError("\n".join([head, *differing, "set log.folder to keep both, or move the folder"]))
-        said = status.read(self.folder)
-        return "finished" if said is not None and said.state == "finished" else "unfinished"
+        return "unfinished" if resuming.ended_after(self.folder) is None else "finished"
 
     def arguments(self, standing: Standing) -> list[str]:
         """What `upge run` takes to begin this run, or to go on with it."""
@@ -133,3 +132,7 @@ def _refuse_sharing(cells: Sequence[Cell]) -> None:
         if other is not cell:
             both = "\n".join(f"  upge run {' '.join(each.words)}" for each in (other, cell))
             raise InputError(f"two runs of this grid would have the folder {cell.folder}:\n{both}\nname them apart")
+    for index, cell in enumerate(cells):
+        if (first := cells.index(next(each for each in cells if each.recipe == cell.recipe))) < index:
+            both = "\n".join(f"  upge run {' '.join(each.words)}" for each in (cells[first], cell))
+            raise InputError(f"two runs of this grid would be the same:\n{both}\nleave one of them out")

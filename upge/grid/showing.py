@@ -65,7 +65,7 @@ class Show:
         self.tasks = tasks
         self.console = console or Console(stderr=True, highlight=False)
         self.every = EVERY if self.console.is_terminal else None
-        self._followed = {task.cell.name: Followed(task.cell.folder / "metrics.jsonl") for task in tasks}
+        self._followed = {task.cell.folder: Followed(task.cell.folder / "metrics.jsonl") for task in tasks}
         self._live: Live | None = None
 
     def __enter__(self) -> Self:
@@ -91,7 +91,7 @@ class Show:
 
     def ended(self, task: Task) -> None:
         """Say how a run has ended."""
-        followed = self._followed[task.cell.name]
+        followed = self._followed[task.cell.folder]
         followed.read()
         reward, score = followed.numbers()
         numbers = f"reward {reward}  {score}" if task.state == "finished" else f"see {task.cell.log}"
@@ -109,7 +109,7 @@ class Show:
         for column in ("run", "", "step", "reward", "measured"):
             table.add_column(column, justify="right" if column in ("step", "reward") else "left")
         for task in self._in_order():
-            followed = self._followed[task.cell.name]
+            followed = self._followed[task.cell.folder]
             followed.read()
             table.add_row(task.cell.name, task.state, self._step(task), *followed.numbers())
         return table

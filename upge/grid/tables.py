@@ -12,13 +12,12 @@ Titled = Mapping[str, Sequence[Score]]
 """Scores by what they are of."""
 
 
-def document(titled: Titled) -> str:
-    """A table of means for each title, and below it one of the differences to the first recipe."""
-    return "\n".join(line for title, scores in titled.items() if scores for line in _tables(title, scores))
+def document(titled: Titled, first: str) -> str:
+    """A table of means for each title, and below it one of the differences to the `first` group."""
+    return "\n".join(line for title, scores in titled.items() if scores for line in _tables(title, scores, first))
 
 
-def _tables(title: str, scores: Sequence[Score]) -> Iterator[str]:
-    first = scores[0].group
+def _tables(title: str, scores: Sequence[Score], first: str) -> Iterator[str]:
     seeds = sorted({len(each.values) for each in scores})
     yield f"**{title}.** Means over {' or '.join(map(str, seeds))} seeds, ± half of Student's 95 % interval:\n"
     yield from _table(scores, lambda score: cell(score.mean, ".3f"))

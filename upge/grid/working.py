@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import queue
 import signal
@@ -11,6 +12,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 from typing import BinaryIO, Literal, Protocol
 
@@ -71,7 +73,8 @@ class Workers:
     def __init__(self, tasks: Sequence[Task], jobs: int, watching: Watching) -> None:
         self.tasks, self.jobs, self.watching, self.asked = tasks, jobs, watching, 0
         self._events: queue.SimpleQueue[Task | int] = queue.SimpleQueue()
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._processes: dict[Path, subprocess.Popen[bytes]] = {}
+        """By run folder: names may repeat, where recipes of one name go to different places."""
 
     def work(self) -> None:
         """Do every task that waits, until all have ended or a signal asks for an end."""
@@ -90,10 +93,12 @@ class Workers:
         return bool(self._processes)
 
     def _begin(self, task: Task) -> None:
-        command = [sys.executable, "-m", "upge", "run", *task.cell.arguments(task.standing)]
-        threads = str(max(1, cores() // self.jobs))
-        environment = {"OMP_NUM_THREADS": threads, **os.environ}
         with _opened(task.cell) as log:
+            if not self._may_begin(task, log):
+                self.watching.ended(task)
+                return
+            command = [sys.executable, "-m", "upge", "run", *task.cell.arguments(task.standing)]
+            environment = {"OMP_NUM_THREADS": str(max(1, cores() // self.jobs)), **os.environ}
             # A session of its own: a terminal sends Ctrl-C to all processes in its group, and here it is handed on.
             process = subprocess.Popen(
                 command,
@@ -103,9 +108,27 @@ class Workers:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        self._processes[task.cell.name], task.state = process, "running"
+        self._processes[task.cell.folder], task.state = process, "running"
         threading.Thread(target=self._wait_for, args=(task, process), daemon=True).start()
         self.watching.began(task)
+
+    def _may_begin(self, task: Task, log: BinaryIO) -> bool:
+        """Whether the run is still to be done, and by nobody else: another grid may have begun or ended it since.
+
+        The lock on its log is the process's too, and lasts until that has ended.
+        """
+        try:
+            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            task.standing = task.cell.standing()
+        except BlockingIOError:
+            task.state, task.reason = "failed", f"{task.cell.folder}: another grid is at work on this run"
+        except InputError as error:
+            task.state, task.reason = "failed", str(error)
+        except OSError:  # some network drives have no such lock
+            task.standing = task.cell.standing()
+        if task.standing == "finished":
+            task.state = "finished"
+        return task.state == "waiting"
 
     def _wait_for(self, task: Task, process: subprocess.Popen[bytes]) -> None:
         process.wait()
@@ -121,7 +144,7 @@ class Workers:
         if isinstance(event, int):
             self._send(event)
         else:
-            self._end(event, self._processes.pop(event.cell.name).returncode)
+            self._end(event, self._processes.pop(event.cell.folder).returncode)
 
     def _end(self, task: Task, code: int) -> None:
         if self.asked and code in STOPPED:

@@ -138,28 +138,29 @@ def _fault(model: PreTrainedModel) -> str | None:
 
 def _response_logits(model: PreTrainedModel, batch: Padded, forward: Callable[..., Any]) -> Tensor:
     """(T, V) the logits that predict the response tokens."""
-    with _projecting_only(model, batch.rows, batch.tokens.shape):
+    with _projecting_only(model, batch.rows, batch.tokens.shape) as picked:
         logits: Tensor = forward(input_ids=batch.tokens, **understood(model, batch)).logits
     flat = logits.flatten(0, 1)
-    # A model that projects in a way of its own never met the hook: its logits are (B, L, V), not (1, T, V). The two
-    # look alike only for one sequence with T = L, that is a prompt of one token, where they are the same rows.
-    return flat if logits.shape[0] == 1 and flat.shape[0] == len(batch.rows) else flat[batch.rows]
+    # A model that projects in a way of its own never met the hook: its logits are (B, L, V), not (1, T, V).
+    return flat if picked else flat[batch.rows]
 
 
 @contextmanager
-def _projecting_only(model: PreTrainedModel, rows: Tensor, shape: torch.Size) -> Iterator[None]:
-    """While open, the vocabulary projection sees (1, T, H), the given rows of its (B, L, H)."""
+def _projecting_only(model: PreTrainedModel, rows: Tensor, shape: torch.Size) -> Iterator[list[bool]]:
+    """While open, the vocabulary projection sees (1, T, H), the given rows of its (B, L, H); then the list fills."""
+    picked: list[bool] = []
 
     def pick(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
         del module
         if not inputs or inputs[0].shape[:-1] != shape:
             return None
+        picked.append(True)
         return inputs[0].flatten(0, 1).index_select(0, rows)[None], *inputs[1:]
 
     head = model.get_output_embeddings()
     handle = head.register_forward_pre_hook(pick) if isinstance(head, nn.Module) else None
     try:
-        yield
+        yield picked
     finally:
         if handle is not None:
             handle.remove()

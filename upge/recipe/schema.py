@@ -206,7 +206,7 @@ class Train(Settings):
     """Of the forward pass, by autocast; parameters and optimizer state keep the model's type."""
     threads: Positive | None = None
     """CPU threads of this process; torch's choice by default. Small models are fastest with one."""
-    seed: Natural = 0
+    seed: int = Field(default=0, ge=0, lt=2**63)
     """Every random draw of the run is keyed by it."""
     check_problems: Natural = 4096
     """How many of the problems that the run will train on are looked at before it starts: for prompts that evaluation

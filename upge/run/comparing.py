@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ WIDTH = 24
 
 @dataclass(frozen=True)
 class Run:
-    """A run as its folder tells it: `name` of the recipe, or of the folder where several runs are of one recipe."""
+    """A run as its folder tells it: `name` of the recipe, or, where several have that, of the folder, or its path."""
 
     name: str
     folder: Path
@@ -33,8 +33,10 @@ class Run:
 def opened(folders: Sequence[Path]) -> list[Run]:
     """The runs in these folders. Raises InputError where one is none."""
     runs = [_opened(folder) for folder in folders]
-    names = [run.name for run in runs]
-    return [Run(run.folder.name, run.folder, run.lines) if names.count(run.name) > 1 else run for run in runs]
+    for other in (lambda run: run.folder.name, lambda run: str(run.folder)):
+        names = [run.name for run in runs]
+        runs = [replace(run, name=other(run)) if names.count(run.name) > 1 else run for run in runs]
+    return runs
 
 
 def _opened(folder: Path) -> Run:

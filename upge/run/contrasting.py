@@ -80,8 +80,8 @@ def opened(folders: Sequence[Path]) -> list[Evaluated]:
 def _opened(folder: Path) -> Evaluated:
     try:
         summary = parse_json((folder / "summary.json").read_text(encoding="utf-8"))
-        lines = (folder / "problems.jsonl").read_text(encoding="utf-8").splitlines()
-        records = tuple(Record.of(parse_json(line)) for line in lines)
+        with (folder / "problems.jsonl").open(encoding="utf-8") as lines:
+            records = tuple(Record.of(parse_json(line)) for line in lines)
         pass_at, seed = tuple(summary["pass_at"]), summary["seed"]
         if not all(map(is_count, (*pass_at, seed))):
             raise ValueError("'pass_at' and 'seed' should be numbers from 0")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -53,6 +52,10 @@ class Guarded:
         return asked
 
 
+LARGEST = 1e30
+"""The largest score, of either sign: sums of such still are finite."""
+
+
 class Scorer:
     """A reward session held to its contract: a finite number for each pair."""
 
@@ -66,9 +69,9 @@ class Scorer:
             if not isinstance(scores, Sequence) or len(scores) != len(pairs):
                 counted = len(scores) if isinstance(scores, Sequence) else type(scores).__name__
                 raise BrokenPromise(f"returned {counted} for {len(pairs)} responses; it owes a number for each")
-            wrong = [score for score in scores if not isinstance(score, int | float) or not math.isfinite(score)]
+            wrong = [score for score in scores if not isinstance(score, int | float) or not abs(score) <= LARGEST]
             if wrong:
-                raise BrokenPromise(f"scored a response {wrong[0]!r}; a score is a finite number")
+                raise BrokenPromise(f"scored a response {wrong[0]!r}; a score is a finite number, {LARGEST:g} at most")
         return [float(score) for score in scores]
 
     def answers(self, texts: Sequence[str]) -> list[str | None] | None:

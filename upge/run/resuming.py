@@ -6,17 +6,20 @@ import re
 import shlex
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from upge.code import named_by
 from upge.errors import InputError
+from upge.files import parse_json
 from upge.recipe import Recipe, RecipeError
 from upge.recipe.reading import Node, parse, plain, read
 from upge.run import checkpoint, durable, status
 from upge.run.checkpoint import Found
 from upge.run.folder import RunFolder, free
+from upge.run.reading_metrics import is_count
 from upge.run.tracking import flat
 
 FREE = ("train.steps", "train.save_every", "train.keep", "eval.every", "health", "log")
@@ -73,10 +76,20 @@ def unfinished(recipe: Recipe) -> list[Path]:
     return [found[number] for number in sorted(found)]
 
 
-def _is_unfinished(recipe: Recipe, folder: Path) -> bool:
+def ended_after(folder: Path) -> int | None:
+    """The step after which the run came to its end, as status.json says, or, where that can't be read, its summary;
+    None: it has not."""
     said = status.read(folder)
-    ended = said.state == "finished" if said is not None else (folder / "summary.json").exists()
-    if ended or not (folder / "recipe.yaml").is_file():
+    if said is not None:
+        return said.step if said.state == "finished" else None
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        steps = parse_json((folder / "summary.json").read_text(encoding="utf-8"))["steps"]
+        return int(steps) if is_count(steps) else None
+    return None
+
+
+def _is_unfinished(recipe: Recipe, folder: Path) -> bool:
+    if ended_after(folder) is not None or not (folder / "recipe.yaml").is_file():
         return False
     try:
         return not changed(recipe, folder)
@@ -111,15 +124,15 @@ def _history(folder: Path, found: Found) -> str:
 
 def _refuse_finished(recipe: Recipe, folder: Path, found: Found) -> None:
     """Raise InputError where there is nothing left to do."""
-    said, steps = status.read(folder), recipe.train.steps
+    last, steps = ended_after(folder), recipe.train.steps
     done = found.progress.step if found.progress is not None else 0
     if steps < done:
         raise InputError(f"{folder}: {done} steps are done already; train.steps is {steps}")
-    if said is None or said.state != "finished":
+    if last is None:
         return
-    if steps <= said.step:
-        more = f"{command(recipe, folder)} train.steps={2 * max(1, said.step)}"
-        raise InputError(f"{folder}: the run is finished, after {said.step} steps; to do more: {more}")
+    if steps <= last:
+        more = f"{command(recipe, folder)} train.steps={2 * max(1, last)}"
+        raise InputError(f"{folder}: the run is finished, after {last} steps; to do more: {more}")
     if found.progress is None:
         hint = f"a new run may start from what it has learned: model={folder}"
         raise InputError(f"{folder}: the run is finished and has no checkpoint to go on from; {hint}")

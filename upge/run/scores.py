@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from statistics import fmean
 from typing import Any
 
+from upge.errors import InputError
 from upge.flow import Trajectory
 from upge.run.estimates import majority, pass_at_k
 from upge.run.reading_metrics import is_finite
@@ -96,6 +97,10 @@ def places(found: Sequence[Record]) -> dict[str, list[Record]]:
         members = [each for each in found if each.split == split]
         grouped[split] = members
         for band in sorted({each.band for each in members if each.band is not None}):
+            if any(each.split == f"{split}/{band}" for each in found):
+                raise InputError(
+                    f"eval.splits: '{split}/{band}' is a split, and a band of '{split}': rename one of them"
+                )
             grouped[f"{split}/{band}"] = [each for each in members if each.band == band]
     return grouped
 

@@ -55,7 +55,8 @@ class Replay:
 def read(path: Path) -> dict[Key, Completion]:
     """The completions of a file by their coordinates. Raises InputError with the line that can't be read."""
     try:
-        lines = regular_file(path).read_text(encoding="utf-8").splitlines()
+        # Only line feeds end a line: JSON may hold the other characters that splitlines() splits at.
+        lines = regular_file(path).read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: can't be read: {getattr(error, 'strerror', None) or error}") from error
     found = {}
