@@ -21,7 +21,7 @@ import torch
 from hostility import DEEP, HUGE, Case, Payload, said_by
 from safetensors.torch import load_file, save_file
 
-from upge.run import durable
+from upge.records import durable
 
 Make = Callable[[Path], Case]
 Edit = Callable[[Path], object]

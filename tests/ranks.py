@@ -26,9 +26,9 @@ from accelerate.utils import FullyShardedDataParallelPlugin, gather_object
 from safetensors.torch import save_file
 
 import upge
+from upge.distributed import sharding
 from upge.flow import Problem, Trajectory
 from upge.policy import shards
-from upge.run import sharding
 from upge.run.display import Display
 from upge.run.learning import Learner
 from upge.run.trainer import open_accelerator, open_learner, open_policy, train

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from upge.errors import InputError
-from upge.run.claiming import claimed
+from upge.records.claiming import claimed
 
 
 def test_whoever_comes_second_gets_another_folder(tmp_path: Path) -> None:

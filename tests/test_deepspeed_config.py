@@ -11,8 +11,8 @@ import pytest
 import tiny
 
 import upge
+from upge.distributed import deepspeed_config, sharding
 from upge.errors import InputError
-from upge.run import deepspeed_config, sharding
 
 QUANTIZED = "model={path: 'upge_parts:data/lab/base', config: null, lora: {quantize: nf4, save: adapter}}"
 PLACEHOLDERS = {

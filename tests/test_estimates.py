@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from upge.errors import InputError
 from upge.flow import Problem, Trajectory
-from upge.run.estimates import bootstrap, majority, pass_at_k
+from upge.records.estimates import bootstrap, majority, pass_at_k
+from upge.records.scores import Record, places
 from upge.run.evaluating import measure
-from upge.run.scores import Record, places
 
 
 def closed_form(n: int, right: int, k: int) -> float:

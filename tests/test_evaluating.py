@@ -17,8 +17,8 @@ from typer.testing import CliRunner, Result
 
 import upge
 from upge.command import app
-from upge.run.contrasting import Bands, bands, differences, measured, opened, solved
-from upge.run.estimates import bootstrap
+from upge.records.contrasting import Bands, bands, differences, measured, opened, solved
+from upge.records.estimates import bootstrap
 from upge.run.trainer import train
 from upge_parts.engines.recorded import read
 

@@ -12,9 +12,9 @@ import tiny
 from test_run_faults import When
 
 import upge
+from upge.records.folder import RunFolder
 from upge.run import checkpoint
 from upge.run.failing import RunError
-from upge.run.folder import RunFolder
 from upge.run.trainer import train
 
 SETTINGS = ("train.save_every=2", "log.completions=false", "eval.splits=[]")

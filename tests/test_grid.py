@@ -32,7 +32,8 @@ from upge.grid.showing import Followed, Show
 from upge.grid.varying import parse, slug
 from upge.grid.working import Task, jobs_for
 from upge.recipe import RecipeError
-from upge.run import resuming, status
+from upge.records import status
+from upge.run import resuming
 from upge.run.trainer import train
 
 UPGE = [sys.executable, "-m", "upge", "run"]

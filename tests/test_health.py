@@ -22,7 +22,7 @@ from rich.console import Console
 import upge
 from upge.recipe import RecipeError
 from upge.recipe.health import Check, Health
-from upge.run import status
+from upge.records import status
 from upge.run.display import Display
 from upge.run.failing import RunError
 from upge.run.health import Watch

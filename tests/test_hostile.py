@@ -21,7 +21,7 @@ from hostility import SECONDS, Case, check, said_by
 from test_wrong_recipes import GOOD
 
 import upge
-from upge.run.folder import masked
+from upge.records.folder import masked
 
 Make = Callable[[Path], Case]
 

@@ -20,9 +20,9 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 import upge
+from upge.distributed import sharding
 from upge.errors import InputError
 from upge.policy import shards
-from upge.run import sharding
 from upge.run.balancing import Load, dealt
 from upge.run.packing import portions, tokens_of
 from upge.run.trainer import train

@@ -9,7 +9,7 @@ import pytest
 import tiny
 
 import upge
-from upge.run.estimates import pass_at_k
+from upge.records.estimates import pass_at_k
 from upge.run.packing import micro_batches
 from upge.run.trainer import train
 

@@ -18,7 +18,8 @@ import upge
 from upge.bench.resume import EQUAL, PHASES, Killer, look, measure, moments
 from upge.command.resuming import named
 from upge.errors import InputError
-from upge.run import checkpoint, status
+from upge.records import status
+from upge.run import checkpoint
 from upge.run.display import Display
 from upge.run.trainer import train
 

@@ -23,7 +23,8 @@ from safetensors import SafetensorError
 
 import upge
 from upge.asking import PartError
-from upge.run import checkpoint, durable, randomness, status
+from upge.records import durable, status
+from upge.run import checkpoint, randomness
 from upge.run.display import Display
 from upge.run.failing import RunError, explain
 from upge.run.stopping import Stop, Stopped

@@ -22,10 +22,10 @@ from upge.errors import InputError
 from upge.grid.groups import Group, grouped
 from upge.grid.intervals import paired, quantile, student, within
 from upge.grid.scoring import area, spent
+from upge.records.comparing import Run, opened
+from upge.records.estimates import bootstrap
+from upge.records.folder import to_yaml
 from upge.report.scales import LEFT, RIGHT
-from upge.run.comparing import Run, opened
-from upge.run.estimates import bootstrap
-from upge.run.folder import to_yaml
 
 VALUES = st.floats(-100, 100)
 

@@ -14,8 +14,8 @@ from typer.testing import CliRunner, Result
 from upge.command import app
 from upge.grid.evaluations import of_seeds
 from upge.grid.intervals import paired, student
-from upge.run.folder import to_yaml
-from upge.run.scores import Record
+from upge.records.folder import to_yaml
+from upge.records.scores import Record
 
 RIGHT = {
     "hpt": {0: ["++--", "+---", "----"], 1: ["++++", "+---", "----"], 2: ["++--", "----", "+---"]},

@@ -10,7 +10,7 @@ from extras import needs
 
 import upge
 from upge.recipe import check
-from upge.run.contrasting import measured
+from upge.records.contrasting import measured
 from upge.run.trainer import train
 
 FOLDER = Path(__file__).parent.parent / "recipes" / "smollm2"

@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from upge.bench.measuring import Table, machine
-from upge.run import checkpoint, durable, status
+from upge.records import durable, status
+from upge.run import checkpoint
 
 RECIPE = "bench/resume"
 PHASES = ("rollout", "update", "evaluation", "checkpoint", "end")

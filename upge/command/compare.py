@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from upge.grid.scoring import Against
-    from upge.run.comparing import Run
-    from upge.run.contrasting import Evaluated
+    from upge.records.comparing import Run
+    from upge.records.contrasting import Evaluated
 
 
 class Axis(StrEnum):
@@ -56,7 +56,7 @@ def compare(runs: Runs, metric: Metric = None, output: Output = None, against: A
     several seeds by means with intervals, and by differences to the first recipe, seed by seed.
     """
     from upge.errors import InputError
-    from upge.run.contrasting import is_evaluation
+    from upge.records.contrasting import is_evaluation
 
     evaluations = [folder for folder in runs if is_evaluation(folder)]
     if not evaluations:
@@ -79,7 +79,7 @@ def compare_runs(
     from upge.command.compare_seeds import compare_groups
     from upge.errors import InputError
     from upge.grid.groups import grouped
-    from upge.run import comparing
+    from upge.records import comparing
 
     found = comparing.opened(runs)
     shared = comparing.shared_metrics(found)
@@ -135,7 +135,7 @@ def curves(metrics: Sequence[str], runs: Sequence[Run]) -> Table:
 def _compare_ends(run: Path) -> None:
     from rich.console import Console
 
-    from upge.run.contrasting import measured
+    from upge.records.contrasting import measured
 
     if ends := measured(run):
         Console(highlight=False, markup=False).print(*_tables(*ends))
@@ -149,7 +149,7 @@ def _compare_evaluations(folders: list[Path], metric: Sequence[str], output: Pat
     from upge.command.compare_seeds import compare_evaluated
     from upge.errors import InputError
     from upge.grid.evaluations import of_seeds
-    from upge.run import contrasting
+    from upge.records import contrasting
 
     if groups := of_seeds(folders):
         compare_evaluated(groups, metric, output)
@@ -173,7 +173,7 @@ def _tables(first: Evaluated, other: Evaluated) -> tuple[Table, Table, Table]:
     from rich.table import Table
 
     from upge.files import shown
-    from upge.run.contrasting import differences, solved
+    from upge.records.contrasting import differences, solved
 
     names = [shown(each.name) for each in (first, other)]
     table, exclusive = Table(box=box.SIMPLE_HEAD), Table(box=box.SIMPLE_HEAD)
@@ -197,7 +197,7 @@ def _bands(first: Evaluated, other: Evaluated) -> Table:
     from rich.table import Table
 
     from upge.files import shown
-    from upge.run.contrasting import bands
+    from upge.records.contrasting import bands
 
     table = Table(box=box.SIMPLE_HEAD)
     for column in ("problems of", "solved by", "never", "in less than half", "in half or more"):
@@ -209,7 +209,7 @@ def _bands(first: Evaluated, other: Evaluated) -> Table:
 
 
 def _rows(metric: str, runs: Sequence[Run]) -> list[tuple[str, ...]]:
-    from upge.run.comparing import sparkline
+    from upge.records.comparing import sparkline
 
     curves = {run.name: run.curve(metric) for run in runs}
     values = [value for curve in curves.values() for _, value in curve]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from upge.grid.groups import Group
     from upge.grid.scoring import Against, Score
-    from upge.run.estimates import Estimate
+    from upge.records.estimates import Estimate
 
 WIDTH = 200
 """Columns for a table that no terminal shows: nothing in it is cut or wrapped."""

@@ -135,7 +135,7 @@ def _compare(cells: Sequence[Cell]) -> None:
 
 
 def _command() -> str:
-    from upge.run.folder import masked
+    from upge.records.folder import masked
 
     return shlex.join(["upge", *map(masked, sys.argv[1:])])
 

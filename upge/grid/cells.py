@@ -12,7 +12,8 @@ from typing import Literal
 from upge.errors import InputError
 from upge.grid.varying import SEED, Varied, slug
 from upge.recipe import Fault, Recipe, RecipeError, load
-from upge.run import resuming, status
+from upge.records import status
+from upge.run import resuming
 
 Standing = Literal["new", "unfinished", "finished"]
 LONGEST = 200

@@ -7,9 +7,9 @@ from pathlib import Path
 from statistics import fmean
 
 from upge.grid.groups import Group, grouped
-from upge.run.comparing import Run
-from upge.run.contrasting import Evaluated, opened
-from upge.run.scores import columns, places
+from upge.records.comparing import Run
+from upge.records.contrasting import Evaluated, opened
+from upge.records.scores import columns, places
 
 ALONE = "alone"
 """The share of a place's problems that a recipe solves in its n samples and no other recipe does with this seed."""

@@ -12,7 +12,7 @@ from ruamel.yaml.error import YAMLError
 
 from upge.errors import InputError
 from upge.grid.varying import SEED
-from upge.run.comparing import Run
+from upge.records.comparing import Run
 from upge.run.tracking import flat
 
 BESIDES = (SEED, "train.save_every", "train.keep", "train.threads", "log", "about")

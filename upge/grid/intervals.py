@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from math import cos, pi, sin, sqrt, tan
 from statistics import fmean, stdev
 
-from upge.run.estimates import LEVEL, Estimate
+from upge.records.estimates import LEVEL, Estimate
 
 
 def student(values: Sequence[float]) -> Estimate:

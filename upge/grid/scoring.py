@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from upge.grid.groups import Group
 from upge.grid.intervals import paired, student
-from upge.run.comparing import Run
-from upge.run.estimates import Estimate
+from upge.records.comparing import Run
+from upge.records.estimates import Estimate
 
 Points = Sequence[tuple[float, float]]
 Against = Literal["samples", "steps"]

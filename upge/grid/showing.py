@@ -15,7 +15,7 @@ from rich.table import Table
 
 from upge.files import parse_json
 from upge.grid.working import Task
-from upge.run import status
+from upge.records import status
 
 EVERY = 1.0
 """Seconds between two looks at the run folders, where somebody watches."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import isfinite
 
 from upge.grid.scoring import Score
-from upge.run.estimates import Estimate
+from upge.records.estimates import Estimate
 
 Titled = Mapping[str, Sequence[Score]]
 """Scores by what they are of."""

@@ -13,6 +13,7 @@ from ruamel.yaml.error import YAMLError
 
 from upge.grid.groups import Group
 from upge.grid.intervals import student
+from upge.records.comparing import Run, shared_metrics
 from upge.report.charts import COLOURS, Chart, Point, Series
 from upge.report.curves import NOTES, OTHER, SHARES, SUBJECTS, points
 from upge.report.curves import Group as Charts
@@ -20,7 +21,6 @@ from upge.report.exclusive import ends, solved
 from upge.report.logs import Logs
 from upge.report.measuring import AS_SHARES, score_order, solving, split_of
 from upge.report.pages import rendered
-from upge.run.comparing import Run, shared_metrics
 
 
 @dataclass(frozen=True)

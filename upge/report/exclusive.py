@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from upge.records.scores import Record
 from upge.report.logs import Logs
-from upge.run.scores import Record
 
 MOST_PROBLEMS = 200
 """How many problems a page names, at most."""

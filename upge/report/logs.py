@@ -12,12 +12,12 @@ from upge.asking import PartError
 from upge.errors import InputError
 from upge.files import parse_json
 from upge.recipe import Recipe, RecipeError, load
+from upge.records import comparing, status
+from upge.records.comparing import Run
+from upge.records.contrasting import is_evaluation
+from upge.records.metrics import metrics_of
 from upge.report import responses
 from upge.report.responses import Responses
-from upge.run import comparing, status
-from upge.run.comparing import Run
-from upge.run.contrasting import is_evaluation
-from upge.run.reading_metrics import metrics_of
 
 
 @dataclass(frozen=True)

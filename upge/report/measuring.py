@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+from upge.records.estimates import Estimate, bootstrap
+from upge.records.scores import Record, columns, places
 from upge.report.charts import Chart, Point, Series
 from upge.report.curves import Group, Line
 from upge.report.logs import Logs
-from upge.run.estimates import Estimate, bootstrap
-from upge.run.scores import Record, columns, places
 
 DRAWN = re.compile(r"(?:avg|pass|maj)@\d+|truncated|length")
 """The scores of a place."""

@@ -10,8 +10,8 @@ from typing import Any
 
 from upge.errors import InputError
 from upge.files import parse_json
-from upge.run.reading_metrics import is_finite
-from upge.run.scores import Record
+from upge.records.metrics import is_finite
+from upge.records.scores import Record
 
 MOST_RESPONSES = 1000
 """How many responses a page holds to be read, about."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from upge.errors import InputError
 from upge.files import parse_json
-from upge.run.reading_metrics import is_count, is_finite, is_number
+from upge.records.metrics import is_count, is_finite, is_number
 
 MOST = 120
 """How many trajectories a page holds, about: those of whole steps, spread evenly."""

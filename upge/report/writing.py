@@ -7,10 +7,10 @@ from pathlib import Path
 
 from upge.errors import InputError
 from upge.grid.groups import Group
+from upge.records import durable
 from upge.report.comparison import comparison_page, groups_page
 from upge.report.logs import opened
 from upge.report.pages import run_page
-from upge.run import durable
 
 FILE = "report.html"
 COMPARISON = "comparison.html"

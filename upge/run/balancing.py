@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import torch
 
+from upge.distributed.team import Team
 from upge.run.packing import Grouped, portions
-from upge.run.team import Team
 
 WORTHWHILE = 0.95
 """Prompts move only if that leaves the busiest rank with less than this share of what the busiest had before."""

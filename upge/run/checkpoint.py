@@ -22,15 +22,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from upge.distributed.strategies import Moments
 from upge.errors import InputError
 from upge.files import parse_json
 from upge.policy import adapting, shards
-from upge.run import durable, randomness
-from upge.run.folder import LOGS
+from upge.records import durable
+from upge.records.folder import LOGS
+from upge.records.metrics import is_count
+from upge.run import randomness
 from upge.run.learning import Learner
 from upge.run.optimizing import Optimization
-from upge.run.reading_metrics import is_count
-from upge.run.strategies import Moments
 
 FILES = "files.json"
 MOMENTS = {"step", "exp_avg", "exp_avg_sq"}

@@ -10,8 +10,9 @@ from statistics import fmean
 from upge.errors import InputError
 from upge.flow import DataSession, Problem, Sampling, Trajectory
 from upge.recipe import Recipe
+from upge.records.folder import stream_of
+from upge.records.scores import columns, places, records
 from upge.run.collect import Asked, Collector
-from upge.run.scores import columns, places, records
 
 CHUNK = 4096
 """Responses asked for at once. Noise is keyed, so no completion depends on it."""
@@ -83,13 +84,8 @@ def sample(
         yield [each for _, each in collector.sampled(mine, sampling, stream=stream_of(split), step=step)]
 
 
-def stream_of(split: str) -> str:
-    """What keys a split's sampling noise, and names its completions."""
-    return f"eval/{split}"
-
-
 def measure(split: str, responses: Sequence[Trajectory], pass_at: Sequence[int]) -> dict[str, float]:
-    """The mean scores of a split's responses, in all and for each band; see `upge.run.scores.columns`."""
+    """The mean scores of a split's responses, in all and for each band; see `upge.records.scores.columns`."""
     return {
         f"{place}/{score}": fmean(values)
         for place, members in places(records(split, responses)).items()

@@ -20,21 +20,23 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from upge.distributed import sharding
+from upge.distributed.team import Team
 from upge.errors import InputError
 from upge.files import parse_json
 from upge.flow import Context, Problem, Trajectory
 from upge.policy import Policy
 from upge.recipe import Recipe
-from upge.run import estimates, failing, fitting, guarding, requiring, sharding
-from upge.run.claiming import claimed
+from upge.records import estimates
+from upge.records.claiming import claimed
+from upge.records.completions import Given, completions_of
+from upge.records.estimates import Estimate, bootstrap
+from upge.records.folder import RunFolder, completion, stream_of
+from upge.records.scores import Record, columns, places
+from upge.run import failing, fitting, guarding, requiring
 from upge.run.collect import Asked, Collector
-from upge.run.estimates import Estimate, bootstrap
-from upge.run.evaluating import CHUNK, ask, problems_of, sample, samples, stream_of
-from upge.run.folder import RunFolder, completion
+from upge.run.evaluating import CHUNK, ask, problems_of, sample, samples
 from upge.run.guarding import Scorer
-from upge.run.reading_completions import Given, completions_of
-from upge.run.scores import Record, columns, places
-from upge.run.team import Team
 from upge.run.trainer import open_accelerator, open_policy
 
 STEP = 0
@@ -99,7 +101,7 @@ def _evaluated(recipe: Recipe, folder: Path, team: Team, *, resume: bool, chunk:
 def evaluate_completions(
     recipe: Recipe, folder: Path, file: Path, *, chunk: int = CHUNK, show: Show = lambda folder, done, total: None
 ) -> Evaluation:
-    """Score the responses in a file (see `upge.run.reading_completions`) as the recipe's reward does; without a model.
+    """Score the responses in a file (see `upge.records.completions`) as the recipe's reward does; without a model.
 
     Raises InputError unless the file has the same number of responses, and enough, for each problem.
     """

@@ -12,9 +12,9 @@ import torch
 
 from upge.errors import InputError
 from upge.recipe import Recipe
-from upge.run import status
+from upge.records import status
+from upge.records.folder import RunFolder
 from upge.run.checkpoint import checkpoints
-from upge.run.folder import RunFolder
 from upge.run.resuming import command
 from upge.run.stopping import Stopped
 

@@ -13,7 +13,7 @@ from typing import Any
 from upge.errors import InputError
 from upge.recipe import Recipe
 from upge.recipe.health import Health
-from upge.run.reading_metrics import is_count, is_number
+from upge.records.metrics import is_count, is_number
 from upge.run.signs import SIGNS, Reading, Seen
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from upge.asking import State
 from upge.batch import Batch
 from upge.credit import Credit
+from upge.distributed.team import Team
 from upge.flow import Problem, Trajectory
 from upge.policy import Policy, Reference
 from upge.recipe import Recipe
@@ -28,7 +29,6 @@ from upge.run.ledger import Ledger
 from upge.run.optimizing import Optimization
 from upge.run.packing import Grouped, micro_batches, portions, rollout_batch, tokens_of
 from upge.run.tally import Tally
-from upge.run.team import Team
 from upge.schedule import at
 
 

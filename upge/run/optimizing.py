@@ -10,9 +10,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from upge.distributed import deepspeed_config, sharding, zero
+from upge.distributed.strategies import Accelerated, Strategy
 from upge.recipe.schema import Optimizer
-from upge.run import deepspeed_config, sharding, zero
-from upge.run.strategies import Accelerated, Strategy
 from upge.run.tally import Tally
 from upge.schedule import at
 

@@ -16,10 +16,11 @@ from upge.errors import InputError
 from upge.files import parse_json
 from upge.recipe import Recipe, RecipeError
 from upge.recipe.reading import Node, parse, plain, read
-from upge.run import checkpoint, durable, status
+from upge.records import durable, status
+from upge.records.folder import RunFolder, free
+from upge.records.metrics import is_count
+from upge.run import checkpoint
 from upge.run.checkpoint import Found
-from upge.run.folder import RunFolder, free
-from upge.run.reading_metrics import is_count
 from upge.run.tracking import flat
 
 FREE = ("train.steps", "train.save_every", "train.keep", "eval.every", "health", "log")

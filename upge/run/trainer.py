@@ -19,31 +19,21 @@ from accelerate.utils import gather_object
 from transformers.utils.logging import disable_progress_bar
 
 from upge import policy as policies
+from upge.distributed import deepspeed_config, sharding
+from upge.distributed.team import Team
 from upge.errors import InputError
 from upge.flow import Context, DataSession, EngineSession, Trajectory
 from upge.policy import Policy
 from upge.recipe import Recipe
-from upge.run import (
-    checking,
-    checkpoint,
-    deepspeed_config,
-    failing,
-    fitting,
-    guarding,
-    randomness,
-    requiring,
-    resuming,
-    sharding,
-    status,
-    tracking,
-)
+from upge.records import status
+from upge.records.folder import RunFolder
+from upge.run import checking, checkpoint, failing, fitting, guarding, randomness, requiring, resuming, tracking
 from upge.run.assembling import Assembler
 from upge.run.checkpoint import Progress
 from upge.run.collect import Collector
 from upge.run.critic import CriticLearner
 from upge.run.display import Display
 from upge.run.evaluating import evaluate
-from upge.run.folder import RunFolder
 from upge.run.guarding import Scorer
 from upge.run.health import Watch
 from upge.run.learning import Learner
@@ -51,7 +41,6 @@ from upge.run.ledger import Ledger
 from upge.run.optimizing import place
 from upge.run.resuming import Start
 from upge.run.stopping import Stop, Stopped
-from upge.run.team import Team
 
 
 def train(recipe: Recipe, *, resume: Path | None = None, again: bool = False, display: Display | None = None) -> Path:

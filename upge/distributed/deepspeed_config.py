@@ -154,7 +154,7 @@ def unseen() -> Iterator[None]:
     """While open, nobody sees that DeepSpeed is asked for.
 
     An Accelerator made meanwhile is one of data parallelism. Its own way with DeepSpeed steps inside `backward`, where
-    nobody could look at the gradient's norm, and exists on GPUs only. A run holds the engine itself: `upge.run.zero`.
+    nobody could look at the gradient's norm, and exists on GPUs only. A run holds the engine itself (`zero.py`).
     """
     kept = os.environ.pop(VARIABLE, None)
     try:

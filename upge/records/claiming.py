@@ -7,8 +7,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from upge.errors import InputError
-from upge.run.folder import free
-from upge.run.status import Lock
+from upge.records.folder import free
+from upge.records.status import Lock
 
 
 @contextmanager

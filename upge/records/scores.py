@@ -9,8 +9,8 @@ from typing import Any
 
 from upge.errors import InputError
 from upge.flow import Trajectory
-from upge.run.estimates import majority, pass_at_k
-from upge.run.reading_metrics import is_finite
+from upge.records.estimates import majority, pass_at_k
+from upge.records.metrics import is_finite
 
 _KINDS: Mapping[str, tuple[type, ...]] = {"split": (str,), "id": (str,), "band": (str, type(None))} | {
     "rewards": (list,), "truncated": (list,), "lengths": (list, type(None)), "answers": (list, type(None))

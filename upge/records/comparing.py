@@ -10,7 +10,7 @@ from typing import Any
 
 from upge.errors import InputError
 from upge.files import parse_json
-from upge.run.reading_metrics import metrics_of
+from upge.records.metrics import metrics_of
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 WIDTH = 24

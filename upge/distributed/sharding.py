@@ -1,7 +1,7 @@
 """Models divided over ranks, as accelerate's config asks: by FSDP2 or DeepSpeed; everything else is refused.
 
 Without GPUs accelerate's FSDP would leave models whole; there upge divides them, by the same torch functions over gloo.
-DeepSpeed is upge's own to call, everywhere: see `upge.run.zero`.
+DeepSpeed is upge's own to call, everywhere: see `upge.distributed.zero`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import torch
 from accelerate import Accelerator, DistributedType
 from torch import nn
 
+from upge.distributed import deepspeed_config
 from upge.errors import InputError
 from upge.policy import shards
 from upge.recipe import Recipe
-from upge.run import deepspeed_config
 
 _OTHERS = {
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",

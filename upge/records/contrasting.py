@@ -13,9 +13,9 @@ from typing import Any
 
 from upge.errors import InputError
 from upge.files import parse_json
-from upge.run.estimates import Estimate, bootstrap
-from upge.run.reading_metrics import is_count, is_finite
-from upge.run.scores import Record, columns, places
+from upge.records.estimates import Estimate, bootstrap
+from upge.records.metrics import is_count, is_finite
+from upge.records.scores import Record, columns, places
 
 
 @dataclass(frozen=True)

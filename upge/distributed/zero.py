@@ -18,10 +18,10 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from upge.distributed import deepspeed_config
+from upge.distributed.strategies import Moments, Strategy, adamw
 from upge.policy import shards
 from upge.recipe.schema import Optimizer
-from upge.run import deepspeed_config
-from upge.run.strategies import Moments, Strategy, adamw
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -28,8 +28,8 @@ from upge.files import refuse_links_out
 from upge.flow import Problem, Trajectory
 from upge.recipe import Recipe
 from upge.recipe.code import names_file
-from upge.run import durable
-from upge.run.reading_metrics import metrics_of
+from upge.records import durable
+from upge.records.metrics import metrics_of
 
 LOGS = ("metrics.jsonl", "timings.jsonl", "completions.jsonl", "credit.jsonl")
 PACKAGES = ("upge", "torch", "transformers", "accelerate", "tokenizers", "datasets", "peft", "pydantic", "safetensors")
@@ -173,6 +173,11 @@ def completion(stream: str, step: int, each: Trajectory) -> dict[str, Any]:
         "text": each.text,
         "tokens": each.response,
     }
+
+
+def stream_of(split: str) -> str:
+    """What keys a split's sampling noise, and names its completions."""
+    return f"eval/{split}"
 
 
 def banded(problem: Problem) -> dict[str, str]:

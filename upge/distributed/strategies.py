@@ -1,6 +1,6 @@
 """How a model's gradient, weights and moments lie over ranks while it is trained: what `Optimization` leaves to others.
 
-Whole on every rank (data parallelism) or divided by FSDP2, both by accelerate; for ZeRO see `upge.run.zero`.
+Whole on every rank (data parallelism) or divided by FSDP2, both by accelerate; for ZeRO see `upge.distributed.zero`.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from upge.distributed import sharding
 from upge.policy import shards
 from upge.recipe.schema import Optimizer
-from upge.run import sharding
 from upge.schedule import at
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from typing import Literal, get_args
 
 from upge.errors import InputError
 from upge.files import parse_json, regular_file
-from upge.run import durable
-from upge.run.reading_metrics import is_count
+from upge.records import durable
+from upge.records.metrics import is_count
 
 FILE = "status.json"
 

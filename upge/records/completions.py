@@ -21,8 +21,7 @@ from typing import Any
 from upge.errors import InputError
 from upge.files import parse_json, regular_file
 from upge.flow import Problem
-from upge.run.evaluating import stream_of
-from upge.run.folder import banded
+from upge.records.folder import banded, stream_of
 
 Given = tuple[Problem, dict[str, Any]]
 """A problem, and a response to it as a line of completions.jsonl without its reward."""

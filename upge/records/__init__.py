@@ -1,0 +1,1 @@
+"""What runs and evaluations leave behind: written so that it lasts, read again, counted and compared."""
