@@ -76,6 +76,7 @@ def compare_runs(
     """Compare runs. Raises InputError: one is none; two of these have no such metric."""
     from rich.console import Console
 
+    from upge.command.compare_curves import curves
     from upge.command.compare_seeds import compare_groups
     from upge.errors import InputError
     from upge.grid.groups import grouped
@@ -114,22 +115,6 @@ def _write(output: Path, folders: Sequence[Path], runs: Sequence[Run], metrics: 
     else:
         write(folders, output)
     typer.echo(f"wrote {output}", err=True)
-
-
-def curves(metrics: Sequence[str], runs: Sequence[Run]) -> Table:
-    """A line for each metric and run: first and last value, and the curve between them."""
-    from rich import box
-    from rich.table import Table
-
-    from upge.files import shown
-
-    table = Table(box=box.SIMPLE_HEAD)
-    for column in ("", "run", "first", "last", "curve"):
-        table.add_column(column, justify="right" if column in ("first", "last") else "left")
-    for metric in metrics:
-        for row in _rows(metric, runs):
-            table.add_row(*map(shown, row))
-    return table
 
 
 def _compare_ends(run: Path) -> None:
@@ -206,15 +191,3 @@ def _bands(first: Evaluated, other: Evaluated) -> Table:
         for each in bands(by):
             table.add_row(shown(each.place), shown(by.name), str(each.never), str(each.sometimes), str(each.often))
     return table
-
-
-def _rows(metric: str, runs: Sequence[Run]) -> list[tuple[str, ...]]:
-    from upge.records.comparing import sparkline
-
-    curves = {run.name: run.curve(metric) for run in runs}
-    values = [value for curve in curves.values() for _, value in curve]
-    rows: list[tuple[str, ...]] = []
-    for name, curve in curves.items():
-        ends = (f"{curve[0][1]:.3f}", f"{curve[-1][1]:.3f}") if curve else ("", "")
-        rows.append(("" if rows else metric, name, *ends, sparkline(curve, min(values), max(values))))
-    return rows

@@ -38,7 +38,7 @@ def compare_groups(
     """
     from rich.console import Console
 
-    from upge.command.compare import curves
+    from upge.command.compare_curves import curves
     from upge.grid.scoring import areas, fewest, lasts
 
     groups, measured = _finished(given), [metric for metric in metrics if "avg@" in metric]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 
@@ -12,14 +12,18 @@ from upge.credit import Credit
 from upge.flow import Trajectory
 from upge.run.packing import Grouped
 
-if TYPE_CHECKING:
-    from upge.run.tally import Tally
-
 MEANS = ("signal", "sampled_entropy", "repetition", "kl_old", "kl_reference")
 """The names of the metrics, all of them means."""
 
 
-def of_rollouts(tally: Tally, grouped: Grouped) -> None:
+class Means(Protocol):
+    """What observations are told to."""
+
+    def mean(self, name: str, total: float, count: float) -> None:
+        """Add `count` observations that sum to `total` to a mean."""
+
+
+def of_rollouts(tally: Means, grouped: Grouped) -> None:
     """`sampled_entropy` and `repetition` of a rollout batch.
 
     The entropy is the mean of −log π over tokens, as the engine reported it of those that it drew: E_{x∼π}[−log π(x)]
@@ -54,7 +58,7 @@ def _said_three_times(tokens: Sequence[int], length: int) -> bool:
     return last == tokens[-2 * length : -length] and last == tokens[-3 * length : -2 * length]
 
 
-def of_credit(tally: Tally, batch: Batch, credit: Credit, pushing: Iterable[str]) -> None:
+def of_credit(tally: Means, batch: Batch, credit: Credit, pushing: Iterable[str]) -> None:
     """`signal`: the share of prompts with a token of which some term has s·Â ≠ 0.
 
     Args: pushing: the terms that push on the likelihood; those whose Â waits for a forward pass say nothing here.
@@ -70,7 +74,7 @@ def of_credit(tally: Tally, batch: Batch, credit: Credit, pushing: Iterable[str]
         tally.mean("signal", float(taught.sum()), batch.prompts)
 
 
-def of_micro_batch(tally: Tally, batch: Batch) -> None:
+def of_micro_batch(tally: Means, batch: Batch) -> None:
     """`kl_old` and `kl_reference`: mean over the rollouts' tokens of x − 1 − log x, which is never below 0.
 
         KL(π_old‖π_θ): x = π_θ/π_old        KL(π_θ‖π_0): x = π_0/π_θ
