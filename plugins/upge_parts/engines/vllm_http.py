@@ -158,3 +158,19 @@ def _told(response: httpx2.Response) -> str:
     said = shorten(response.text, 300)
     hint = _HINTS.get(response.status_code)
     return f"{response.status_code} {said}".strip() + (f" ({hint})" if hint else "")
+
+
+class Done(BaseModel):
+    """An answer of which nothing is read."""
+
+
+class Emptied(BaseModel):
+    """What `/reset_prefix_cache` answers."""
+
+    success: bool
+
+
+def forget(server: Server) -> None:
+    """Empty what a server has cached of prefixes."""
+    if not server.ask("/reset_prefix_cache", Emptied, {}).success:
+        raise server.wrong("it kept what it had cached of the old weights; nothing else may use it during a run")

@@ -13,8 +13,7 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from upge import Context, InputError, Policy
-from upge_parts.engines.vllm_http import Server
-from upge_parts.engines.vllm_remote import Done, forget
+from upge_parts.engines.vllm_http import Done, Server, forget
 
 
 class WorldSize(BaseModel):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from upge import Completion, Context, InputError, Policy, Request, Sampling
 from upge_parts.engines import exchange
-from upge_parts.engines.vllm_http import BUSY, Server, side_by_side
+from upge_parts.engines.vllm_http import BUSY, Done, Server, forget, side_by_side
 from upge_parts.engines.vllm_session import check, settings
 
 if TYPE_CHECKING:
@@ -64,16 +64,6 @@ class Models(BaseModel):
     """What `/v1/models` answers."""
 
     data: list[Model] = Field(min_length=1)
-
-
-class Done(BaseModel):
-    """An answer of which nothing is read."""
-
-
-class Emptied(BaseModel):
-    """What `/reset_prefix_cache` answers."""
-
-    success: bool
 
 
 class Courier(Protocol):
@@ -169,12 +159,6 @@ class Files:
     def _load(self, server: Server, place: Path) -> None:
         server.ask("/collective_rpc", Done, {"method": "take_over", "args": [str(place)]})
         forget(server)
-
-
-def forget(server: Server) -> None:
-    """Empty what a server has cached of prefixes."""
-    if not server.ask("/reset_prefix_cache", Emptied, {}).success:
-        raise server.wrong("it kept what it had cached of the old weights; nothing else may use it during a run")
 
 
 def check_server(server: Server, policy: Policy) -> None:
