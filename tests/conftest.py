@@ -7,11 +7,13 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
 from upge import discovery
+from upge.grid.working import cores
 
 torch.set_num_threads(1)
 
@@ -27,6 +29,24 @@ for profile, examples in PROFILES.items():
         suppress_health_check=[HealthCheck.too_slow],
     )
 settings.load_profile(os.environ.get("UPGE_PROFILE", "dev"))
+
+
+WORKER = 3 * 2**30
+"""Bytes that a process of `pytest -n auto` may come to hold."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """As many as there are cores, if the memory that is free lets them."""
+    return max(1, min(cores(), psutil.virtual_memory().available // WORKER))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """A file's tests stay in one process, for they share what is costly to make."""
+    from xdist.scheduler import LoadFileScheduling
+
+    return LoadFileScheduling(config, log)
 
 
 class Site:

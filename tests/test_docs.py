@@ -78,5 +78,5 @@ def test_the_readme_has_its_two_commands() -> None:
     commands = re.findall(r"^\$ (.+)$", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
     assert len(commands) == 2
     assert commands[0].endswith("upge run recipes/hpt.yaml")
-    assert commands[1].endswith("pytest")
+    assert commands[1].endswith("pytest -n auto")
     assert sys.version_info >= (3, 11)
