@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from upge.recipe.faults import Fault, Place, RecipeError, nearest, quoted
+from upge.recipe.homes import at_home
 from upge.recipe.layers import Shorthand, expand, merge
 from upge.recipe.nodes import Node, describe
 from upge.recipe.reading import read
@@ -61,7 +62,7 @@ class Extender:
         assert isinstance(root.value, dict)
         members = dict(root.value)
         extends = members.pop("extends", None)
-        layer = expand(replace(root, value=members), (), self._shorthand)
+        layer = at_home(expand(replace(root, value=members), (), self._shorthand), path, self._shipped)
         base: Node | None = None
         for name in self._names(extends):
             parent = self._parent(name, path, (*chain, path))

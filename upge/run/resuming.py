@@ -15,6 +15,7 @@ from upge.code import named_by
 from upge.errors import InputError
 from upge.files import parse_json
 from upge.recipe import Recipe, RecipeError
+from upge.recipe.homes import at_home
 from upge.recipe.reading import Node, parse, plain, read
 from upge.records import durable, status
 from upge.records.folder import RunFolder, free
@@ -153,7 +154,7 @@ def changed(recipe: Recipe, folder: Path, *, free: Sequence[str] = ("log",)) -> 
     """
     file = folder / "recipe.yaml"
     try:
-        theirs = _flat(read(file))
+        theirs = _flat(at_home(read(file), file, None))
     except RecipeError as error:
         raise InputError(f"{file} can't be read: {' '.join(str(error).split())}") from error
     ours = _flat(parse(RunFolder(folder, writes=False).resolved(recipe), str(file)))
