@@ -73,6 +73,14 @@ def test_list_marks_what_metadata_can_tell_and_check_what_it_cannot(site: Site) 
     assert "PPO's clip" in checked.stdout
 
 
+def test_list_tells_of_entry_points_that_nobody_reads(site: Site) -> None:
+    site.install("plug-in", "[upge.maskk]\nmine = mine:Mine\n[upgerade]\nx = y:z\n")
+    assert (
+        call("list", "mask").stderr
+        == "plug-in: there is no entry-point group 'upge.maskk'; did you mean 'upge.mask'?\n"
+    )
+
+
 def test_list_recipes_names_those_of_packages_too(site: Site) -> None:
     site.install("plug-in", "[upge.recipes]\nany = plug.shelf\n", {"plug.__init__": ""})
     (site.folder / "plug" / "shelf").mkdir()
@@ -280,6 +288,11 @@ def test_check_of_a_file_needs_leave_to_run_it(tmp_path: Path, monkeypatch: pyte
     Path("soft.py").write_text(SOUND)
     assert "--allow-code" in str(call("check", "soft.py:SoftClip").exception)
     assert call("check", "soft.py:SoftClip", "--allow-code", "--examples", "5").exit_code == 0
+    for wrong, said in (("api = 2", "was written for version 2 of the part API"), ("scope = 'all'", "SoftClip.scope")):
+        Path("soft.py").write_text(SOUND.replace("trust_region = True", wrong))
+        assert said in str(call("check", "soft.py:SoftClip", "--allow-code").exception)
+    Path("soft.py").write_text("import upge\nclass SoftClip(upge.Mask): ...")
+    assert "has no __call__, which every mask owes" in str(call("check", "soft.py:SoftClip", "--allow-code").exception)
 
 
 def test_check_of_a_package_looks_at_what_is_sound_beside_what_is_not(site: Site) -> None:

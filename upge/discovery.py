@@ -165,6 +165,19 @@ def recipe_folders() -> list[tuple[str, Path]]:
     return sorted(found)
 
 
+def strays() -> list[str]:
+    """A sentence for each entry-point group of an installed package that is upge's by its name, and of no use."""
+    groups = [RECIPES, *(f"{GROUP}{slot}" for slot in sorted(slots()))]
+    found = []
+    for parser, distribution in _distributions(tuple(sys.path)):
+        for section in map(str.strip, parser.sections()):
+            if section.startswith(GROUP) and section not in groups:
+                close = difflib.get_close_matches(section, groups, n=1)
+                hint = f"did you mean '{close[0]}'?" if close else f"there are {', '.join(groups)}"
+                found.append(f"{distribution.name}: there is no entry-point group '{section}'; {hint}")
+    return sorted(found)
+
+
 def refresh() -> None:
     """Forget what was found, for a package installed by this very process."""
     importlib.invalidate_caches()  # Python remembers what folders held

@@ -30,6 +30,8 @@ def list_parts(slot: Slot = None, check: Check = False) -> None:
         raise typer.Exit(2)
     rows = list(_recipes(_checked_recipe if check else None) if slot == "recipes" else _parts(slot, check))
     _print(rows)
+    for stray in discovery.strays():
+        typer.echo(stray, err=True)
     if check and any(faulty for *_, faulty in rows):
         raise typer.Exit(1)
 
