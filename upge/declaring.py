@@ -47,5 +47,6 @@ def unusable(kind: type[Part], base: type[Part], package: str) -> tuple[str, str
         older = f"upgrade {'upge' if kind.api > base.api else package}"
         return f"was written for version {kind.api} of the part API; this is {base.api}", older
     if lacking := sorted(kind.__abstractmethods__):
-        return f"has no {' and no '.join(lacking)}, which every {base.slot} owes", ""
+        slot = getattr(kind, "slot", "part")
+        return f"has no {' and no '.join(lacking)}, which every {slot} owes", ""
     return None
