@@ -75,7 +75,12 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     before = set(sys.modules)
     yield Site(tmp_path)
     for module in set(sys.modules) - before:
-        if str(getattr(sys.modules[module], "__file__", None) or "").startswith(str(tmp_path)):
+        own = sys.modules[module]
+        places = (
+            getattr(own, "__file__", None),
+            *getattr(own, "__path__", ()),
+        )  # a folder without __init__ has no file
+        if any(str(place).startswith(str(tmp_path)) for place in places):
             del sys.modules[module]
     discovery.refresh()
 

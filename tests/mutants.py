@@ -115,7 +115,7 @@ MUTANTS = [
         ("sequence_sum counts tokens", "reductions.sequence_sum", "self.counted(b)", "self.counted(b) * b.length"),
         ("token_mean over all rows", "reductions.token_mean", "self.counted(b) * ", ""),
         ("token_mean counts trajectories", "reductions.token_mean", " * b.length", ""),
-        ("the gate opens at its threshold", "switches.success_rate", "threshold > rounding", "threshold > -rounding"),
+        ("the gate opens at its threshold", "switches.success_rate", "b.step) > rounding", "b.step) > -rounding"),
         ("the gate sees demonstrations", "groups", "b.reward * b.rollout", "b.reward"),
         ("the gate takes the sum for the mean", "groups", " / b.per_prompt(b.rollout).clamp(min=1)", ""),
         (
@@ -185,7 +185,7 @@ MUTANTS = [
         ("gae never whitens", "advantages.gae", "if self.whiten else", "if False else"),
         ("k2 for k3", "advantages.kl", 'self.estimator == "k2"', "True"),
         ("k3 upside down", "advantages.kl", "torch.exp(-log_ratio)", "torch.exp(log_ratio)"),
-        ("kl rewards divergence", "advantages.kl", "return -self.coefficient", "return self.coefficient"),
+        ("kl rewards divergence", "advantages.kl", "return -at(self.coefficient", "return at(self.coefficient"),
         ("prompt_mean counts trajectories", "reductions.prompt_mean", "self.counted(b) * b.length", "self.counted(b)"),
         ("prompt_mean forgets the prompts", "reductions.prompt_mean", "(prompts * b", "(b"),
         ("prompt_mean counts rows", "reductions.prompt_mean", "b.per_prompt(self.counted(b)) > 0", "self.counted(b)"),
@@ -205,7 +205,7 @@ MUTANTS = [
         ("overlong charges demonstrations", "shapings.overlong", "where(b.rollout,", "where(b.rollout | True,"),
         ("overlong charges every token", "shapings.overlong", "b.at_last(", "b.to_tokens("),
         ("overlong without an end", "shapings.overlong", "clamp(0, 1)", "clamp(min=0)"),
-        ("kl_in_reward pays for divergence", "shapings.kl_in_reward", "-self.coefficient", "self.coefficient"),
+        ("kl_in_reward pays for divergence", "shapings.kl_in_reward", "-at(self.coefficient", "at(self.coefficient"),
         (
             "kl_in_reward charges demonstrations",
             "shapings.kl_in_reward",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from methods import CLIP, METHODS, RL, SFT, Given
 from registry import FACTORS, describe, estimator, host, made, values
 
-from upge import Mask, PartError
+from upge import Estimator, Mask, PartError
 from upge.testing import laws
 from upge.testing.batches import EMPTY, PINNED, RICH, Case, Prompt, fresh
 from upge.testing.drawing import cases
@@ -322,3 +323,41 @@ def test_a_masked_token_with_a_huge_ratio_has_no_weight() -> None:
     laws.check_contributes_nothing(estimator({"terms": terms}), right)
     unmasked = estimator({"terms": {"rl": {**terms["rl"], "mask": None}}})
     laws.check_finite(unmasked, right)
+
+
+# Parameters that move.
+
+MOVING: dict[str, tuple[dict[str, Any], float, float]] = {
+    "switch.0.threshold": (METHODS["hpt"].estimator, 0.0, 1.0),
+    "terms.kl.advantage.coefficient": (
+        {"terms": {"kl": {**METHODS["sft"].estimator["terms"]["sft"], "advantage": {"use": "kl", "estimator": "k2"}}}},
+        0.1,
+        0.9,
+    ),
+    "shaping.0.coefficient": ({**METHODS["rloo"].estimator, "shaping": [{"use": "kl_in_reward"}]}, 0.1, 0.9),
+}
+
+
+def with_value(block: dict[str, Any], place: str, value: object) -> Estimator:
+    """The estimator with a value at a dotted place."""
+    made: Any = json.loads(json.dumps(block))
+    if isinstance(made.get("switch"), dict):
+        made["switch"] = [made["switch"]]
+    *way, last = place.split(".")
+    inner = made
+    for key in way:
+        inner = inner[int(key) if key.isdigit() else key]
+    inner[last] = value
+    return estimator(made)
+
+
+@pytest.mark.parametrize("place", MOVING)
+@pytest.mark.parametrize("step", [0, 3, 8, 20])
+def test_a_parameter_that_moves_is_the_number_that_it_is_at_the_step(place: str, step: int) -> None:
+    block, start, end = MOVING[place]
+    moving = with_value(block, place, {"start": start, "end": end, "steps": 8})
+    still = with_value(block, place, start + (end - start) * min(step / 8, 1))
+    case = Case((Prompt(4, 1, "mixed"), Prompt(4, 1), Prompt(3, 1, "right"), Prompt(4, 1, "wrong")), seed=2)
+    laws.assert_same(laws.gradient(moving, case.batch, step), laws.gradient(still, case.batch, step))
+    ends = [laws.gradient(moving, case.batch, end)[0] for end in (0, 8)]
+    assert not torch.equal(*ends), "it does move"
