@@ -323,6 +323,9 @@ def test_check_says_a_failure_once(site: Site) -> None:
 
 def test_check_of_wrong_names_says_what_would_be_right(tmp_path: Path) -> None:
     assert "did you mean 'group_norm'?" in str(call("check", "grup_norm").exception)
+    assert "success_rate: threshold = 'abc':" in str(call("check", "success_rate", "threshold=abc").exception)
+    same = str(call("check", "success_rate", "above=a", "otherwise=a").exception)
+    assert "otherwise = 'a': 'above' names this term already" in same
     assert "clip: low = -1: Input should be greater" in str(call("check", "clip", "low=-1").exception)
     assert "it has against, ratio_max" in str(call("check", "cap", "max=3").exception)
     tiny.recipe(tmp_path)

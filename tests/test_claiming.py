@@ -9,6 +9,7 @@ import pytest
 
 from upge.errors import InputError
 from upge.records.claiming import claimed
+from upge.records.status import Lock
 
 
 def test_whoever_comes_second_gets_another_folder(tmp_path: Path) -> None:
@@ -28,6 +29,19 @@ def test_nobody_goes_on_where_another_is_at_work(tmp_path: Path) -> None:
             pass
     with claimed(tmp_path / "model", resume=True) as again:
         assert again == folder
+
+
+def test_a_lock_is_of_the_folder_that_was_there(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    lock = Lock(folder)
+    assert lock.holds(folder)
+    folder.rmdir()
+    assert not lock.holds(folder)
+    folder.mkdir()
+    assert not lock.holds(folder), "another one, which somebody else may have"
+    with pytest.raises(InputError, match="can't be opened: No such file"), claimed(tmp_path / "nowhere", resume=True):
+        pass
 
 
 def test_what_stays_empty_is_not_left_behind(tmp_path: Path) -> None:

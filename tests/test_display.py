@@ -15,12 +15,12 @@ from upge.run.display import Display
 MADE = {"updates/made": 1.0, "updates/without_signal": 0.0, "updates/not_finite": 0.0, "updates/skipped": 0.0}
 
 
-def told(folder: Path, *steps: dict[str, float]) -> str:
+def told(folder: Path, *steps: dict[str, float], start: int = 0) -> str:
     """What a run of these steps says on its way."""
     recipe = upge.load(tiny.recipe(folder), [f"train.steps={len(steps)}"])
     text = io.StringIO()
     with Display(progress=Console(file=text, width=40)) as display:
-        display.begin(recipe, folder, 0)
+        display.begin(recipe, folder, start)
         for step, metrics in enumerate(steps):
             display.step({"step": step, "reward": 0.5, **metrics}, {"learn": 1.0})
         display.end([], folder)
@@ -46,6 +46,7 @@ def test_updates_that_were_not_taken_are_told(tmp_path: Path, outcome: str, said
     assert "no step has changed the model" not in text
     text = told(tmp_path, nothing, nothing)
     assert f"no step has changed the model: {said[:-1]}4" in text
+    assert f"no step since step 7 has changed the model: {said}" in told(tmp_path, nothing, start=7)
 
 
 def test_a_run_that_had_nothing_to_learn_from_says_so(tmp_path: Path) -> None:

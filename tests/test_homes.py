@@ -63,6 +63,34 @@ def test_anybody_else_has_to_say_whose(tmp_path: Path) -> None:
         upge.load("grpo", ["estimator.terms.rl.mask={use: clip, low: 0.1, high: 0.1}"])
 
 
+def test_a_part_within_another_is_the_one_that_the_run_had(tmp_path: Path, site: Site) -> None:
+    reward = "reward={use: weighted, rewards: [{use: exact}], weights: [1.0]}"
+    folder = train(upge.load(tiny.recipe(tmp_path), [f"log.folder={tmp_path}/run", reward, "train.steps=1"]))
+    before = upge.load(folder / "recipe.yaml")
+    site.install("theirs", "[upge.reward]\nexact = theirs:Clip\n", {"theirs": THEIRS})
+    assert upge.load(folder / "recipe.yaml") == before
+
+
+def test_one_part_by_two_names_is_merged_as_one(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(
+        "extends: grpo.yaml\nestimator: {terms: {rl: {mask: {use: upge/clip, high: 0.3}}}}\n"
+    )
+    [mask] = upge.load(tmp_path / "mine.yaml").estimator.terms["rl"].mask
+    assert mask.dump() == {"use": "clip", "low": 0.2, "high": 0.3, "against": "denominator"}
+
+
+@pytest.mark.usefixtures("theirs")
+def test_a_packages_recipe_has_the_parts_that_ship_where_it_has_none_of_its_own(site: Site) -> None:
+    site.install(
+        "more",
+        "[upge.engine]\nmine = theirs:Clip\n[upge.recipes]\nmore = more_recipes\n",
+        {"more_recipes.__init__": ""},
+    )
+    recipe = (Path(upge.__file__).parents[1] / "recipes" / "grpo.yaml").read_text()
+    (site.folder / "more_recipes" / "other.yaml").write_text(recipe.replace("name: grpo", "name: other"))
+    assert mask_of(upge.load("other")) == "upge_parts.masks.clip"
+
+
 def test_a_run_keeps_the_parts_that_it_had(tmp_path: Path, site: Site) -> None:
     folder = train(upge.load(tiny.recipe(tmp_path), [f"log.folder={tmp_path}/run", "train.save_every=1"]))
     before = upge.load(folder / "recipe.yaml")
@@ -71,6 +99,10 @@ def test_a_run_keeps_the_parts_that_it_had(tmp_path: Path, site: Site) -> None:
     assert after == before
     assert RunFolder(folder, writes=False).resolved(after) != (folder / "recipe.yaml").read_text(), "which says whose"
     assert resuming.changed(after, folder) == []
+    kept, full = (folder / "recipe.yaml").read_text(), RunFolder(folder, writes=False).resolved(after)
+    (folder / "recipe.yaml").write_text(full)
+    assert resuming.changed(before, folder) == [], "nor does it matter what was installed when it began"
+    (folder / "recipe.yaml").write_text(kept)
     (folder / "manifest.json").unlink()
     with pytest.raises(upge.RecipeError, match="2 packages offer"):
         upge.load(folder / "recipe.yaml")

@@ -15,7 +15,7 @@ import pytest
 import tiny
 import torch
 from looking import GRPO, HOT, KL, SEQUENCES, SFT, gradients, lines, logits, passes, refusal
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.func import functional_call
 from transformers import AutoModelForCausalLM, GPT2LMHeadModel
@@ -194,6 +194,16 @@ def test_other_programs_adapters_say_here_what_they_say_in_peft(exact: Path, tmp
     torch.testing.assert_close(
         logits(load(str(tmp_path / "whole"), dtype="float64").model), logits(opened.model), rtol=0, atol=1e-10
     )
+
+
+@extras.needs("peft")
+def test_an_adapter_that_lacks_weights_is_refused(exact: Path, tmp_path: Path) -> None:
+    adapted(exact).save(tmp_path / "alone", merge=False)
+    file = tmp_path / "alone" / "adapter_model.safetensors"
+    weights = load_file(file)
+    name = min(weights)
+    save_file({key: x for key, x in weights.items() if key != name} | {f"{name}.misnamed": weights[name]}, file)
+    assert f"lacks {name}" in refusal(tmp_path / "alone", dtype="float64")
 
 
 def stirred(model: Any) -> None:

@@ -138,9 +138,18 @@ def test_a_fault_is_placed_in_the_parts_own_file() -> None:
         def __call__(self, b: Any) -> Any:
             return b.old_logp
 
-    line = Undeclared.__call__.__code__.co_firstlineno + 1
-    with pytest.raises(PartError, match=rf"without declaring it.*\({Path(__file__)}:{line}\)"):
-        estimator(pushing(mask=Undeclared())).loss(BATCH)
+    class Misspelt(Mask):
+        """Has no such parameter."""
+
+        width: float = 1.0
+
+        def __call__(self, b: Any) -> Any:
+            return b.ratio * self.widht
+
+    for part, said in ((Undeclared(), "without declaring it"), (Misspelt(), "no attribute 'widht'")):
+        line = type(part).__call__.__code__.co_firstlineno + 1
+        with pytest.raises(PartError, match=rf"{said}.*\({Path(__file__)}:{line}\)"):
+            estimator(pushing(mask=part)).loss(BATCH)
 
 
 @pytest.mark.parametrize(
@@ -150,6 +159,8 @@ def test_a_fault_is_placed_in_the_parts_own_file() -> None:
         ({"needs": {"group"}}, "Odd.needs: there is no batch field 'group'; there are entropy, logp"),
         ({"scope": "sequence"}, "Odd.scope = 'sequence': should be one of token, trajectory, group, step"),
         ({"trust_region": 1}, "Odd.trust_region = 1: should be True or False"),
+        ({"api": "1"}, "Odd.api = '1': should be the number"),
+        ({"__annotations__": {"scope": str}, "scope": "group"}, "Odd.scope is the class's own and no parameter"),
         ({"packages": {"numpy"}}, "Odd.packages = {'numpy'}: should map a module"),
         ({"__annotations__": {"use": float}, "use": 0.3}, "Odd.use: no parameter can be called so"),
     ],

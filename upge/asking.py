@@ -10,7 +10,7 @@ from math import isnan
 
 from torch import Tensor
 
-from upge import discovery, parts
+from upge import discovery
 from upge.batch import Batch, Reduce, View, alone
 from upge.errors import InputError
 from upge.parts import Factor, Part, Stateful, Switch
@@ -115,8 +115,9 @@ def answering(part: Part, place: str) -> Iterator[None]:
 def line_of(error: BaseException, kind: type[Part]) -> str:
     """`file:line` of what raised: the last line of the part's own file that was on the way, else the last of all."""
     frames = traceback.extract_tb(error.__traceback__)
-    files = {getattr(sys.modules.get(each.__module__), "__file__", None) for each in kind.__mro__}
-    own = [frame for frame in frames if frame.filename in files - {parts.__file__}]
+    classes = [each for each in kind.__mro__ if not each.__module__.startswith(("upge.", "pydantic"))]
+    files = {getattr(sys.modules.get(each.__module__), "__file__", None) for each in classes}
+    own = [frame for frame in frames if frame.filename in files]
     frame = (own or frames)[-1]
     return f"{frame.filename}:{frame.lineno}"
 

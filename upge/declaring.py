@@ -19,6 +19,10 @@ FIELDS = frozenset(
 """What a part has to declare before it may read it; the batch's structure is free to all."""
 
 
+DECLARED = frozenset(("slot", "api", "needs", "trust_region", "scope", "packages", "reports_logp"))
+"""What a class says of itself."""
+
+
 def check_declarations(kind: type[Part]) -> None:
     """Raise TypeError where a class variable is none of what it may be. A set of needs becomes a frozen one."""
     name = kind.__name__
@@ -35,6 +39,10 @@ def check_declarations(kind: type[Part]) -> None:
     packages: Any = kind.packages
     if not isinstance(packages, Mapping):
         raise TypeError(f"{name}.packages = {packages!r}: should map a module to what pip calls it")
+    if not isinstance(kind.api, int):
+        raise TypeError(f"{name}.api = {kind.api!r}: should be the number of the part API it was written for")
+    if annotated := sorted(DECLARED & kind.model_fields.keys()):
+        raise TypeError(f"{name}.{annotated[0]} is the class's own and no parameter: write it without an annotation")
     if "use" in kind.fields():
         raise TypeError(f"{name}.use: no parameter can be called so, since 'use' names the part itself")
 

@@ -107,8 +107,8 @@ def _refuse_wrong(name: str, kind: type[Part], parameters: dict[str, Any]) -> No
     except ValidationError as error:
         for detail in error.errors():
             if detail["loc"] and detail["loc"][0] in parameters:
-                place = ".".join(map(str, detail["loc"]))
-                raise InputError(f"{name}: {place} = {detail['input']!r}: {detail['msg']}") from error
+                wrong = detail["loc"][0]
+                raise InputError(f"{name}: {wrong} = {parameters[str(wrong)]!r}: {detail['msg']}") from error
 
 
 def _testing() -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import re
 import types
 from collections.abc import Iterable, Iterator
@@ -17,7 +18,7 @@ from upge.parts import Factor, Mask, Part, Switch
 from upge.recipe.faults import RecipeError
 from upge.recipe.finding import shelved
 from upge.recipe.resolving import load
-from upge.schedule import Schedule
+from upge.schedule import Schedule, Within
 from upge.settings import Settings
 
 
@@ -94,7 +95,7 @@ def kind_of(annotation: Any) -> str:
     """A type in words: `number`, `whole number`, `a | b`, `list of text`, …"""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        bounds = (bounds_of(each) for each in arguments[1:] if isinstance(each, FieldInfo))
+        bounds = (bounds_of(each) for each in arguments[1:] if isinstance(each, FieldInfo | Within))
         return " ".join([kind_of(arguments[0]), *filter(None, bounds)])
     if origin is Literal:
         return " | ".join(map(str, arguments))
@@ -113,14 +114,19 @@ def kind_of(annotation: Any) -> str:
     return words.get(annotation, str(annotation))
 
 
-def bounds_of(field: FieldInfo) -> str:
+def bounds_of(field: FieldInfo | Within) -> str:
     """`≥ 0, ≤ 1`, from a field's constraints."""
     signs = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
-    return ", ".join(f"{signs[name]} {bound:g}" for name, bound in _constraints(field.metadata) if name in signs)
+    metadata = field.metadata if isinstance(field, FieldInfo) else [field]
+    return ", ".join(f"{signs[name]} {bound:g}" for name, bound in _constraints(metadata) if name in signs)
 
 
 def _constraints(metadata: Iterable[Any]) -> Iterator[tuple[str, Any]]:
     for each in metadata:
+        if isinstance(each, Within):
+            yield ("gt" if each.open_below else "ge"), each.low
+            if each.high < math.inf:
+                yield "le", each.high
         for name in ("gt", "ge", "lt", "le"):
             if (bound := getattr(each, name, None)) is not None:
                 yield name, bound

@@ -133,7 +133,9 @@ def _refuse_sharing(cells: Sequence[Cell]) -> None:
         if other is not cell:
             both = "\n".join(f"  upge run {' '.join(each.words)}" for each in (other, cell))
             raise InputError(f"two runs of this grid would have the folder {cell.folder}:\n{both}\nname them apart")
-    for index, cell in enumerate(cells):
-        if (first := cells.index(next(each for each in cells if each.recipe == cell.recipe))) < index:
-            both = "\n".join(f"  upge run {' '.join(each.words)}" for each in (cells[first], cell))
+    seen: dict[Recipe, Cell] = {}
+    for cell in cells:
+        other = seen.setdefault(cell.recipe, cell)
+        if other is not cell:
+            both = "\n".join(f"  upge run {' '.join(each.words)}" for each in (other, cell))
             raise InputError(f"two runs of this grid would be the same:\n{both}\nleave one of them out")

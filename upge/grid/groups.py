@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
 from upge.errors import InputError
 from upge.grid.varying import SEED
+from upge.recipe import RecipeError
+from upge.recipe.homes import comparable
+from upge.recipe.reading import plain, read
 from upge.records.comparing import Run
 from upge.run.tracking import flat
 
@@ -77,8 +77,8 @@ def grouped(runs: Sequence[Run], *, models: bool = False) -> list[Group] | None:
 def _settings(run: Run) -> dict[str, Any]:
     file = run.folder / "recipe.yaml"
     try:
-        settings = dict(flat(YAML(typ="safe", pure=True).load(file.read_text(encoding="utf-8")), ""))
-    except (OSError, ValueError, RecursionError, YAMLError) as error:
+        settings = dict(flat(plain(comparable(read(file), file)), ""))
+    except RecipeError as error:
         raise InputError(f"{file} can't be read: {' '.join(str(error).split())}") from error
     for key in NUMBERS:
         if not isinstance(settings.get(key, 0), int):

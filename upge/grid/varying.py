@@ -40,10 +40,11 @@ def parse(text: str) -> Varied:
         hint = "values are YAML with commas between them; those that have commas themselves stand in quotes or brackets"
         raise InputError(f"--vary {text}: {hint}") from error
     values = tuple(f"[{listed}"[item.start_mark.index : item.end_mark.index] for item in items)
-    if unread := f"[{listed}"[items[-1].end_mark.index :].strip() if items else "":
-        raise InputError(f"--vary {text}: '{unread}' is no value; a text that begins with # stands in quotes")
-    if not values or "" in values:
+    unread = f"[{listed}"[items[-1].end_mark.index :].strip() if items else ""
+    if not values or "" in values or unread == ",":
         raise InputError(f"--vary {text}: a value is missing; null removes a setting, '' is the empty text")
+    if unread:
+        raise InputError(f"--vary {text}: '{unread}' is no value; a text that begins with # stands in quotes")
     return Varied(key.strip(), values)
 
 

@@ -118,16 +118,12 @@ class Workers:
         The lock on its log is the process's too, and lasts until that has ended.
         """
         try:
-            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(log, task.cell)
             task.standing = task.cell.standing()
-        except BlockingIOError:
-            task.state, task.reason = "failed", f"{task.cell.folder}: another grid is at work on this run"
-        except InputError as error:
+        except (InputError, OSError) as error:
             task.state, task.reason = "failed", str(error)
-        except OSError:  # some network drives have no such lock
-            task.standing = task.cell.standing()
-        if task.standing == "finished":
-            task.state = "finished"
+        else:
+            task.state = "finished" if task.standing == "finished" else "waiting"
         return task.state == "waiting"
 
     def _wait_for(self, task: Task, process: subprocess.Popen[bytes]) -> None:
@@ -182,6 +178,16 @@ def _opened(cell: Cell) -> BinaryIO:
         return cell.log.open("ab")
     except OSError as error:
         raise InputError(f"{cell.log}: can't be written: {error.strerror}") from error
+
+
+def _lock(log: BinaryIO, cell: Cell) -> None:
+    """Keep a run's log until it has ended, whoever holds it then. Raises InputError where another grid keeps it."""
+    try:
+        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise InputError(f"{cell.folder}: another grid is at work on this run") from None
+    except OSError:  # some network drives have no such lock
+        return
 
 
 def judged(cell: Cell) -> tuple[Literal["finished", "failed"], str]:

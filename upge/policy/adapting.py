@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -187,14 +188,24 @@ def base_of(folder: Path) -> str:
 
 def merge_from(model: PreTrainedModel, folder: Path) -> None:
     """Merge the adapter in a folder into its base model. Raises ModelError where peft is missing."""
-    if not (folder / "adapter_model.safetensors").is_file():
-        raise ModelError(f"{folder}: no adapter_model.safetensors; other formats are programs, and are not opened")
+    if not (folder / WEIGHTS).is_file():
+        raise ModelError(f"{folder}: no {WEIGHTS}; other formats are programs, and are not opened")
     wrapped = _peft().PeftModel.from_pretrained(model, str(folder), is_trainable=False)
     _refuse_tied(model)
+    _refuse_lacking(wrapped, folder)
     whole = wrapped.merge_and_unload(safe_merge=True)
     if whole is not model:
         raise ModelError(f"{folder}: an adapter that can't be merged into its model")
     vars(model).pop("peft_config", None)
+
+
+def _refuse_lacking(wrapped: Any, folder: Path) -> None:
+    """Raise ModelError where an adapter's file lacks weights that its config has places for: peft would draw them."""
+    wanted = _peft().get_peft_model_state_dict(wrapped, save_embedding_layers=False)
+    with safe_open(folder / WEIGHTS, framework="pt") as file:
+        lacking = sorted(wanted.keys() - set(file.keys()))
+    if lacking:
+        raise ModelError(f"{folder}: {WEIGHTS} lacks {lacking[0]}, which its {CONFIG} has a place for")
 
 
 def _peft() -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from upge.recipe.homes import same
 from upge.recipe.nodes import Node, plain
 
 Shorthand = Callable[[tuple[str, ...]], str | None]
@@ -44,4 +45,6 @@ def _is_another_part(parent: dict[str, Node], child: dict[str, Node]) -> bool:
     before, after = parent.get("use"), child.get("use")
     if before is None or before.value is None or after is None or after.value is None:
         return False
+    if isinstance(before.value, str) and isinstance(after.value, str):
+        return not same(before.value, after.value)
     return bool(plain(before) != plain(after))

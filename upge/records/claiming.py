@@ -23,10 +23,10 @@ def claimed(wanted: Path, *, resume: bool = False) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        lock.release()
         with suppress(OSError):  # something is in it
             for made in dict.fromkeys((folder, *missing)):
                 made.rmdir()
+        lock.release()
 
 
 def _free(wanted: Path) -> tuple[Path, Lock]:
@@ -41,6 +41,6 @@ def _free(wanted: Path) -> tuple[Path, Lock]:
             continue
         except OSError as error:
             raise InputError(f"{folder}: can't be made: {error.strerror}") from error
-        if not any(folder.iterdir()):
+        if lock.holds(folder) and not any(folder.iterdir()):
             return folder, lock
-        lock.release()
+        lock.release()  # it has been filled, or removed and made anew, since it was chosen

@@ -72,7 +72,10 @@ class Lock:
     """A run folder belongs to one process as long as that lives: the system gives the lock back, whatever ends it."""
 
     def __init__(self, folder: Path) -> None:
-        self._descriptor: int | None = os.open(folder, os.O_RDONLY)
+        try:
+            self._descriptor: int | None = os.open(folder, os.O_RDONLY)
+        except OSError as error:
+            raise InputError(f"{folder}: can't be opened: {error.strerror}") from error
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -82,6 +85,15 @@ class Lock:
             raise InputError(f"{folder}: {who} is at work in this run folder") from None
         except OSError:  # some network drives have no such lock
             self.release()
+
+    def holds(self, folder: Path) -> bool:
+        """Whether the folder that is there now is the one that was locked."""
+        if self._descriptor is None:
+            return True
+        try:
+            return os.path.samestat(os.fstat(self._descriptor), folder.stat())
+        except OSError:
+            return False
 
     def release(self) -> None:
         """Give the folder back."""

@@ -38,7 +38,7 @@ class Display:
         self._bar: Progress | None = None
         self._task = TaskID(0)
         self._began = time.perf_counter()
-        self._steps = 0
+        self._start = self._steps = 0
         self._terms: tuple[str, ...] = ()
         self._updates: dict[str, float] = {}
 
@@ -52,7 +52,7 @@ class Display:
 
     def begin(self, recipe: Recipe, folder: Path, start: int) -> None:
         """Say what runs, and where it is kept."""
-        self._steps, self._terms = recipe.train.steps, tuple(recipe.estimator.terms)
+        self._start, self._steps, self._terms = start, recipe.train.steps, tuple(recipe.estimator.terms)
         if not self.shown:
             return
         self.console.print(recipe.name, style="bold", end=" ", markup=False)
@@ -99,7 +99,9 @@ class Display:
         if evaluations:
             self.data.print(_before_and_after(evaluations))
         if self._updates and not self._updates["made"]:
-            self.tell([f"no step has changed the model: {_untaken(self._updates) or 'no rows to learn from'}"])
+            since = f" since step {self._start}" if self._start else ""
+            why = _untaken(self._updates) or "no rows to learn from"
+            self.tell([f"no step{since} has changed the model: {why}"])
         seconds = time.perf_counter() - self._began
         line = f"took {seconds:.0f} s; trained model: {folder / 'model'}"
         self.console.print(shown(line), markup=False, soft_wrap=True)

@@ -33,7 +33,7 @@ from upge.records.completions import Given, completions_of
 from upge.records.estimates import Estimate, bootstrap
 from upge.records.folder import RunFolder, completion, stream_of
 from upge.records.scores import Record, columns, places
-from upge.run import failing, fitting, guarding, requiring
+from upge.run import failing, fitting, guarding, requiring, resuming
 from upge.run.collect import Asked, Collector
 from upge.run.evaluating import CHUNK, ask, problems_of, sample, samples
 from upge.run.guarding import Scorer
@@ -158,12 +158,14 @@ def _collecting(recipe: Recipe, context: Context, policy: Policy, scorer: Scorer
 
 def _begun(kept: RunFolder, recipe: Recipe, vocabulary: str, asked: dict[str, list[Asked]], *, resume: bool) -> int:
     """How many responses are there already. Raises InputError where they are another evaluation's."""
-    settings = kept.path / "recipe.yaml"
     if not resume:
         kept.describe(recipe, vocabulary)
         return 0
-    if not settings.is_file() or settings.read_text(encoding="utf-8") != kept.resolved(recipe):
-        raise InputError(f"{kept.path}: was begun with other settings than these, or is no evaluation; see {settings}")
+    if not (kept.path / "recipe.yaml").is_file():
+        raise InputError(f"{kept.path}: is no evaluation: it has no recipe.yaml")
+    if differing := resuming.changed(recipe, kept.path, free=()):
+        head = f"{kept.path}: was begun with other settings than these, or is no evaluation:"
+        raise InputError("\n".join([head, *differing]))
     if _vocabulary(kept.path / "manifest.json") != vocabulary:
         raise InputError(f"{kept.path}: its responses came from a file, or from a model with other tokens")
     wanted = ((stream_of(s), each.problem.id, i) for s in asked for each, i in samples(recipe, asked[s]))

@@ -15,7 +15,7 @@ from upge.code import named_by
 from upge.errors import InputError
 from upge.files import parse_json
 from upge.recipe import Recipe, RecipeError
-from upge.recipe.homes import at_home
+from upge.recipe.homes import comparable
 from upge.recipe.reading import Node, parse, plain, read
 from upge.records import durable, status
 from upge.records.folder import RunFolder, free
@@ -154,10 +154,10 @@ def changed(recipe: Recipe, folder: Path, *, free: Sequence[str] = ("log",)) -> 
     """
     file = folder / "recipe.yaml"
     try:
-        theirs = _flat(at_home(read(file), file, None))
+        theirs = _flat(comparable(read(file), file))
     except RecipeError as error:
         raise InputError(f"{file} can't be read: {' '.join(str(error).split())}") from error
-    ours = _flat(parse(RunFolder(folder, writes=False).resolved(recipe), str(file)))
+    ours = _flat(comparable(parse(RunFolder(folder, writes=False).resolved(recipe), str(file)), file))
     return [
         f"  {key}: {theirs.get(key, 'not set')!s} there, {ours.get(key, 'not set')!s} here"
         for key in sorted({*theirs, *ours})

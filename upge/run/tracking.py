@@ -64,7 +64,7 @@ def settings(recipe: Recipe) -> dict[str, Any]:
 
 def flat(value: Any, path: str) -> Iterator[tuple[str, Any]]:
     """What stands in nested maps below `path`, by an override's dotted path (`mask.0.high`); other lists as JSON."""
-    if isinstance(value, list) and value and all(isinstance(each, dict) for each in value):
+    if isinstance(value, list | tuple) and value and all(isinstance(each, dict) for each in value):
         value = dict(enumerate(value))
     if isinstance(value, dict) and value:
         for key, below in value.items():

@@ -57,6 +57,7 @@ def read(path: Path) -> dict[Key, Completion]:
     try:
         # Only line feeds end a line: JSON may hold the other characters that splitlines() splits at.
         lines = regular_file(path).read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        lines = [] if lines == [""] else lines
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: can't be read: {getattr(error, 'strerror', None) or error}") from error
     found = {}
