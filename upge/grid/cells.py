@@ -127,15 +127,16 @@ def _cell(source: str, overrides: Sequence[str], choice: Sequence[tuple[str, str
 
 
 def _refuse_sharing(cells: Sequence[Cell]) -> None:
-    taken: dict[Path, Cell] = {}
+    folders: dict[Path, Cell] = {}
+    recipes: dict[Recipe, Cell] = {}
     for cell in cells:
-        other = taken.setdefault(cell.folder, cell)
-        if other is not cell:
-            both = "\n".join(f"  upge run {' '.join(each.words)}" for each in (other, cell))
-            raise InputError(f"two runs of this grid would have the folder {cell.folder}:\n{both}\nname them apart")
-    seen: dict[Recipe, Cell] = {}
-    for cell in cells:
-        other = seen.setdefault(cell.recipe, cell)
-        if other is not cell:
-            both = "\n".join(f"  upge run {' '.join(each.words)}" for each in (other, cell))
-            raise InputError(f"two runs of this grid would be the same:\n{both}\nleave one of them out")
+        if (other := folders.setdefault(cell.folder, cell)) is not cell:
+            raise InputError(
+                f"two runs of this grid would have the folder {cell.folder}:\n{_both(other, cell)}\nname them apart"
+            )
+        if (other := recipes.setdefault(cell.recipe, cell)) is not cell:
+            raise InputError(f"two runs of this grid would be the same:\n{_both(other, cell)}\nleave one of them out")
+
+
+def _both(*cells: Cell) -> str:
+    return "\n".join(f"  upge run {' '.join(cell.words)}" for cell in cells)
