@@ -55,6 +55,8 @@ def test_what_stays_empty_is_not_left_behind(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"n: can't be made: File name too long"), claimed(tmp_path / ("n" * 300)):
+        pass
     (tmp_path / "file").touch()
     with (
         pytest.raises(InputError, match=r"file/model: can't be made: Not a directory"),

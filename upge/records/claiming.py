@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,7 +19,8 @@ def claimed(wanted: Path, *, resume: bool = False) -> Iterator[Path]:
     It belongs to this process while open, and is gone afterwards if nothing was written to it.
     Raises InputError: another process is at work there, or it can't be made.
     """
-    missing = [path for path in (wanted, *wanted.parents) if not path.exists()]
+    # os.path and not pathlib, which raises for a name that is too long.
+    missing = [path for path in (wanted, *wanted.parents) if not os.path.exists(path)]  # noqa: PTH110
     folder, lock = (wanted, Lock(wanted)) if resume else _free(wanted)
     try:
         yield folder
@@ -32,15 +34,16 @@ def claimed(wanted: Path, *, resume: bool = False) -> Iterator[Path]:
 def _free(wanted: Path) -> tuple[Path, Lock]:
     taken: set[Path] = set()
     while True:
-        folder = free(wanted, besides=taken)
         try:
+            folder = free(wanted, besides=taken)
             folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{wanted}: can't be made: {error.strerror}") from error
+        try:
             lock = Lock(folder)
         except InputError:  # another process has just chosen it too
             taken.add(folder)
             continue
-        except OSError as error:
-            raise InputError(f"{folder}: can't be made: {error.strerror}") from error
         if lock.holds(folder) and not any(folder.iterdir()):
             return folder, lock
         lock.release()  # it has been filled, or removed and made anew, since it was chosen

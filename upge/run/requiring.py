@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping
 
 from upge.errors import InputError
+from upge.policy.adapting import CONFIG
 from upge.recipe import Recipe
 
 
@@ -54,7 +55,7 @@ def _is_adapter(path: str) -> bool:
     """Whether a folder, or a run's folder, holds a LoRA adapter."""
     # os.path and not pathlib, which raises for a home that nobody has and for a name that is too long.
     folder = os.path.expanduser(path)  # noqa: PTH111
-    return any(os.path.isfile(os.path.join(folder, inside, "adapter_config.json")) for inside in ("", "model"))  # noqa: PTH113, PTH118
+    return any(os.path.isfile(os.path.join(folder, inside, CONFIG)) for inside in ("", "model"))  # noqa: PTH113, PTH118
 
 
 def _installed(module: str) -> bool:
