@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from upge.files import parse_json
-from upge.policy import shards
+from upge.policy import shards, targets
 from upge.policy.errors import ModelError
 
 if TYPE_CHECKING:
@@ -29,6 +30,13 @@ if TYPE_CHECKING:
 WEIGHTS = "adapter_model.safetensors"
 """The file of an adapter, as peft calls it."""
 CONFIG = "adapter_config.json"
+_HANDLED = re.compile(
+    r"(rank|alpha)_pattern keys did not match"  # peft looks for stacks of experts among layers; they have their ranks
+    r"|fan_in_fan_out is set to"  # which it then sets as it should be
+    r"|tie_word_embeddings=True"  # shared weights with an adapter are refused
+    r"|Could not find a config file in|Unable to fetch remote file"  # to see whether embeddings grew; none do here
+)
+"""What peft warns of and a run has seen to."""
 
 
 def adapt(model: PreTrainedModel, settings: Lora, *, base: str | None, seed: int) -> None:
@@ -42,15 +50,18 @@ def adapt(model: PreTrainedModel, settings: Lora, *, base: str | None, seed: int
     Raises:
         ModelError: peft is missing, or a layer's weights are another's too. peft's own: no layer has such a name.
     """
+    everywhere = isinstance(settings.targets, str)
+    layers, stacks = ([], []) if everywhere else targets.divided(model, tuple(settings.targets))
     adapter = _peft().LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,
-        target_modules=settings.targets if isinstance(settings.targets, str) else list(settings.targets),
+        target_modules=settings.targets if everywhere else layers,
+        target_parameters=stacks or None,
         lora_dropout=0.0,
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
         task_type="CAUSAL_LM",
     )
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warned("model.lora"):
         torch.manual_seed(seed)
         model.add_adapter(adapter)
     _refuse_tied(model)
@@ -58,7 +69,9 @@ def adapt(model: PreTrainedModel, settings: Lora, *, base: str | None, seed: int
         if parameter.requires_grad and parameter.itemsize < 4:  # 16 bits would lose its updates
             parameter.data = parameter.data.float()
     adapter.base_model_name_or_path = base
-    adapter.target_modules = sorted(adapter.target_modules)  # a set until here, which is written in any order
+    # Sets until here, which are written in any order.
+    adapter.target_modules = sorted(adapter.target_modules)
+    adapter.target_parameters = sorted(adapter.target_parameters or ()) or None
 
 
 def _refuse_tied(model: PreTrainedModel) -> None:
@@ -135,20 +148,38 @@ def merged(model: PreTrainedModel, weights: dict[str, Tensor] | None = None) -> 
 
 def _of(weights: dict[str, Tensor], like: PreTrainedModel) -> PreTrainedModel:
     """A model with an adapter, made of these weights; what else it has, and is never saved, isn't there."""
-    with torch.device("meta"):
-        whole = type(like)(copy.deepcopy(like.config))
-        whole.add_adapter(next(iter(like.peft_config.values())))
+    whole = _outline(like)
     whole.load_state_dict(weights, assign=True)
     return whole
 
 
-def merge(model: PreTrainedModel) -> None:
-    """Put the adapter into the weights."""
+def _outline(like: PreTrainedModel) -> PreTrainedModel:
+    """A model with an adapter, of the same shapes and without numbers."""
+    with torch.device("meta"), warned("model.lora"):
+        outline = type(like)(copy.deepcopy(like.config))
+        outline.add_adapter(copy.deepcopy(next(iter(like.peft_config.values()))))
+    return outline
+
+
+def merged_outline(model: PreTrainedModel) -> PreTrainedModel:
+    """What `merged` gives, without numbers and memory. Raises ModelError unless it has a plain model's weights."""
+    outline = _outline(model)
+    merge(outline, safe=False)
+    if {name: x.shape for name, x in outline.state_dict().items()} != {
+        name: shards.shape(x) for name, x in plain_weights(model).items()
+    }:
+        raise ModelError(f"{type(model).__name__} has other weights than a plain model once its adapter is merged")
+    return outline
+
+
+def merge(model: PreTrainedModel, *, safe: bool = True) -> None:
+    """Put the adapter into the weights. Args: safe: raise ValueError where they aren't finite then."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    for name, module in list(model.named_modules()):
+    # From the inside out: what has two adapted parameters, as stacks of experts do, lies in one layer within another.
+    for name, module in reversed(list(model.named_modules())):
         if isinstance(module, BaseTunerLayer):
-            module.merge(safe_merge=True)
+            module.merge(safe_merge=safe)
             parent, _, child = name.rpartition(".")
             setattr(model.get_submodule(parent), child, module.get_base_layer())
     model._hf_peft_config_loaded = False
@@ -171,8 +202,12 @@ def _saved_name(name: str) -> str:
 
 def plain_weights(model: nn.Module) -> dict[str, Tensor]:
     """The weights without the adapter's, named as in a model that has none."""
-    weights = model.state_dict().items()
-    return {name.replace(".base_layer.", "."): x for name, x in weights if ".lora_" not in name}
+    return {plain_name(name): x for name, x in model.state_dict().items() if ".lora_" not in name}
+
+
+def plain_name(name: str) -> str:
+    """What a weight is called in a model without an adapter."""
+    return re.sub(r"(\.base_layer)+\.", ".", name)
 
 
 def base_of(folder: Path) -> str:
@@ -190,10 +225,11 @@ def merge_from(model: PreTrainedModel, folder: Path) -> None:
     """Merge the adapter in a folder into its base model. Raises ModelError where peft is missing."""
     if not (folder / WEIGHTS).is_file():
         raise ModelError(f"{folder}: no {WEIGHTS}; other formats are programs, and are not opened")
-    wrapped = _peft().PeftModel.from_pretrained(model, str(folder), is_trainable=False)
-    _refuse_tied(model)
-    _refuse_lacking(wrapped, folder)
-    whole = wrapped.merge_and_unload(safe_merge=True)
+    with warned(str(folder)):
+        wrapped = _peft().PeftModel.from_pretrained(model, str(folder), is_trainable=False)
+        _refuse_tied(model)
+        _refuse_lacking(wrapped, folder)
+        whole = wrapped.merge_and_unload(safe_merge=True)
     if whole is not model:
         raise ModelError(f"{folder}: an adapter that can't be merged into its model")
     vars(model).pop("peft_config", None)
@@ -206,6 +242,18 @@ def _refuse_lacking(wrapped: Any, folder: Path) -> None:
         lacking = sorted(wanted.keys() - set(file.keys()))
     if lacking:
         raise ModelError(f"{folder}: {WEIGHTS} lacks {lacking[0]}, which its {CONFIG} has a place for")
+
+
+@contextmanager
+def warned(place: str) -> Iterator[None]:
+    """While open, peft's warnings become one line each, of the place that they are about, once; handled ones go."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    texts = dict.fromkeys((" ".join(str(each.message).split()), each.category) for each in caught)
+    for text, category in texts:
+        if not _HANDLED.search(text) and not issubclass(category, DeprecationWarning | FutureWarning):
+            warnings.warn(f"{place}: peft warns: {text[:300]}", stacklevel=3)
 
 
 def _peft() -> Any:

@@ -12,7 +12,7 @@ import torch
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
-from upge.policy import adapting, packages, recomputing
+from upge.policy import adapting, packages, recomputing, targets
 from upge.policy.configuring import configure, override
 from upge.policy.errors import ModelError
 from upge.policy.policy import Policy
@@ -82,7 +82,8 @@ def load(
             adapting.adapt(model, lora, base=None if path is None else _absolute(path), seed=seed)
     if gradient_checkpointing:
         recomputing.check(model)
-    return Policy(model, opened, recompute=gradient_checkpointing)
+    notes = [] if lora is None or lora.targets != "all-linear" else [targets.bare(model)]
+    return Policy(model, opened, recompute=gradient_checkpointing, notes=[note for note in notes if note])
 
 
 def _open_model(

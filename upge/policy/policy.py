@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
+_SMALL = 2**28
+"""Bytes of the weights of a model that is saved as a whole only to see whether it can be."""
+
+
 class Policy:
     """A transformers causal LM and its tokenizer.
 
@@ -32,6 +37,7 @@ class Policy:
         model: any transformers causal LM, unwrapped.
         tokenizer: its tokenizer; without a pad token it gets its end-of-sequence token for one, if it has that.
         recompute: whether activations are computed again in the backward pass and not kept (gradient checkpointing).
+        notes: what a person should know of how it was opened, in sentences.
 
     Attributes:
         stop_ids: the tokens a response ends at: the tokenizer's, the config's and the generation config's, once each.
@@ -42,8 +48,16 @@ class Policy:
         ModelError: the tokenizer's vocabulary is larger than the model's.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, recompute: bool = False) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        recompute: bool = False,
+        notes: Sequence[str] = (),
+    ) -> None:
         self.model: PreTrainedModel = model.eval()
+        self.notes = tuple(notes)
         self.tokenizer, self.recompute, self.sharing = tokenizer, recompute, True
         self.stop_ids = _stop_ids(model, tokenizer)
         if tokenizer.pad_token is None and tokenizer.eos_token is not None:
@@ -110,7 +124,30 @@ class Policy:
         model = self.model
         if merge and adapting.adapted(model):
             model, weights = adapting.merged(model, weights), None
-        with _saveable(model):
+        self._write(folder, model, weights)
+
+    def try_saving(self, folder: str | Path, *, merge: bool = True, writes: bool = True) -> None:
+        """Do once what `save` does, at a cost that has a bound, so that what stands in its way is found early.
+
+        A model of up to a quarter of a GiB is saved. Of a larger one an outline is merged, which has shapes and no
+        numbers, and all files but most of the weights are written: the smallest tensor, or an adapter's own.
+        """
+        if sum(math.prod(shards.shape(x)) * x.itemsize for x in self.model.parameters()) <= _SMALL:
+            self.save(folder, merge=merge, writes=writes)
+            return
+        adapted = adapting.adapted(self.model)
+        model = adapting.merged_outline(self.model) if adapted and merge else self.model
+        every = self.model.state_dict(keep_vars=True).items()
+        own = [(name, x) for name, x in every if ".lora_" in name]
+        if merge or not adapted:
+            own = [min(self.model.named_parameters(), key=lambda item: math.prod(shards.shape(item[1])))]
+            own = [(adapting.plain_name(name), x) for name, x in own]
+        weights = shards.whole(own, keep=writes)
+        if writes:
+            self._write(folder, model, weights)
+
+    def _write(self, folder: str | Path, model: PreTrainedModel, weights: dict[str, Tensor] | None) -> None:
+        with _saveable(model), adapting.warned("the trained model"):
             model.save_pretrained(folder, state_dict=weights)
         self.tokenizer.save_pretrained(folder)
 

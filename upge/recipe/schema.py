@@ -34,7 +34,8 @@ class Lora(Settings):
     alpha: float = Field(default=32.0, gt=0)
     """α; the adapter counts α/rank."""
     targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
-    """The layers that get one, by the ends of their names (`[q_proj, v_proj]`); all but the vocabulary's by default."""
+    """The layers that get one, by the ends of their names (`[q_proj, v_proj]`); all but the vocabulary's by default.
+    Stacks of experts, which are tensors and no layers, can be named too (`[gate_up_proj, down_proj]`)."""
     dropout: float = 0.0
     """0: the policy that is trained is the policy that was sampled."""
     save: Literal["merged", "adapter"] = "merged"

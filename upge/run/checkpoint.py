@@ -25,7 +25,7 @@ from torch import Tensor
 from upge.distributed.strategies import Moments
 from upge.errors import InputError
 from upge.files import parse_json
-from upge.policy import adapting, shards
+from upge.policy import ModelError, adapting, shards
 from upge.records import durable
 from upge.records.folder import LOGS
 from upge.records.metrics import is_count
@@ -122,6 +122,26 @@ def leave(run: Path, learner: Learner, *, merge: bool, writes: bool = True) -> N
         save_models(partial, learner, merge=merge)
         for model in sorted(partial.iterdir()):
             durable.stand(model, run / model.name)
+
+
+def rehearse(run: Path, learner: Learner, *, merge: bool, writes: bool = True) -> None:
+    """Do once what `leave` will do, before there is anything to lose; all ranks call it. Nothing of it stays.
+
+    Raises ModelError where the model can't be saved, and what the system says of the disk.
+    """
+    try:
+        if not writes:
+            learner.policy.try_saving(run, merge=merge, writes=False)
+            return
+        with durable.aside(run / "trial") as partial:
+            learner.policy.try_saving(partial / "model", merge=merge)
+    except (InputError, OSError):
+        raise
+    except Exception as error:  # whatever transformers and peft make of a model that they don't know
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        other = "; model.lora.save: adapter merges nothing" if merge and adapting.adapted(learner.policy.model) else ""
+        unsaved = f"model: what this run would train can't be saved ({reason}), so it isn't begun{other}"
+        raise ModelError(unsaved) from error
 
 
 def checkpoints(run: Path) -> list[Path]:

@@ -221,9 +221,7 @@ class Trainer:
 
     def finish(self) -> None:
         """Save the trained model and the summary."""
-        lora = self.recipe.model.lora
-        merge = lora is None or lora.save == "merged"
-        checkpoint.leave(self.folder.path, self.learner, merge=merge, writes=self.folder.writes)
+        checkpoint.leave(self.folder.path, self.learner, merge=_merges(self.recipe), writes=self.folder.writes)
         summary = {"name": self.recipe.name, "steps": self.recipe.train.steps, "evaluations": self.evaluations}
         self.folder.summary(summary)
         self.note("finished")
@@ -288,11 +286,18 @@ def opened(recipe: Recipe, resume: Path | None, display: Display, *, again: bool
         scored = stack.enter_context(guarding.opened(recipe.reward, "reward", recipe.reward.open, context))
         collector = _collector(recipe, policy, engine, Scorer(scored, recipe.reward))
         fitting.check(recipe, data, collector)
+        checkpoint.rehearse(folder.path, learner, merge=_merges(recipe), writes=folder.writes)
+        display.tell(policy.notes)
         stack.enter_context(tracking.tracking(recipe, accelerator, folder.path))
         stack.enter_context(display)
         trainer = Trainer(recipe, accelerator, policy, data, engine, collector, learner, folder, display)
         _begin(trainer, start)
         yield trainer
+
+
+def _merges(recipe: Recipe) -> bool:
+    """Whether the run leaves a whole model."""
+    return recipe.model.lora is None or recipe.model.lora.save == "merged"
 
 
 def open_accelerator(recipe: Recipe, **logging: Any) -> Accelerator:
