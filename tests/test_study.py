@@ -22,7 +22,7 @@ from upge.study.drawing import Setting, draws, outcomes, sampled
 from upge.study.ground import Ground, ground
 from upge.study.measuring import BLOCKS, Finding, Gradients, gradients, measure
 from upge.study.policies import Kind, add, listed, start
-from upge.study.studying import Case, study
+from upge.study.studying import Case, remarks, study
 from upge.study.world import World
 
 TWO = World(success=(0.25,), vocabulary=2, length=1)
@@ -270,3 +270,34 @@ def test_wrong_arguments_are_told(arguments: list[str], said: str) -> None:
     answer = CliRunner().invoke(app, ["study", *arguments])
     assert answer.exit_code != 0
     assert said in str(answer.exception) + answer.output
+
+
+class _Warming(upge.Advantage):
+    """The reward, from the second rollout batch on."""
+
+    needs = frozenset({"reward"})
+
+    def initial(self) -> dict[str, torch.Tensor]:
+        return {"on": torch.tensor(0.0, dtype=torch.float64)}
+
+    def advance(self, b: upge.View) -> dict[str, torch.Tensor]:
+        return {"on": torch.ones_like(b.state["on"])}
+
+    def __call__(self, b: upge.View) -> torch.Tensor:
+        return b.to_tokens(b.reward) * b.state["on"].to(b.dtype)
+
+
+def test_state_is_carried_over_the_rollout_batches_before_a_step() -> None:
+    terms = {name: dict(term) for name, term in upge.load("reinforce").estimator.terms.items()}
+    terms["rl"] |= {"advantage": _Warming()}
+    estimators = {"warming": upge.Estimator.model_validate({"terms": terms})}
+    rows = {step: next(study(estimators, Case(setting=Setting(step=step), count=40), [0.0], {})) for step in (0, 3)}
+    assert rows[0].finding.scale.value == 0
+    assert rows[3].finding.scale.value == pytest.approx(1, abs=0.5)
+
+
+def test_parts_that_never_acted_are_named() -> None:
+    estimators = {name: upge.load(name).estimator for name in ("grpo", "reinforce")}
+    said = list(remarks(estimators, Case()))
+    assert said == ["grpo: terms.rl.mask.0 made no difference on 20 of the batches in the first table"]
+    assert list(remarks(estimators, Case(stale=16))) == []

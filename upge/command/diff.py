@@ -20,12 +20,11 @@ Everything = Annotated[bool, typer.Option("--all", help="Also the blocks beside 
 
 @app.command()
 def diff(a: One, b: Other, everything: Everything = False, allow_code: AllowCode = False) -> None:
-    """Compare two recipes: the parts that differ, and norms and cosine of their gradients on a synthetic batch."""
+    """Compare two recipes: the parts that differ, and norms and cosine of their gradients on synthetic batches."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    from upge.explaining.likeness import apart
     from upge.files import shown
     from upge.recipe import load
 
@@ -37,9 +36,26 @@ def diff(a: One, b: Other, everything: Everything = False, allow_code: AllowCode
         table.add_row(*map(shown, row))
     console = Console(highlight=False, markup=False)
     console.print(table if table.row_count else "no part differs")
-    for distance in apart(recipes[0].estimator, recipes[1].estimator):
+    for line in _distances(*recipes):
+        console.print(shown(line), soft_wrap=True)
+
+
+def _distances(a: Recipe, b: Recipe) -> Iterator[str]:
+    """How far the two gradients are apart, on what that was tried, and which parts made no difference there."""
+    from upge.explaining.likeness import Subject, apart_subjects
+    from upge.explaining.probes import longest_of, tried_steps, turns, words
+
+    last = max(recipe.train.steps - 1 for recipe in (a, b))
+    moving = sorted({turn for recipe in (a, b) for turn in turns(recipe.estimator)})
+    steps, longest = tried_steps(max(last, 0), moving), longest_of(a, b)
+    subjects = [Subject(recipe.estimator, steps, longest) for recipe in (a, b)]
+    for distance in apart_subjects(*subjects):
         norms = " and ".join(f"{norm:.4g}" for norm in distance.norms)
-        console.print(f"on a synthetic batch, {distance.batch}: norms {norms}, cosine {distance.cosine:.6f}")
+        yield f"on a synthetic batch, {distance.batch}: norms {norms}, cosine {distance.cosine:.6f}"
+    yield f"tried on {words(longest, steps)}"
+    for recipe, subject in zip((a, b), subjects, strict=True):
+        if subject.silent:
+            yield f"{recipe.name}: {' and '.join(subject.silent)} made no difference on any of them"
 
 
 def _settings(recipe: Recipe, everything: bool) -> dict[str, str]:

@@ -29,12 +29,15 @@ def explain(
     if form not in FORMATS:
         raise typer.BadParameter(f"'{form}' is none of {', '.join(FORMATS)}", param_hint="--format")
     whole, composed = load_composed(recipe, overrides or (), allow_code=allow_code)
-    typer.echo(shown(rendered(replace(explained(whole, composed), alike=tuple(_alike(whole))), form)))
+    alike, tried = _alike(whole)
+    typer.echo(shown(rendered(replace(explained(whole, composed), alike=alike, tried=tried), form)))
 
 
-def _alike(recipe: Recipe) -> list[str]:
-    """Which installed recipes have the same gradient and when, at the first step and at the last where they differ."""
-    from upge.explaining.likeness import alike
+def _alike(recipe: Recipe) -> tuple[tuple[str, ...], str]:
+    """Which installed recipes have the same gradient and when, and on what that was tried."""
+    from upge.asking import PartError
+    from upge.explaining.likeness import Subject, alike_subjects
+    from upge.explaining.probes import longest_of, tried_steps, turns, words
     from upge.recipe import RecipeError, load
     from upge.recipe.finding import shelved
 
@@ -45,11 +48,16 @@ def _alike(recipe: Recipe) -> list[str]:
         except RecipeError:  # another's fault is no reason not to explain this one
             continue
     others = {name: estimator for name, estimator in others.items() if name != recipe.name}
-    first, last = ([str(each) for each in alike(recipe.estimator, others, step=step)] for step in _ends(recipe))
-    always = [each for each in first if each in last]
-    at_first = [f"{each}, at the first step" for each in first if each not in last]
-    return always + at_first + [f"{each}, at the last step" for each in last if each not in first]
-
-
-def _ends(recipe: Recipe) -> tuple[int, int]:
-    return 0, max(recipe.train.steps - 1, 0)
+    moving = {turn for estimator in (recipe.estimator, *others.values()) for turn in turns(estimator)}
+    steps, longest = tried_steps(max(recipe.train.steps - 1, 0), sorted(moving)), longest_of(recipe)
+    ours = Subject(recipe.estimator, steps, longest)
+    tried = words(longest, steps)
+    try:
+        found = alike_subjects(ours, {name: Subject(other, steps, longest) for name, other in others.items()})
+        silent = ours.silent
+    except PartError as error:
+        return (), f"with which recipes it has its gradient in common could not be tried: {error}"
+    if silent:
+        never = f"{' and '.join(silent)} made no difference on any of them"
+        return (), f"whether another recipe has the same gradient can't be told by {tried}: {never}"
+    return tuple(map(str, found)), f"tried on {tried}"

@@ -57,7 +57,7 @@ def study(
     from upge.errors import InputError
     from upge.recipe import load
     from upge.study.drawing import Setting
-    from upge.study.studying import SWEEPS, Case
+    from upge.study.studying import SWEEPS, Case, remarks
     from upge.study.studying import study as studied
     from upge.study.world import World
 
@@ -77,6 +77,8 @@ def study(
         from upge.report.studied import write_study
 
         typer.echo(f"wrote {write_study(rows, output)}", err=True)
+    for remark in remarks(estimators, case):
+        typer.echo(remark, err=True)
     if as_json:
         typer.echo(json.dumps([_plain(row) for row in rows], indent=2))
         return

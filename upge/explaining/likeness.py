@@ -1,44 +1,47 @@
 """How alike two estimators are: under which conditions they have one gradient, and how far apart they are otherwise.
 
-Everything here is measured on seeded synthetic batches in float64: evidence, where a property test is a proof.
+Everything here is measured on seeded synthetic batches in float64 (`upge.explaining.probes`): evidence, where a
+property test is a proof. What a part that never acted would have done is not known, so nothing is said of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+import functools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from upge.asking import State
 from upge.batch import Batch
 from upge.estimator import Estimator
-from upge.testing.batches import RICH, Case, Prompt, fresh, seeded
-
-LONGEST = 200
-"""Tokens of the longest trajectories: what only happens beyond them, at a soft limit of thousands say, is not seen."""
-
-
-@dataclass(frozen=True)
-class Condition:
-    """What a batch is like, in words, and what makes any batch so."""
-
-    words: str
-    make: Callable[[Batch], Batch]
+from upge.explaining.activity import Trial, silent, weights
+from upge.explaining.probes import LONGEST, ON_POLICY, Conditions, combinations, histories, made, probes
 
 
 @dataclass(frozen=True)
 class Likeness:
-    """An estimator has `factor` times the gradient of the one called `other` under all of `conditions`."""
+    """An estimator has `factor` times the gradient of the one called `other` under all of `conditions`.
+
+    Attributes:
+        factors: the least and the greatest factor, where that moves with the step.
+        when: the steps of which that is true, in words; "" for all that were tried.
+    """
 
     other: str
     conditions: tuple[str, ...]
-    factor: float
+    factors: tuple[float, float]
+    when: str = ""
 
     def __str__(self) -> str:
-        times = "" if abs(self.factor - 1) < 1e-9 else f"{self.factor:.4g} times "
-        return f"{times}{self.other}" + (f", where {' and '.join(self.conditions)}" if self.conditions else "")
+        low, high = (f"{factor:.4g}" for factor in self.factors)
+        factor = low if low == high else f"{low} to {high}"
+        times = "" if factor == "1" else f"{factor} times "
+        where = f", where {' and '.join(self.conditions)}" if self.conditions else ""
+        moving = "" if low == high else ", a factor that moves with the step"
+        return f"{times}{self.other}{where}" + (f", {self.when}" if self.when else "") + moving
 
 
 @dataclass(frozen=True)
@@ -50,118 +53,190 @@ class Distance:
     cosine: float
 
 
-def _explored(batch: Batch) -> Batch:
-    explored = torch.zeros(batch.prompts, dtype=torch.bool)
-    explored[batch.prompt[~batch.demonstration]] = True
-    kept = batch.select(explored[batch.prompt])
-    return replace(kept, reward=kept.reward.abs() + 0.125)
+def alike(
+    estimator: Estimator, others: Mapping[str, Estimator], *, steps: Sequence[int] = (0,), longest: int = LONGEST
+) -> list[Likeness]:
+    """Which of `others` an estimator has a positive multiple of the gradient of, and the fewest conditions for it.
+
+    Nothing is said of an estimator with a part that never acted: `Subject.silent` names it.
+    """
+    ours = Subject(estimator, tuple(steps), longest)
+    return alike_subjects(ours, {name: Subject(other, tuple(steps), longest) for name, other in others.items()})
 
 
-def _one_token(batch: Batch) -> Batch:
-    first = batch.position == 0
-    names = ("logp", "old_logp", "rollout_logp", "reference_logp", "entropy", "value", "trajectory")
-    tensors = {name: getattr(batch, name) for name in names}
-    picked: dict[str, Any] = {name: None if x is None else x[first] for name, x in tensors.items()}
-    return replace(batch, **picked)
+def alike_subjects(ours: Subject, others: Mapping[str, Subject]) -> list[Likeness]:
+    """As `alike`."""
+    if ours.silent:
+        return []
+    found: dict[tuple[str, Conditions], dict[tuple[int, ...], float]] = {}
+    for conditions in combinations():
+        for name, theirs in others.items():
+            for steps in _kinds(ours, theirs):
+                known = [its for (other, its), held in found.items() if other == name and steps in held]
+                if any(set(its) <= set(conditions) for its in known):
+                    continue  # fewer conditions do
+                factor = _factor(ours, theirs, conditions, steps)
+                if factor is not None and not theirs.silent:
+                    found.setdefault((name, conditions), {})[steps] = factor
+    return [_likeness(name, conditions, held, ours.steps) for (name, conditions), held in found.items()]
 
 
-def _on_policy(batch: Batch) -> Batch:
-    return replace(batch, old_logp=None)
+def apart(one: Estimator, other: Estimator, *, steps: Sequence[int] = (0,), longest: int = LONGEST) -> list[Distance]:
+    """How far two estimators are apart: on a batch in which everything happens, on the same one on-policy, and on
+    whichever of all batches, steps and carried states the difference is greatest relative to the gradients."""
+    a, b = (Subject(each, tuple(steps), longest) for each in (one, other))
+    return apart_subjects(a, b)
 
 
-ON_POLICY = Condition("π_old is π_θ (on-policy)", _on_policy)
-ONE_TOKEN = Condition("every trajectory is one token", _one_token)
-CONDITIONS = (
-    ON_POLICY,
-    ONE_TOKEN,
-    Condition("every rollout is rewarded", _explored),
-    Condition("no rollout is rewarded", lambda b: replace(b, reward=torch.where(b.demonstration, b.reward, 0))),
-    Condition("there are no demonstrations", lambda b: b.select(~b.demonstration)),
-    Condition("π_θ is the reference", lambda b: replace(b, reference_logp=b.logp)),
-    Condition(
-        "the engine's log-probs are the trainer's",
-        lambda b: replace(b, rollout_logp=b.logp if b.old_logp is None else b.old_logp),
-    ),
-    Condition("V ≡ 0", lambda b: replace(b, value=torch.zeros_like(b.reward)[b.trajectory])),
-)
+def apart_subjects(a: Subject, b: Subject) -> list[Distance]:
+    """As `apart`."""
+    found = [_distance(label, *_pair(a, b, its, (0, 0, 0))) for label, its in _POLICIES.items()]
+    trials = [
+        (label, its, trial)
+        for label, its in _POLICIES.items()
+        for steps in _kinds(a, b)
+        for trial in _trials(a, b, steps)
+    ]
+    label, its, (index, step, history) = max(trials, key=lambda trial: _difference(*_pair(a, b, *trial[1:])))
+    carried = ", state carried" if history else ""
+    where = f"{label}, where they differ most (step {step}{carried})"
+    return [*found, _distance(where, *_pair(a, b, its, (index, step, history)))]
 
 
-def alike(estimator: Estimator, others: Mapping[str, Estimator], *, step: int = 0) -> list[Likeness]:
-    """Which of `others` an estimator has a positive multiple of the gradient of, and the fewest conditions for it."""
-    found: list[Likeness] = []
-    for conditions in _combinations():
-        batches = [_made(batch, conditions) for batch in _batches()]
-        ours = [gradient(estimator, batch, step) for batch in batches]
-        if all(not bool(each.any()) for each in ours):
-            continue
-        words = {condition.words for condition in conditions}
-        for name, other in others.items():
-            known = any(each.other == name and set(each.conditions) <= words for each in found)
-            if not known and (factor := _factor(ours, other, batches, step)) is not None:
-                found.append(Likeness(name, tuple(condition.words for condition in conditions), factor))
-    return found
+_POLICIES: dict[str, Conditions] = {"off-policy": (), "on-policy": (ON_POLICY,)}
 
 
-def apart(one: Estimator, other: Estimator, *, step: int = 0) -> list[Distance]:
-    """How far two estimators are apart, on a batch in which everything happens and on the same one on-policy."""
-    distances = []
-    for name, batch in (("off-policy", RICH.batch), ("on-policy", _on_policy(RICH.batch))):
-        a, b = (gradient(each, batch, step) for each in (one, other))
-        norms = (float(a.norm()), float(b.norm()))
-        cosine = float(a @ b) / (norms[0] * norms[1]) if all(norms) else float("nan")
-        distances.append(Distance(name, norms, cosine))
-    return distances
+def _pair(a: Subject, b: Subject, conditions: Conditions, trial: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+    return a.gradient(conditions, *trial), b.gradient(conditions, *trial)
+
+
+def _difference(a: Tensor, b: Tensor) -> float:
+    """‖a − b‖ over the greater of their norms; 0 where both are 0."""
+    return float((a - b).norm()) / max(float(a.norm()), float(b.norm()), 1e-300)
 
 
 def gradient(estimator: Estimator, batch: Batch, step: int = 0) -> Tensor:
     """(2T,) ∇J with respect to logp and to entropy, end to end."""
-    leaf = fresh(batch)
-    assert leaf.logp is not None
-    assert leaf.entropy is not None
-    found = torch.autograd.grad(estimator.loss(leaf, step), [leaf.logp, leaf.entropy], allow_unused=True)
-    leaves = (leaf.logp, leaf.entropy)
-    return torch.cat([torch.zeros_like(x) if g is None else -g for g, x in zip(found, leaves, strict=True)])
+    return weights(estimator, batch, step)
 
 
-def _combinations() -> Iterator[tuple[Condition, ...]]:
-    """None, each by itself, and each together with being on-policy or of one token."""
-    yield ()
-    yield from ((condition,) for condition in CONDITIONS)
-    for first in (ON_POLICY, ONE_TOKEN):
-        yield from ((first, second) for second in CONDITIONS if second not in (ON_POLICY, ONE_TOKEN))
-    yield (ON_POLICY, ONE_TOKEN)
+class Subject:
+    """An estimator on all the probes, steps and histories; what was computed once is kept.
+
+    Attributes: steps: those that are tried, ascending. longest: tokens of the longest trajectory.
+    """
+
+    def __init__(self, estimator: Estimator, steps: tuple[int, ...] = (0,), longest: int = LONGEST) -> None:
+        self.estimator, self.steps, self.longest = estimator, steps, longest
+        self._gradients: dict[tuple[Conditions, int, int, int], Tensor] = {}
+        self._states: dict[tuple[Conditions, int], State] = {}
+
+    @functools.cached_property
+    def stateful(self) -> bool:
+        """Whether anything is carried from one rollout batch to the next."""
+        return any(self.estimator.initial().values())
+
+    @functools.cached_property
+    def kinds(self) -> dict[int, bytes]:
+        """For each step what the gradients are there: equal for steps between which nothing has moved."""
+        return {step: b"".join(map(bytes, self._sampled(step))) for step in self.steps}
+
+    @functools.cached_property
+    def silent(self) -> tuple[str, ...]:
+        """The parts that made no difference on any probe, at any step, in any state, though they can."""
+        indexes = range(len(probes(self.longest)))
+        pairs = [(index, self.steps[index % len(self.steps)]) for index in indexes]
+        if len(set(self.kinds.values())) > 1:
+            pairs += [(index, step) for index in (0, 3) for step in self.steps]
+        initial = self.estimator.initial()
+        trials: list[Trial] = [(probes(self.longest)[index], step, initial) for index, step in pairs]
+        carried: list[Trial] = []
+        if self.stateful:
+            states = [self.state((), history) for history in range(1, len(histories()))]
+            carried = [(batch, step, state) for state in states for batch, step, _ in trials]
+        return silent(self.estimator, [*trials, *carried], ((trial, initial) for trial in carried))
+
+    def gradient(self, conditions: Conditions, index: int, step: int, history: int) -> Tensor:
+        """(2T,) of a probe under the conditions, with the state that a history of such batches left."""
+        key = (conditions, index, step, history if self.stateful else 0)
+        if key not in self._gradients:
+            batch = _batch(conditions, index, self.longest)
+            self._gradients[key] = weights(self.estimator, batch, step, self.state(conditions, history))
+        return self._gradients[key]
+
+    def state(self, conditions: Conditions, history: int) -> State:
+        """The state after a history, whose batches have the steps from 0 on."""
+        if not (history and self.stateful):
+            return self.estimator.initial()
+        if (conditions, history) not in self._states:
+            state = self.estimator.initial()
+            for step, batch in enumerate(histories()[history]):
+                state = self.estimator.credit(made(batch, conditions), step, state=state).state
+            self._states[conditions, history] = state
+        return self._states[conditions, history]
+
+    def _sampled(self, step: int) -> Iterator[bytes]:
+        for index in (0, 3, len(probes(self.longest)) - 1):
+            yield self.gradient((), index, step, 0).numpy().tobytes()
 
 
-def _batches() -> list[Batch]:
-    """One in which everything happens, one with long trajectories, and ones whose ratios reach any usual bound."""
-    long = Case((Prompt(3, 1), Prompt(2, 1, "wild"), Prompt(2, 0, "right")), "near", LONGEST, seed=21)
-    drawn = [*seeded(4)[-2:], long]
-    return [RICH.batch, *(_with_a_far_engine(case.batch) for case in drawn)]
+@functools.lru_cache(maxsize=512)
+def _batch(conditions: Conditions, index: int, longest: int) -> Batch:
+    return made(probes(longest)[index], conditions)
 
 
-def _with_a_far_engine(batch: Batch) -> Batch:
-    """The batch with an engine whose log-probs are up to 3 nats away from the trainer's."""
-    random = torch.Generator().manual_seed(5)
-    assert batch.logp is not None
-    away = 6 * torch.rand(batch.logp.shape, generator=random, dtype=batch.dtype) - 3
-    return replace(batch, rollout_logp=(batch.logp + away).clamp(max=-1e-3))
+def _kinds(ours: Subject, theirs: Subject) -> list[tuple[int, ...]]:
+    """The steps, those together at which neither estimator has moved."""
+    kinds: dict[tuple[bytes, bytes], list[int]] = {}
+    for step in ours.steps:
+        kinds.setdefault((ours.kinds[step], theirs.kinds[step]), []).append(step)
+    return [tuple(steps) for steps in kinds.values()]
 
 
-def _made(batch: Batch, conditions: tuple[Condition, ...]) -> Batch:
-    for condition in conditions:
-        batch = condition.make(batch)
-    return batch
+def _trials(ours: Subject, theirs: Subject, steps: tuple[int, ...]) -> Iterator[tuple[int, int, int]]:
+    """(probe, step, history): every probe at some step; in every state, where one of the two carries any."""
+    for history in range(len(histories()) if ours.stateful or theirs.stateful else 1):
+        for index in range(len(probes(ours.longest))):
+            yield index, steps[index % len(steps)], history
 
 
-def _factor(ours: list[Tensor], other: Estimator, batches: list[Batch], step: int) -> float | None:
-    """The one positive factor by which all of `ours` are the other's gradients; None if there is none."""
+def _factor(ours: Subject, theirs: Subject, conditions: Conditions, steps: tuple[int, ...]) -> float | None:
+    """The one positive factor by which our gradients are theirs in every trial; None if there is none."""
     factor: float | None = None
-    for mine, batch in zip(ours, batches, strict=True):
-        theirs = gradient(other, batch, step)
-        if factor is None and bool(theirs.any()):
-            factor = float(mine @ theirs) / float(theirs @ theirs)
-            if factor <= 0:
+    for index, step, history in _trials(ours, theirs, steps):
+        mine = ours.gradient(conditions, index, step, history)
+        other = theirs.gradient(conditions, index, step, history)
+        if factor is None and bool(other.any()):
+            factor = float(mine @ other) / float(other @ other)
+            if not factor > 0:
                 return None
-        if not torch.allclose(mine, theirs * (1.0 if factor is None else factor), rtol=1e-9, atol=1e-12):
+        if not torch.allclose(mine, other * (1.0 if factor is None else factor), rtol=1e-9, atol=1e-12):
             return None
     return factor
+
+
+def _likeness(
+    name: str, conditions: Conditions, held: Mapping[tuple[int, ...], float], steps: Sequence[int]
+) -> Likeness:
+    factors = held.values()
+    when = _when(sorted(step for some in held for step in some), steps)
+    return Likeness(name, tuple(each.words for each in conditions), (min(factors), max(factors)), when)
+
+
+def _when(held: Sequence[int], steps: Sequence[int]) -> str:
+    """Some of the steps that were tried, in words."""
+    if len(held) == len(steps):
+        return ""
+    first, last = steps.index(held[0]), steps.index(held[-1])
+    if last - first + 1 != len(held):
+        return f"at steps {', '.join(map(str, held))}"
+    if first == 0:
+        return "at step 0" if last == 0 else f"up to step {held[-1]}"
+    if held[-1] == steps[-1]:
+        return f"from step {held[0]} on"
+    return f"at step {held[0]}" if first == last else f"at steps {held[0]} to {held[-1]}"
+
+
+def _distance(label: str, a: Tensor, b: Tensor) -> Distance:
+    norms = (float(a.norm()), float(b.norm()))
+    return Distance(label, norms, float(a @ b) / (norms[0] * norms[1]) if all(norms) else math.nan)

@@ -67,6 +67,8 @@ class Explanation:
     notes: tuple[str, ...]
     alike: tuple[str, ...] = ()
     """Recipes with the same gradient, and when."""
+    tried: str = ""
+    """On what that was tried, or why nothing is said of it."""
 
 
 def explained(recipe: Recipe, composed: Composed | None = None) -> Explanation:

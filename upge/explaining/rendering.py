@@ -8,7 +8,7 @@ from upge.explaining.latex import latex, verbatim
 from upge.explaining.recipes import Explanation, Piece, Section
 
 FORMATS = ("text", "markdown", "latex")
-ALIKE = "the same gradient, on synthetic batches of up to 200 tokens a trajectory, as"
+ALIKE = "the same gradient as"
 
 
 def rendered(explanation: Explanation, form: str = "text") -> str:
@@ -49,6 +49,8 @@ def _text(explanation: Explanation) -> Iterator[str]:
     yield from (f"    {note}" for note in explanation.notes)
     if explanation.alike:
         yield from ("", ALIKE, *(f"    {each}" for each in explanation.alike))
+    if explanation.tried:
+        yield from ("", explanation.tried)
 
 
 def _text_piece(piece: Piece) -> Iterator[str]:
@@ -79,6 +81,8 @@ def _markdown(explanation: Explanation) -> Iterator[str]:
     yield from (f"- {note}" for note in explanation.notes)
     if explanation.alike:
         yield from ("", f"## {ALIKE}", "", *(f"- {each}" for each in explanation.alike))
+    if explanation.tried:
+        yield from ("", explanation.tried)
 
 
 # LaTeX.

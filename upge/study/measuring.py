@@ -12,11 +12,12 @@ by the jackknife over 20 blocks of draws; the squared bias is estimated without 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from upge.asking import State
 from upge.estimator import Estimator
 from upge.study.drawing import Draw, Setting, draws, outcomes, sampled
 from upge.study.ground import Ground
@@ -67,14 +68,19 @@ class Gradients:
 def gradients(
     estimator: Estimator, ground: Ground, setting: Setting, *, stale: bool = False, count: int = 400, seed: int = 0
 ) -> Gradients:
-    """All batches' gradients where they can be gone through, else of `count` draws, rounded up to whole blocks."""
+    """All batches' gradients where they can be gone through, else of `count` draws, rounded up to whole blocks.
+
+    Parts have the state that the rollout batches before `setting.step` leave, one draw of them.
+    """
+    state = state_before(estimator, ground, setting, stale=stale, seed=seed)
     listed = outcomes(ground, setting)
     if listed is not None:
-        rows = [_weights(estimator, ground, setting, draw, stale=stale) for _, draw in listed]
+        rows = [_weights(estimator, ground, setting, draw, state, stale=stale) for _, draw in listed]
         chance = torch.tensor([chance for chance, _ in listed], dtype=torch.float64)
     else:
         count = -(-count // BLOCKS) * BLOCKS
-        rows = [_weights(estimator, ground, setting, draw, stale=stale) for draw in draws(ground, setting, count, seed)]
+        drawn = draws(ground, setting, count, seed)
+        rows = [_weights(estimator, ground, setting, draw, state, stale=stale) for draw in drawn]
         chance = None
     likelihood, entropy = (torch.stack(column) for column in zip(*rows, strict=True))
     return Gradients(likelihood @ ground.score + entropy @ ground.pull, chance)
@@ -91,12 +97,23 @@ def measure(found: Gradients, exact: Tensor) -> Finding:
     return Finding(scale, _root(bias), variance, error, cosine, exact=found.chance is not None)
 
 
+def state_before(estimator: Estimator, ground: Ground, setting: Setting, *, stale: bool, seed: int) -> State:
+    """The state that the rollout batches before `setting.step` leave; the initial one at step 0, or without any."""
+    state = estimator.initial()
+    if any(state.values()):
+        earlier = draws(ground, setting, setting.step, seed + 1)
+        for step, draw in enumerate(earlier):
+            batch = sampled(ground, replace(setting, step=step), estimator, draw, stale=stale).batch
+            state = estimator.credit(batch, step, state=state).state
+    return state
+
+
 def _weights(
-    estimator: Estimator, ground: Ground, setting: Setting, draw: Draw, *, stale: bool
+    estimator: Estimator, ground: Ground, setting: Setting, draw: Draw, state: State, *, stale: bool
 ) -> tuple[Tensor, Tensor]:
     """(G·S·L,) the weight of every place's ∇log π, and of its ∇H, in the gradient of one batch."""
     made = sampled(ground, setting, estimator, draw, stale=stale)
-    credit = estimator.count(made.batch, estimator.credit(made.batch, setting.step))
+    credit = estimator.count(made.batch, estimator.credit(made.batch, setting.step, state=state))
     weighed = estimator.weigh(made.batch, credit, stale=stale)
     totals = {"likelihood": torch.zeros(len(ground.score), dtype=torch.float64)}
     totals["entropy"] = torch.zeros_like(totals["likelihood"])

@@ -8,9 +8,10 @@ from functools import lru_cache
 
 from upge.errors import InputError
 from upge.estimator import Estimator
-from upge.study.drawing import Setting
+from upge.explaining.activity import silent
+from upge.study.drawing import Setting, draws, sampled
 from upge.study.ground import Ground, ground
-from upge.study.measuring import Finding, gradients, measure
+from upge.study.measuring import Finding, gradients, measure, state_before
 from upge.study.policies import Kind
 from upge.study.world import World
 
@@ -88,6 +89,25 @@ def _rows(estimators: Mapping[str, Estimator], case: Case, mus: Sequence[float])
         found = gradients(estimator, place, case.setting, stale=case.stale > 0, count=case.count, seed=case.seed)
         for mu in mus:
             yield Row(name, mu, measure(found, place.gradient(mu)))
+
+
+def remarks(estimators: Mapping[str, Estimator], case: Case) -> Iterator[str]:
+    """For each estimator what its numbers don't show: parts that made no difference here, and state at step 0."""
+    place = _ground(case.world, case.policy, case.stale, case.rate)
+    for name, estimator in estimators.items():
+        state = state_before(estimator, place, case.setting, stale=case.stale > 0, seed=case.seed)
+        drawn = draws(place, case.setting, _LOOKED_AT, case.seed)
+        made = [sampled(place, case.setting, estimator, draw, stale=case.stale > 0).batch for draw in drawn]
+        trials = [(batch, case.setting.step, state) for batch in made]
+        initial = estimator.initial()
+        if never := silent(estimator, trials, ((trial, initial) for trial in trials)):
+            yield f"{name}: {' and '.join(never)} made no difference on {_LOOKED_AT} of the batches in the first table"
+        if any(initial.values()) and case.setting.step == 0:
+            yield f"{name}: carries state, which is the initial one at step 0; --step 16 carries it over 16 batches"
+
+
+_LOOKED_AT = 20
+"""Batches on which it is found out which parts act."""
 
 
 @lru_cache(maxsize=32)
