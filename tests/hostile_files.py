@@ -291,7 +291,7 @@ def lying(canary: Path = Path("CANARY")) -> dict[str, tuple[dict[str, Any], str]
         "a pipe for a config": ({"config.json": os.mkfifo}, "no regular file"),
         "a pipe for settings": ({"generation_config.json": os.mkfifo}, "no regular file"),
         "an adapter's pickle": (
-            {"adapter_config.json": PEFT, "adapter_model.bin": payload}, "other formats are programs|need peft"
+            {"adapter_config.json": PEFT, "adapter_model.bin": payload}, "other formats are programs"
         ),
         "an adapter of itself": ({"adapter_config.json": PEFT.replace("BASE", "evil")}, "is, in the end, itself"),
         "an adapter of nothing": ({"adapter_config.json": "[]"}, "doesn't name the model"),

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ranks import TIED
+from ranks import TIED, Setting
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -21,6 +21,12 @@ from upge.run.trainer import open_policy
 
 BOUNDS = {"float32": 1e-5, "float64": 1e-10, TIED: 1e-5}
 """How far parameters and metrics may be apart, by the kind of model."""
+
+
+def cases(settings: Sequence[Setting]) -> list[Any]:
+    """Settings as pytest takes them: what has adapters needs their package."""
+    adapted = {"lora": [pytest.mark.needs("peft")]}
+    return [pytest.param(setting, id="-".join(setting), marks=adapted.get(setting[0], [])) for setting in settings]
 
 
 Done = Callable[[int], Path]

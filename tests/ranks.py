@@ -11,7 +11,7 @@ import os
 import random
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from itertools import product
@@ -43,11 +43,10 @@ METHODS: dict[str, dict[str, Any]] = {
     "hpt": tiny.HYBRID,
     "kl": {"terms": {"rl": {**RL, "reduction": "sequence_mean"}, "kl": KL}},
     "ppo": {"terms": {"rl": {**RL, "advantage": "gae", "reduction": "token_mean"}}},
+    "lora": {"terms": {"rl": {**RL, "reduction": "sequence_mean"}, "kl": KL, "sft": SFT}},
 }
 ADAPTED = find_spec("peft") is not None
-"""Whether models with adapters are among the settings."""
-if ADAPTED:
-    METHODS["lora"] = {"terms": {"rl": {**RL, "reduction": "sequence_mean"}, "kl": KL, "sft": SFT}}
+"""Whether models can have adapters here."""
 LORA = {"lora": {"rank": 2, "alpha": 4.0}}
 PIECES = {"single": 1, "three": 3 * 12, "all": 1_000_000}
 """`train.micro_batch_tokens`; no row has more than 12 tokens."""
@@ -62,6 +61,11 @@ WHOLE: list[Setting] = [
 DIVIDED: list[Setting] = list(product(METHODS, ("three",), TYPES))
 """The settings that are done with models whole on every rank, and divided over ranks."""
 PROMPTS = 8
+
+
+def possible(settings: Sequence[Setting]) -> list[Setting]:
+    """Those that can be done here."""
+    return [setting for setting in settings if ADAPTED or setting[0] != "lora"]
 
 
 def rollout_batches() -> list[list[tuple[int, Trajectory]]]:
@@ -278,7 +282,7 @@ def main() -> None:
         recipe = recipe_of(own_folder(folder), *setting)
         return learned(folder, prefix + "-".join(setting), recipe, **options)
 
-    for setting in WHOLE:
+    for setting in possible(WHOLE):
         assert not learn("", setting).optimization.sharded
     if int(os.environ["WORLD_SIZE"]) == 2:
         asked(folder)
@@ -286,7 +290,7 @@ def main() -> None:
         learned(folder, "scaled-float32", scaled)
         with environment(FSDP2):
             learned(folder, "divided-scaled-float32", scaled)
-            for setting in DIVIDED:
+            for setting in possible(DIVIDED):
                 assert learn("divided-", setting).optimization.sharded
                 if setting[0] not in ("sft", "grpo"):
                     learn("accelerate-", setting, by_accelerate=True)

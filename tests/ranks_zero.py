@@ -102,7 +102,7 @@ def main() -> None:
     own, world = ranks.own_folder(folder), int(os.environ["WORLD_SIZE"])
     for name in STAGES if world > 1 else ("whole",):
         with ranks.environment(way(own, name)):
-            for setting in SETTINGS if world < 3 else UNEVEN:
+            for setting in ranks.possible(SETTINGS if world < 3 else UNEVEN):
                 learner = ranks.learned(folder, named(name, *setting), ranks.recipe_of(own, *setting))
                 assert learner.optimization.sharded == (name == "3")
                 assert any(each.numel() == 0 for each in learner.policy.model.parameters()) == (name == "3")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
-import pytest
+import pyarrow
+import pyarrow.parquet
 
 import upge
 from upge import Context, Data, discovery
@@ -24,13 +23,6 @@ MAPPED = {"prompt": "question", "answer": "solution.final", "demonstration": "so
 """The mapping of these rows."""
 
 
-def needed(module: str) -> Any:
-    """An optional package: where it is missing the test is skipped, but never in CI."""
-    if os.environ.get("UPGE_PROFILE") == "ci":
-        return importlib.import_module(module)
-    return pytest.importorskip(module, reason=f"needs the optional package {module}")
-
-
 def data(use: str, **parameters: Any) -> Data:
     """The data part of this name."""
     return discovery.find(SLOTS["data"], use).model_validate(parameters)
@@ -38,10 +30,6 @@ def data(use: str, **parameters: Any) -> Data:
 
 def parquet(folder: Path, rows: list[dict[str, Any]], name: str = "rows.parquet") -> Path:
     """A Parquet file of rows."""
-    needed("pyarrow")
-    import pyarrow
-    import pyarrow.parquet
-
     folder.mkdir(parents=True, exist_ok=True)
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder / name)
     return folder / name

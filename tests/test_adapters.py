@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import extras
 import models
 import pytest
 import torch
@@ -25,7 +24,7 @@ def exact(tmp_path: Path) -> Path:
     return tmp_path / "exact"
 
 
-@extras.needs("peft")
+@pytest.mark.needs("peft")
 def test_a_model_opened_from_an_adapter_is_saved_as_a_whole_one(exact: Path, tmp_path: Path) -> None:
     adapted(exact).save(tmp_path / "alone", merge=False)
     opened = load(str(tmp_path / "alone"), dtype="float64")
@@ -50,7 +49,7 @@ FOREIGN: dict[str, dict[str, Any]] = {
 }
 
 
-@extras.needs("peft")
+@pytest.mark.needs("peft")
 @pytest.mark.parametrize("kind", FOREIGN)
 def test_other_programs_adapters_say_here_what_they_say_in_peft(exact: Path, tmp_path: Path, kind: str) -> None:
     import peft
@@ -71,7 +70,7 @@ def test_other_programs_adapters_say_here_what_they_say_in_peft(exact: Path, tmp
     )
 
 
-@extras.needs("peft")
+@pytest.mark.needs("peft")
 def test_an_adapter_that_lacks_weights_is_refused(exact: Path, tmp_path: Path) -> None:
     adapted(exact).save(tmp_path / "alone", merge=False)
     file = tmp_path / "alone" / "adapter_model.safetensors"
@@ -90,7 +89,7 @@ def stirred(model: Any) -> None:
                 parameter += 0.1 * torch.randn_like(parameter)
 
 
-@extras.needs("peft")
+@pytest.mark.needs("peft")
 def test_weights_that_embedding_and_head_share_take_no_adapter(exact: Path, tmp_path: Path) -> None:
     for targets in ("lm_head", "wte"):
         assert "shares its weights with the embedding" in refusal(exact, lora=Lora(targets=(targets, "c_attn")))
@@ -98,7 +97,7 @@ def test_weights_that_embedding_and_head_share_take_no_adapter(exact: Path, tmp_
     assert load(str(tmp_path / "two"), lora=Lora(targets=("lm_head",))).model is not None, "these are two"
 
 
-@extras.needs("peft")
+@pytest.mark.needs("peft")
 def test_a_critic_is_no_adapter(exact: Path, tmp_path: Path) -> None:
     policy = adapted(exact)
     policy.save(tmp_path / "alone", merge=False)

@@ -11,7 +11,7 @@ import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from sources import data, lines, needed, parquet, training
+from sources import data, lines, parquet, training
 from typer.testing import CliRunner
 
 import upge
@@ -72,7 +72,6 @@ def only(folder: Path, row: dict[str, Any], **parameters: Any) -> Problem:
 
 @pytest.mark.parametrize("form", ["jsonl", "parquet", "huggingface"])
 def test_arc_gets_letters_whatever_its_labels_are(tmp_path: Path, form: str) -> None:
-    needed("datasets")
     path = lines(tmp_path, *ARC)
     if form != "jsonl":
         file = parquet(tmp_path / "set", ARC, "train.parquet")
@@ -94,7 +93,6 @@ def chosen(problem: Problem) -> str:
 
 
 def test_gpqa_is_shuffled_by_the_problem_s_id_and_the_answer_moves_along(tmp_path: Path) -> None:
-    needed("datasets")
     settings = mapping("gpqa")
     file = parquet(tmp_path / "set", GPQA, "train.parquet")
     whole = problems(data("parquet", path=str(file), **settings), 24)

@@ -20,11 +20,13 @@ from upge.testing import check_estimator, check_part, parts
 EXAMPLES = max(5, settings().max_examples // 5)
 
 
+@pytest.mark.draws
 @pytest.mark.parametrize("offer", discovery.offers(), ids=lambda offer: f"{offer.slot}-{offer.name}")
 def test_every_installed_part_keeps_the_laws(offer: discovery.Offer) -> None:
     check_part(discovery.load(offer, SLOTS[offer.slot]), examples=EXAMPLES)
 
 
+@pytest.mark.draws
 @pytest.mark.parametrize("recipe", shelved(), ids=lambda each: f"{each.package}-{each.name}")
 def test_every_installed_recipe_keeps_the_laws(recipe: Any) -> None:
     check_estimator(upge.load(recipe.path).estimator, examples=EXAMPLES)

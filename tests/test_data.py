@@ -12,7 +12,7 @@ import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from sources import LETTERS, MAPPED, data, lines, needed, parquet, training
+from sources import LETTERS, MAPPED, data, lines, parquet, training
 
 import upge
 from upge import Context, InputError, Problem
@@ -46,7 +46,6 @@ def test_nested_columns_are_mapped_alike_from_every_format(tmp_path: Path) -> No
         data("parquet", path=str(rows), **MAPPED),
         data("huggingface", path=str(rows.parent), **MAPPED),
     ]
-    needed("datasets")
     first, *others = [training(part, 20) for part in held]
     assert sorted(first, key=lambda problem: int(problem.id))[1] == Problem("1", "aa?", "b", "a")
     assert others == [first, first]
@@ -164,7 +163,6 @@ def test_files_of_one_name_in_two_folders_name_their_problems_apart(tmp_path: Pa
 
 @pytest.mark.parametrize("form", ["jsonl", "parquet"])
 def test_files_that_can_not_be_read_are_named(tmp_path: Path, form: str) -> None:
-    needed("pyarrow")
     (tmp_path / "broken").write_bytes(b"\xff\xfe nonsense")
     for path in ("nowhere", "broken"):
         with pytest.raises(InputError, match=f"{path}: can't be read"):
@@ -208,7 +206,6 @@ def test_a_stream_of_nothing_is_refused() -> None:
 
 @pytest.mark.parametrize("seed", [0, 5])
 def test_a_streamed_data_set_holds_what_the_whole_one_holds(tmp_path: Path, seed: int) -> None:
-    needed("datasets")
     path = str(parquet(tmp_path / "set", LETTERS, "train.parquet").parent)
     whole, streamed = (data("huggingface", path=path, streaming=s, window=6, **MAPPED) for s in (False, True))
     by_id = {problem.id: problem for problem in training(whole, 20)}
@@ -223,7 +220,6 @@ def test_a_streamed_data_set_holds_what_the_whole_one_holds(tmp_path: Path, seed
 
 
 def test_the_stream_s_own_order_is_a_window_of_one(tmp_path: Path) -> None:
-    needed("datasets")
     path = str(parquet(tmp_path / "set", LETTERS, "train.parquet").parent)
     taken = training(data("huggingface", path=path, streaming=True, window=1, **MAPPED), 25)
     assert [int(problem.id) for problem in taken] == [*range(20), *range(5)]
@@ -239,7 +235,6 @@ def test_one_by_one_or_in_batches_the_order_is_the_same() -> None:
 def test_splits_are_taken_by_name_and_by_slice(tmp_path: Path) -> None:
     for split in ("train", "test"):
         parquet(tmp_path / "set", LETTERS if split == "train" else LETTERS[:3], f"{split}.parquet")
-    needed("datasets")
     mapping = {key: value for key, value in MAPPED.items() if key != "id"}
     slices = {"train": "train[:80%]", "evaluation": {"held": "train[80%:]", "test": "test"}}
     with data("huggingface", path=str(tmp_path / "set"), **slices, **mapping).open(Context()) as session:
@@ -250,7 +245,8 @@ def test_splits_are_taken_by_name_and_by_slice(tmp_path: Path) -> None:
 
 
 def test_what_save_to_disk_wrote_is_read(tmp_path: Path) -> None:
-    datasets = needed("datasets")
+    import datasets
+
     rows = datasets.Dataset.from_list(LETTERS)
     rows.save_to_disk(tmp_path / "one")
     datasets.DatasetDict({"train": rows, "dev": rows.select(range(4))}).save_to_disk(tmp_path / "two")
@@ -271,7 +267,8 @@ def test_what_save_to_disk_wrote_is_read(tmp_path: Path) -> None:
 def test_a_data_set_that_can_not_be_had_is_an_error_about_the_input(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, streaming: bool
 ) -> None:
-    datasets = needed("datasets")
+    import datasets
+
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.is_offline_mode", lambda: True)
@@ -288,7 +285,6 @@ def test_a_data_set_that_can_not_be_had_is_an_error_about_the_input(
 
 
 def test_code_of_a_data_set_is_never_run(tmp_path: Path) -> None:
-    needed("datasets")
     folder = tmp_path / "evil"
     folder.mkdir()
     (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
@@ -314,7 +310,6 @@ def chosen(folder: Path, source: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("source", ["jsonl", "parquet", "huggingface", "streamed", "mixture"])
 def test_a_run_on_each_source_resumes_to_the_same_bytes(tmp_path: Path, source: str) -> None:
-    needed("datasets")
     block = {"use": source, **chosen(tmp_path, source)}
     splits = ["one/test"] if source == "mixture" else list(block.get("evaluation", []))
     path = tiny.recipe(tmp_path, train={"save_every": 2}, eval={"splits": splits})

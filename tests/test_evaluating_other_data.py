@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import tiny
 from evaluations import done, lines, measured_run, refused
-from sources import LETTERS, MAPPED, needed, parquet
+from sources import LETTERS, MAPPED, parquet
 
 import upge
 from upge.run.trainer import train
@@ -44,7 +44,6 @@ MORE = {"evaluation": {"some": {"seed": 1000, "size": 4}}}
     ],
 )
 def test_a_run_is_measured_on_data_of_every_kind(run: Path, given: list[str], split: str) -> None:
-    needed("datasets")
     value, *overrides = given
     done(run, "--data", value, "--output", "out", "eval.limit=4", *overrides)
     found = lines(Path("out/problems.jsonl"))
@@ -52,8 +51,8 @@ def test_a_run_is_measured_on_data_of_every_kind(run: Path, given: list[str], sp
     assert len(lines(Path("out/completions.jsonl"))) == 12
 
 
+@pytest.mark.needs("reasoning_gym")
 def test_and_on_a_generator_s_problems(run: Path) -> None:
-    needed("reasoning_gym")
     more = ["eval.splits=[some]", "reward=reasoning_gym", "model.overrides={max_position_embeddings: 512}"]
     done(run, "--data", json.dumps({**GYM, **MORE}), "--output", "out", *more)
     assert len(lines(Path("out/problems.jsonl"))) == 4

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import hostile_files
 import hostile_recipes
@@ -36,6 +37,15 @@ FAMILIES: dict[str, Iterator[tuple[str, Make]]] = {
 }
 NAMED = [(f"{family}: {name!a}", make) for family, cases in FAMILIES.items() for name, make in cases]
 CASES = dict(NAMED)
+NEEDED = {"format: 'gguf ": "gguf", 'model: "an adapter': "peft", "model: 'an adapter": "peft"}
+"""How the cases begin that get as far as an optional package."""
+
+
+def marked(name: str) -> Any:
+    """A case, with what it needs."""
+    needed = [module for beginning, module in NEEDED.items() if name.startswith(beginning)]
+    return pytest.param(name, marks=[pytest.mark.needs(*needed)] if needed else [])
+
 
 SAMPLE = (
     "recipe: 'account at about: a recipe without faults'",
@@ -49,7 +59,7 @@ SAMPLE = (
 """Those that a process of its own has to refuse as well: a case of each kind."""
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [marked(name) for name in CASES])
 def test_a_hostile_input_is_refused_for_what_is_wrong_with_it(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,11 +157,10 @@ def test_secrets_on_the_command_line_are_not_kept(word: str, kept: str) -> None:
 VARIABLES = ("WANDB_API_KEY", "HF_TOKEN", "COMET_API_KEY", "MLFLOW_TRACKING_PASSWORD", "AWS_SECRET_ACCESS_KEY")
 
 
-@pytest.mark.parametrize("trackers", ["[]", "[tensorboard]"])
+@pytest.mark.parametrize("trackers", ["[]", pytest.param("[tensorboard]", marks=pytest.mark.needs("tensorboard"))])
 def test_secrets_of_the_environment_are_in_no_file_of_a_run(
     trackers: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("tensorboard") if "tensorboard" in trackers else None
     for variable in VARIABLES:
         monkeypatch.setenv(variable, f"hunter2-{variable}")
     good = tiny.recipe(tmp_path, train={"steps": 1, "save_every": 1})

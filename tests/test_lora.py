@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import extras
 import models
 import pytest
 import tiny
@@ -89,7 +88,7 @@ def by_hand(policy: Policy) -> Callable[[dict[str, Tensor]], Tensor]:
     return log_probs
 
 
-@extras.needs("peft")
+@pytest.mark.needs("peft")
 def test_an_adapters_gradient_is_the_one_by_hand(exact: Path) -> None:
     policy = adapted(exact)
     leaves = {name: x for name, x in policy.model.named_parameters() if x.requires_grad}
@@ -102,7 +101,7 @@ def test_an_adapters_gradient_is_the_one_by_hand(exact: Path) -> None:
     torch.testing.assert_close(mine, expected, rtol=0, atol=1e-10)
 
 
-@extras.needs("peft")
+@pytest.mark.needs("peft")
 def test_a_new_adapter_changes_nothing_and_depends_on_the_seed_alone(saved: Path) -> None:
     torch.manual_seed(1)
     first = load(str(saved), lora=Lora(), seed=3)
@@ -114,7 +113,7 @@ def test_a_new_adapter_changes_nothing_and_depends_on_the_seed_alone(saved: Path
     assert not all(torch.equal(ours[name], differs[name]) for name in ours)
 
 
-@extras.needs("peft")
+@pytest.mark.needs("peft")
 def test_an_adapter_is_float32_on_bfloat16_weights(saved: Path) -> None:
     policy = load(str(saved), lora=Lora(), dtype="bfloat16")
     assert {(x.dtype, x.requires_grad) for x in policy.model.parameters()} == {
@@ -123,7 +122,7 @@ def test_an_adapter_is_float32_on_bfloat16_weights(saved: Path) -> None:
     }
 
 
-@extras.needs("peft")
+@pytest.mark.needs("peft")
 def test_a_merged_model_says_in_plain_transformers_what_the_policy_says(exact: Path, tmp_path: Path) -> None:
     policy = adapted(exact)
     before = logits(policy.model)
@@ -135,7 +134,7 @@ def test_a_merged_model_says_in_plain_transformers_what_the_policy_says(exact: P
     assert load_reference(policy).adapter, "and the adapter is still there"
 
 
-@extras.needs("peft")
+@pytest.mark.needs("peft")
 def test_an_adapter_alone_opens_in_plain_peft_and_here(exact: Path, tmp_path: Path) -> None:
     from peft import AutoPeftModelForCausalLM
 
@@ -150,7 +149,7 @@ def test_an_adapter_alone_opens_in_plain_peft_and_here(exact: Path, tmp_path: Pa
     assert not any("lora" in name for name, _ in opened.model.named_parameters())
 
 
-@extras.needs("peft")
+@pytest.mark.needs("peft")
 def test_the_reference_is_the_policy_with_its_adapter_off(exact: Path) -> None:
     policy = adapted(exact)
     reference = load_reference(policy)
@@ -161,14 +160,14 @@ def test_the_reference_is_the_policy_with_its_adapter_off(exact: Path) -> None:
     assert sum(parameter.requires_grad for parameter in policy.model.parameters()) == 16
 
 
-@extras.needs("peft")
+@pytest.mark.needs("peft")
 def test_a_critic_starts_from_the_body_without_the_adapter(saved: Path) -> None:
     critic = load_critic(load(str(saved), lora=Lora()))
     body = models.llama().base_model.state_dict()
     assert all(torch.equal(x, body[name]) for name, x in critic.model.base_model.state_dict().items())
 
 
-@extras.needs("peft")
+@pytest.mark.needs("peft")
 def test_gradient_checkpointing_goes_with_an_adapter(exact: Path) -> None:
     plain = adapted(exact)
     thrifty = Policy(copy.deepcopy(plain.model), plain.tokenizer, recompute=True)
@@ -178,7 +177,7 @@ def test_gradient_checkpointing_goes_with_an_adapter(exact: Path) -> None:
     assert passes(thrifty) == 2 * passes(plain)
 
 
-@extras.needs("peft")
+@pytest.mark.needs("peft")
 def test_a_run_trains_the_adapter_and_leaves_a_whole_model(run: Run) -> None:
     start, trained = (
         run(name, LORA, f"train.steps={steps}", "optimizer.lr=0.05") for name, steps in (("a", 0), ("b", 5))
@@ -190,14 +189,14 @@ def test_a_run_trains_the_adapter_and_leaves_a_whole_model(run: Run) -> None:
     assert AutoModelForCausalLM.from_pretrained(trained / "model").config.model_type == "llama"
 
 
-@extras.needs("peft")
+@pytest.mark.needs("peft")
 def test_the_penalty_of_a_run_is_to_the_model_without_the_adapter(run: Run) -> None:
     logged = lines(run("kl", LORA, "optimizer.lr=0.05", estimator={"terms": {"rl": GRPO, "kl": KL}}))
     assert logged[0]["kl/advantage"] == pytest.approx(0, abs=1e-6)
     assert logged[-1]["kl/advantage"] > 1e-4
 
 
-@extras.needs("peft")
+@pytest.mark.needs("peft")
 def test_a_resumed_adapter_is_the_one_that_never_stopped(run: Run) -> None:
     settings = (LORA, "train.save_every=2", "train.minibatches=2", "optimizer.lr=0.05", "eval.splits=[]")
     blocks = {"estimator": {"terms": {"sft": SFT, "rl": GRPO, "kl": KL}}}
@@ -212,7 +211,7 @@ def test_a_resumed_adapter_is_the_one_that_never_stopped(run: Run) -> None:
     assert all("lora" in name for name in load_file(through / adapter / "adapter_model.safetensors"))
 
 
-@extras.needs("peft")
+@pytest.mark.needs("peft")
 def test_two_processes_train_the_adapter_that_one_does(run: Run, tmp_path: Path) -> None:
     """The adapter goes off and on again for the reference, under data parallelism too."""
     model = {"lora": {"rank": 2, "alpha": 4.0}, "gradient_checkpointing": True}
@@ -228,7 +227,7 @@ def test_two_processes_train_the_adapter_that_one_does(run: Run, tmp_path: Path)
     assert lines(one)[-1]["kl/advantage"] == pytest.approx(lines(tmp_path / "two")[-1]["kl/advantage"], rel=1e-3)
 
 
-@extras.needs("peft")
+@pytest.mark.needs("peft")
 def test_an_adapter_of_another_shape_is_not_taken_up(run: Run) -> None:
     folder = run("stopped", LORA, "train.save_every=2", "train.steps=2")
     narrow = "model.lora={rank: 2, alpha: 4, targets: [q_proj]}"
@@ -240,7 +239,7 @@ def test_an_adapter_of_another_shape_is_not_taken_up(run: Run) -> None:
         run("stopped", narrow, "train.save_every=2", "train.steps=4", resume=True)
 
 
-@extras.needs("peft")
+@pytest.mark.needs("peft")
 def test_a_run_can_leave_its_adapter_alone(run: Run, saved: Path) -> None:
     model = {"path": str(saved), "config": None, "tokenizer": None, "lora": {"rank": 2, "save": "adapter"}}
     folder = run("adapter", "optimizer.lr=0.05", model=model)
@@ -249,7 +248,7 @@ def test_a_run_can_leave_its_adapter_alone(run: Run, saved: Path) -> None:
     torch.testing.assert_close(logits(load(str(folder)).model), logits(load(str(merged)).model))
 
 
-@extras.needs("peft")
+@pytest.mark.needs("peft")
 def test_layers_that_are_not_there_are_refused(saved: Path) -> None:
     assert "no_proj" in refusal(saved, lora=Lora(targets=("no_proj",)))
 
@@ -271,7 +270,7 @@ def wide(tmp_path: Path) -> Path:
     return tmp_path / "wide"
 
 
-@extras.needs("peft", "bitsandbytes")
+@pytest.mark.needs("peft", "bitsandbytes")
 def test_an_adapter_is_trained_on_weights_in_8_bits(run: Run, wide: Path) -> None:
     """On the CPU, which bitsandbytes can do too; nothing here says how it is on a GPU."""
     model = {"path": str(wide), "config": None, "tokenizer": None}
@@ -284,7 +283,7 @@ def test_an_adapter_is_trained_on_weights_in_8_bits(run: Run, wide: Path) -> Non
     assert not torch.allclose(logits(load(str(folder)).model), logits(load(str(wide)).model), atol=1e-3)
 
 
-@extras.needs("bitsandbytes")
+@pytest.mark.needs("bitsandbytes")
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_4_bits_without_a_gpu_are_refused(wide: Path) -> None:
     assert "nf4 needs a CUDA GPU" in refusal(wide, lora=Lora(quantize="nf4", save="adapter"))
@@ -306,7 +305,7 @@ def four_bits(wide: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Po
     return opened
 
 
-@extras.needs("peft", "bitsandbytes")
+@pytest.mark.needs("peft", "bitsandbytes")
 @pytest.mark.parametrize("kind", ["nf4", "fp4"])
 def test_an_adapters_gradient_is_that_on_the_unpacked_weights(
     four_bits: Callable[[str], Policy], wide: Path, kind: str
@@ -333,7 +332,7 @@ def test_an_adapters_gradient_is_that_on_the_unpacked_weights(
     torch.testing.assert_close(packed.log_probs(SEQUENCES, HOT)[0], before, rtol=0, atol=1e-5)
 
 
-@extras.needs("peft", "bitsandbytes")
+@pytest.mark.needs("peft", "bitsandbytes")
 def test_quantized_weights_are_packed_frozen_and_never_copied(
     four_bits: Callable[[str], Policy], tmp_path: Path
 ) -> None:

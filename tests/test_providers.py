@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import extras
 import models
 import pytest
 import tiny
@@ -244,7 +243,7 @@ def test_a_cost_in_the_reward_asks_the_models_before_credit(run: Run) -> None:
     assert lines[-1]["grad_norm"] != pytest.approx(plain[-1]["grad_norm"], rel=1e-3)
 
 
-@extras.needs("peft")
+@pytest.mark.needs("peft")
 def test_under_an_adapter_the_reference_is_the_policy_without_it() -> None:
     from peft import LoraConfig, get_peft_model
 

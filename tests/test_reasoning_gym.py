@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import tiny
 from pydantic import ValidationError
-from sources import data, needed, training
+from sources import data, training
 
 import upge
 from upge import Context, InputError, Problem, discovery
@@ -42,8 +42,10 @@ def test_other_names_name_no_entry(name: str) -> None:
         score(Problem(name, "?", "1"), "1")
 
 
+@pytest.mark.needs("reasoning_gym")
 def test_a_generator_s_problems_are_those_of_its_configuration_and_seed() -> None:
-    gym = needed("reasoning_gym")
+    import reasoning_gym as gym
+
     problems = {problem.id: problem for problem in training(data("reasoning_gym", **SUMS, seed=5), 12)}
     assert len(problems) == 12
     for index, entry in enumerate(gym.create_dataset("chain_sum", min_terms=2, max_terms=3, seed=5, size=12)):
@@ -51,8 +53,8 @@ def test_a_generator_s_problems_are_those_of_its_configuration_and_seed() -> Non
         assert problems[name] == Problem(name, entry["question"], entry["answer"])
 
 
+@pytest.mark.needs("reasoning_gym")
 def test_worked_solutions_are_demonstrations() -> None:
-    needed("reasoning_gym")
     part = data("reasoning_gym", **STORIES, demonstration_template="{demonstration}\nThe answer is {answer}")
     for problem in training(part, 6):
         assert problem.demonstration is not None
@@ -62,8 +64,10 @@ def test_worked_solutions_are_demonstrations() -> None:
         training(data("reasoning_gym", **{**STORIES, "demonstration": "metadata.answer_cott"}), 1)
 
 
+@pytest.mark.needs("reasoning_gym")
 def test_its_own_scorer_scores_and_what_is_partly_right_is_wrong_unless_asked() -> None:
-    gym = needed("reasoning_gym")
+    import reasoning_gym as gym
+
     # Any expression that makes the target is right, and the metadata, which are no part of a problem, say which.
     problem = training(data("reasoning_gym", generator="countdown", size=3), 1)[0]
     other = f"0 + {problem.answer}"
@@ -76,8 +80,10 @@ def test_its_own_scorer_scores_and_what_is_partly_right_is_wrong_unless_asked() 
     assert score(problem, f"So it is: {problem.answer}", problem.answer, after="it is:") == [1.0, 0.0]
 
 
+@pytest.mark.needs("reasoning_gym")
 def test_a_response_that_the_scorer_can_not_read_is_wrong() -> None:
-    gym = needed("reasoning_gym")
+    import reasoning_gym as gym
+
     problem = training(data("reasoning_gym", generator="prime_factorization", size=2), 1)[0]
     written, index = entry_of(problem.id)
     dataset = gym.create_dataset("prime_factorization", **configured(written)[1])
@@ -86,15 +92,15 @@ def test_a_response_that_the_scorer_can_not_read_is_wrong() -> None:
     assert score(problem, "two and three", problem.answer) == [0.0, 1.0]
 
 
+@pytest.mark.needs("reasoning_gym")
 def test_a_puzzle_of_many_solutions_has_no_answer_and_is_scored_all_the_same() -> None:
-    needed("reasoning_gym")
     problem = training(data("reasoning_gym", generator="rush_hour", size=2), 1)[0]
     assert problem.answer == ""
     assert score(problem, "nonsense") == [0.0]
 
 
+@pytest.mark.needs("reasoning_gym")
 def test_splits_may_be_harder_and_are_never_of_training_s_seeds() -> None:
-    needed("reasoning_gym")
     splits = {"test": {"seed": 100, "size": 4}, "hard": {"seed": 200, "size": 5, "min_terms": 6, "max_terms": 6}}
     with data("reasoning_gym", **SUMS, evaluation=splits).open(Context(seed=1)) as session:
         assert [len(session.split(name)) for name in session.splits()] == [4, 5]
@@ -123,6 +129,7 @@ def test_neighbouring_seeds_are_not_training_s() -> None:
     assert data("reasoning_gym", **SUMS, seed=5, evaluation={"test": {"seed": 0, "size": 5}})
 
 
+@pytest.mark.needs("reasoning_gym")
 @pytest.mark.parametrize(
     ("parameters", "said"),
     [
@@ -132,7 +139,6 @@ def test_neighbouring_seeds_are_not_training_s() -> None:
     ],
 )
 def test_what_it_has_not_got_is_an_error_about_the_input(parameters: dict[str, Any], said: str) -> None:
-    needed("reasoning_gym")
     with pytest.raises(InputError, match=said):
         training(data("reasoning_gym", **{**SUMS, **parameters}), 1)
 
@@ -143,8 +149,8 @@ def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
         training(data("reasoning_gym", **SUMS), 1)
 
 
+@pytest.mark.needs("reasoning_gym")
 def test_a_run_in_a_mixture_is_scored_by_it(tmp_path: Path) -> None:
-    needed("reasoning_gym")
     puzzles = {
         **SUMS,
         "use": "reasoning_gym",
@@ -168,10 +174,10 @@ def test_a_run_in_a_mixture_is_scored_by_it(tmp_path: Path) -> None:
     assert {line["problem"].partition("?")[0] for line in completions} == {"sums/chain_sum"}
 
 
+@pytest.mark.needs("reasoning_gym")
 def test_what_evaluation_asks_can_be_left_out_of_training() -> None:
     digits = {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}
     parameters = {"generator": "chain_sum", "configuration": digits, "evaluation": {"test": {"seed": 9999, "size": 60}}}
-    needed("reasoning_gym")
     kept = {}
     for disjoint in (False, True):
         with data("reasoning_gym", **parameters, size=200, disjoint=disjoint).open(Context()) as session:
@@ -184,11 +190,11 @@ def test_what_evaluation_asks_can_be_left_out_of_training() -> None:
         training(data("reasoning_gym", **every, size=20, disjoint=True), 1)
 
 
+@pytest.mark.needs("reasoning_gym")
 @pytest.mark.parametrize(
     ("text", "right"),
     [("{}", True), (" {}\n\nAnd so on: 1", True), ("\n{}\n", True), ("It is\n{}", False), ("{} 5", False), ("", False)],
 )
 def test_only_the_first_line_may_be_read(text: str, right: bool) -> None:
-    needed("reasoning_gym")
     (problem,) = training(data("reasoning_gym", generator="chain_sum", size=1), 1)
     assert score(problem, text.format(problem.answer), first_line=True) == [float(right)]

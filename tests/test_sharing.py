@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-import extras
 import models
 import preparing
 import pytest
@@ -106,7 +105,7 @@ def test_with_layers_computed_again() -> None:
         same(model, RAGGED, 1e-6)
 
 
-@extras.needs("peft")
+@pytest.mark.needs("peft")
 def test_with_lora() -> None:
     from peft import LoraConfig, get_peft_model
 

