@@ -51,3 +51,10 @@ def test_updates_that_were_not_taken_are_told(tmp_path: Path, outcome: str, said
 
 def test_a_run_that_had_nothing_to_learn_from_says_so(tmp_path: Path) -> None:
     assert "no step has changed the model: no rows to learn from" in told(tmp_path, MADE | {"updates/made": 0.0})
+
+
+def test_only_what_a_trust_region_masks_is_clipped(tmp_path: Path) -> None:
+    assert "clipped 0.250" in told(tmp_path, MADE | {"rl/masked": 0.25})
+    assert "masked" not in told(tmp_path, MADE | {"rl/masked": 0.25})
+    text = told(tmp_path, MADE | {"sft/masked": 0.5, "rl/masked": 0.25})
+    assert "clipped 0.250  masked 0.500" in text

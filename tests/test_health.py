@@ -214,6 +214,18 @@ def test_either_divergence_is_one_too_many() -> None:
     assert over.last["kl_blowup"].said.count("warns above") == 2
 
 
+def test_a_teacher_is_far_at_the_start_and_only_what_the_distance_grows_by_is_a_blow_up(tmp_path: Path) -> None:
+    path, teacher = tiny.recipe(tmp_path), tiny.tokenizer(tmp_path)
+    assert not Watch.of(upge.load(path)).teacher
+    over = Watch.of(upge.load(path, [f"reference.path={teacher}"]))
+    lines = [{"kl_reference": kl} for kl in (3.0, 2.0, 3.9, 4.1)]
+    assert [over.look(step, each)[0]["health/kl_blowup"] for step, each in enumerate(lines)] == [0.0, 0.0, 0.0, 1.0]
+    assert over.last["kl_blowup"].said == "KL(π_θ‖π_0) 4.1 nats a token, 3 at the start; warns above 4"
+    again = Watch.of(upge.load(path, [f"reference.path={teacher}"]))
+    again.restore(over.state())
+    assert again.look(4, {"kl_reference": 3.5})[0] == {"health/kl_blowup": 0.0}
+
+
 @given(start=st.floats(0, 1), now=st.floats(0, 1))
 def test_an_explosion_is_against_those_that_ended_at_the_start(start: float, now: float) -> None:
     over = watch()

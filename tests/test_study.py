@@ -301,3 +301,11 @@ def test_parts_that_never_acted_are_named() -> None:
     said = list(remarks(estimators, Case()))
     assert said == ["grpo: terms.rl.mask.0 made no difference on 20 of the batches in the first table"]
     assert list(remarks(estimators, Case(stale=16))) == []
+
+
+def test_a_price_on_length_that_begins_beyond_the_study_leaves_the_table_whole() -> None:
+    world = ["--success", "0.25", "--vocabulary", "2", "--length", "1", "--prompts", "1", "--n", "2"]
+    answer = CliRunner().invoke(app, ["study", "dapo", "rloo", *world, "--no-sweep", "--json"])
+    assert answer.exit_code == 0, answer.output
+    assert {row["recipe"] for row in json.loads(answer.stdout)} == {"dapo", "rloo"}
+    assert "dapo: keeps its own rollout.max_tokens, 96; of 1, the study's --length: soft_limit 76" in answer.stderr

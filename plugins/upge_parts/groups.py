@@ -38,6 +38,15 @@ def spread(b: View, x: Tensor, group: Tensor) -> Tensor:
     return largest - zeros.scatter_reduce(0, index, values, "amin", include_self=False)
 
 
+def power_above(x: Tensor) -> Tensor:
+    """The power of two above each x > 0, and 1 where x is 0.
+
+    To divide by it changes no digit. So the squares of what is divided sum to the same bits, and they neither overflow
+    for scores of 1e30 nor vanish for scores of 1e-30.
+    """
+    return (x / torch.frexp(x).mantissa).where(x > 0, 1.0)
+
+
 def success(b: View) -> Tensor:
     """(G,) P: the mean reward of the prompt's rollouts; 0 without any."""
     return b.per_prompt(b.reward * b.rollout) / b.per_prompt(b.rollout).clamp(min=1)

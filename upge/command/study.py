@@ -16,6 +16,7 @@ from upge.command.arguments import AllowCode
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from upge.recipe import Recipe
     from upge.study.studying import Row
 
 
@@ -55,15 +56,13 @@ def study(
     import torch
 
     from upge.errors import InputError
-    from upge.recipe import load
     from upge.study.drawing import Setting
     from upge.study.studying import SWEEPS, Case, remarks
     from upge.study.studying import study as studied
     from upge.study.world import World
 
     torch.set_num_threads(1)  # tensors of a few hundred numbers
-    # What follows the completion budget, a constant reduction say, follows the longest sequence here.
-    loaded = [load(each, [f"rollout.max_tokens={length}"], allow_code=allow_code) for each in recipes]
+    loaded = [_loaded(each, length, allow_code=allow_code) for each in recipes]
     estimators = {each.name: each.estimator for each in loaded}
     if len(estimators) < len(loaded):
         raise InputError("two of these recipes have one name; give each its own")
@@ -85,6 +84,20 @@ def study(
     from rich.console import Console
 
     Console(highlight=False, markup=False).print(*_tables(rows))
+
+
+def _loaded(name: str, length: int, *, allow_code: bool) -> Recipe:
+    """The recipe, with the longest sequence for its completion budget, so that what follows that, a constant reduction
+    say, follows the sequences of the study. A recipe that has no sense on so short a budget keeps its own."""
+    from upge.recipe import RecipeError, load
+
+    whole = load(name, allow_code=allow_code)
+    try:
+        return load(name, [f"rollout.max_tokens={length}"], allow_code=allow_code)
+    except RecipeError as error:
+        kept = f"{whole.name}: keeps its own rollout.max_tokens, {whole.rollout.max_tokens}; of {length}, the study's"
+        typer.echo(f"{kept} --length: {error.faults[0].message}", err=True)
+        return whole
 
 
 def _tables(rows: Sequence[Row]) -> list[Table]:

@@ -34,12 +34,13 @@ class EntropyCollapse(Settings):
 
 
 class KLBlowup(Settings):
-    """The policy runs away: from the one that sampled, or from the reference model."""
+    """The policy runs away: from the one that sampled, or from the model it started from."""
 
     old: float = Field(default=0.3, ge=0)
     """Fails where KL(π_old‖π_θ) is above this, nats a token; with several optimizer steps a rollout batch."""
     reference: float = Field(default=1.0, ge=0)
-    """Fails where KL(π_θ‖π_0) is above this, nats a token; where a part reads the reference model."""
+    """Fails where KL(π_θ‖π_0) is above this, nats a token, where a part reads the reference model. Where that is
+    another model than the policy's start (`reference.path`), fails where the KL has grown by more than this."""
     patience: Patience = 1
     """Rollout batches in a row that have to fail: a blow-up may leave no second one that it could be measured on."""
 

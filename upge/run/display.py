@@ -16,6 +16,7 @@ from rich.text import Text
 
 from upge.files import shown
 from upge.recipe import Recipe
+from upge.run.health import clipping
 
 Metrics = Mapping[str, Any]
 
@@ -40,6 +41,7 @@ class Display:
         self._began = time.perf_counter()
         self._start = self._steps = 0
         self._terms: tuple[str, ...] = ()
+        self._clipping: tuple[str, ...] = ()
         self._updates: dict[str, float] = {}
 
     def __enter__(self) -> Self:
@@ -53,6 +55,7 @@ class Display:
     def begin(self, recipe: Recipe, folder: Path, start: int) -> None:
         """Say what runs, and where it is kept."""
         self._start, self._steps, self._terms = start, recipe.train.steps, tuple(recipe.estimator.terms)
+        self._clipping = clipping(recipe.estimator)
         if not self.shown:
             return
         self.console.print(recipe.name, style="bold", end=" ", markup=False)
@@ -116,9 +119,10 @@ class Display:
             parts.append(f"reward {metrics['reward']:.3f}")
         shares = [f"{term} {metrics[f'share/{term}']:.2f}" for term in self._terms if f"share/{term}" in metrics]
         parts.append("prompts in " + " ".join(shares))
-        masked = [metrics[f"{term}/masked"] for term in self._terms if metrics.get(f"{term}/masked")]
-        if masked:
-            parts.append(f"clipped {max(masked):.3f}")
+        masked = {term: metrics[f"{term}/masked"] for term in self._terms if metrics.get(f"{term}/masked")}
+        for word, terms in (("clipped", masked.keys() & self._clipping), ("masked", masked.keys() - self._clipping)):
+            if terms:
+                parts.append(f"{word} {max(masked[term] for term in terms):.3f}")
         if untaken := _untaken({name: metrics.get(f"updates/{name}", 0.0) for name in UPDATES}):
             parts.append(f"updates {untaken}")
         tokens = sum(metrics.get(f"{term}/tokens", 0.0) for term in self._terms)

@@ -11,10 +11,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from upge.errors import InputError
+from upge.estimator import Estimator
 from upge.recipe import Recipe
 from upge.recipe.health import Health
 from upge.records.metrics import is_count, is_number
 from upge.run.signs import SIGNS, Reading, Seen
+
+
+def clipping(estimator: Estimator) -> tuple[str, ...]:
+    """The terms all of whose masks are trust regions. What another mask leaves out, it leaves out on purpose."""
+    terms = estimator.terms.items()
+    return tuple(name for name, term in terms if term.mask and all(mask.trust_region for mask in term.mask))
 
 
 @dataclass
@@ -22,7 +29,7 @@ class Watch:
     """Looks at one rollout batch after another.
 
     Attributes:
-        settings: the recipe's block `health`. clipping, first: see `Seen`.
+        settings: the recipe's block `health`. clipping, first, teacher: see `Seen`.
         failed: for each check, how many rollout batches in a row have failed it. warned: the checks that have warned
             and are not over. last: each check's newest reading.
     """
@@ -33,20 +40,20 @@ class Watch:
     warned: list[str] = field(default_factory=list)
     first: dict[str, float] = field(default_factory=dict)
     last: dict[str, Reading] = field(default_factory=dict)
+    teacher: bool = False
 
     @classmethod
     def of(cls, recipe: Recipe) -> Watch:
         """The watch that a recipe asks for."""
-        masks = {name: term.mask for name, term in recipe.estimator.terms.items() if term.mask}
-        # What else a mask may leave out is left out on purpose.
-        return cls(recipe.health, tuple(name for name, its in masks.items() if all(mask.trust_region for mask in its)))
+        teacher = recipe.reference.path not in (None, recipe.model.path)
+        return cls(recipe.health, clipping(recipe.estimator), teacher=teacher)
 
     def look(self, step: int, metrics: Mapping[str, Any]) -> tuple[dict[str, float], list[str]]:
         """Look at the metrics of the next rollout batch.
 
         Returns: `health/<check>` for each check that they say something of, 1 while it warns, else 0; and what to tell.
         """
-        marks, told, seen = {}, [], Seen(metrics, self.clipping, self.first)
+        marks, told, seen = {}, [], Seen(metrics, self.clipping, self.first, self.teacher)
         for name, sign in SIGNS.items():
             reading = None if name in self.settings.off else sign.read(getattr(self.settings, name), seen)
             if reading is not None:

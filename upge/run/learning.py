@@ -180,9 +180,12 @@ class Learner:
         return log_probs
 
     def _temperature(self, step: int, trajectories: Sequence[Trajectory]) -> Tensor:
-        """(N,) the sampling temperature for rollouts, 1 for demonstrations."""
-        hot = at(self.recipe.rollout.temperature, step)
-        return torch.tensor([1.0 if each.demonstration else hot for each in trajectories])
+        """(N,) the sampling temperature for rollouts, 1 for demonstrations; in float64 where the model is."""
+        hot, kind = (
+            at(self.recipe.rollout.temperature, step),
+            torch.promote_types(torch.float32, self.policy.model.dtype),
+        )
+        return torch.tensor([1.0 if each.demonstration else hot for each in trajectories], dtype=kind)
 
     # What an optimizer step takes.
 

@@ -32,11 +32,13 @@ class Seen:
         metrics: of a rollout batch. clipping: the terms with masks of which every one is a trust region.
         first: what was measured first, by metric; reading adds to it. A single rollout batch: a run may go wrong in its
             second one, and would be held against itself.
+        teacher: whether the reference model is another one than the policy's start.
     """
 
     metrics: Mapping[str, Any]
     clipping: tuple[str, ...]
     first: dict[str, float]
+    teacher: bool = False
 
     def start(self, name: str) -> float:
         """What the metric was when it was measured first, now perhaps."""
@@ -63,13 +65,20 @@ def entropy_collapse(settings: EntropyCollapse, seen: Seen) -> Reading | None:
 
 
 def kl_blowup(settings: KLBlowup, seen: Seen) -> Reading | None:
-    """Either divergence against its threshold."""
-    limits = {"kl_old": ("KL(π_old‖π_θ)", settings.old), "kl_reference": ("KL(π_θ‖π_0)", settings.reference)}
-    found = [(label, seen.metrics[name], most) for name, (label, most) in limits.items() if name in seen.metrics]
+    """Either divergence against its threshold; that from a teacher, which is far at the start, against its growth."""
+    found = []
+    if "kl_old" in seen.metrics:
+        found.append(("KL(π_old‖π_θ)", seen.metrics["kl_old"], settings.old, ""))
+    if "kl_reference" in seen.metrics:
+        start = seen.start("kl_reference") if seen.teacher else 0.0
+        since = f", {start:.3g} at the start" if seen.teacher else ""
+        found.append(("KL(π_θ‖π_0)", seen.metrics["kl_reference"], start + settings.reference, since))
     if not found:
         return None
     failing = [each for each in found if each[1] > each[2]]
-    said = (f"{label} {now:.3g} nats a token; warns above {most:.3g}" for label, now, most in failing or found)
+    said = (
+        f"{label} {now:.3g} nats a token{since}; warns above {most:.3g}" for label, now, most, since in failing or found
+    )
     return Reading(bool(failing), ", ".join(said))
 
 

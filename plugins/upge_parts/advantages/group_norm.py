@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from upge import Advantage, View
-from upge_parts.groups import Over, deviation, members
+from upge_parts.groups import Over, deviation, members, power_above, spread
 
 
 class GroupNorm(Advantage):
@@ -33,6 +33,7 @@ class GroupNorm(Advantage):
         group = members(b, self.over)
         centred = deviation(b, b.reward, group)
         freedom = (b.per_prompt(group) - float(self.unbiased)).clamp(min=1)
-        std = (b.per_prompt(centred**2 * group) / freedom).sqrt()
-        std = b.to_trajectories(std)
+        scale = power_above(spread(b, b.reward, group))
+        squares = ((centred / b.to_trajectories(scale)) ** 2).where(group, 0.0)
+        std = b.to_trajectories((b.per_prompt(squares) / freedom).sqrt() * scale)
         return b.to_tokens(torch.where(std == 0, 0.0, centred / (std + self.epsilon)))

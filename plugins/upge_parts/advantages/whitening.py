@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from upge import View
+from upge_parts.groups import power_above
 
 
 def whitened(b: View, x: Tensor, *, unbiased: bool = True, epsilon: float = 1e-8) -> Tensor:
@@ -17,6 +18,12 @@ def whitened(b: View, x: Tensor, *, unbiased: bool = True, epsilon: float = 1e-8
     count = b.total(counted)
     mean = b.total(x * counted) / count.clamp(min=1)
     centred = x - mean
-    variance = b.total(centred**2 * counted) / (count - float(unbiased)).clamp(min=1)
+    scale = power_above(b.total(centred.abs() * counted) / count.clamp(min=1))
+    scaled = centred / scale
+    variance = b.total((scaled**2).where(counted > 0, 0.0)) / (count - float(unbiased)).clamp(min=1)
+    added = x.new_tensor(epsilon) / scale / scale
+    # Of deviations so small that epsilon is beyond all numbers in their scale, the variance adds nothing to it.
+    least = centred / epsilon**0.5 if epsilon else torch.zeros_like(x)
+    white = torch.where(added.isinf(), least, scaled / (variance + added).sqrt())
     rounding = 64 * torch.finfo(x.dtype).eps * mean.abs()
-    return torch.where(variance.sqrt() <= rounding, 0.0, centred / (variance + epsilon).sqrt())
+    return torch.where(variance.sqrt() * scale <= rounding, 0.0, white)
