@@ -12,6 +12,7 @@ import tiny
 import upge
 from upge import InputError, Problem
 from upge.flow import DataSession, Trajectory
+from upge.policy import Prompt
 from upge.run.checking import Report, checked, coming, normalised
 from upge.run.collect import Asked
 from upge.run.trainer import train
@@ -36,6 +37,8 @@ class Scribe:
         text = problem.demonstration or ""
         if not text or len(text) > 6:
             return None, "too_long" if text else "missing"
+        if len(text) == 6:
+            return None, "no_room"
         right = bool(problem.answer) and text.endswith(problem.answer)
         return Trajectory(problem, (0,), (0,), text, float(right), True), None
 
@@ -60,6 +63,28 @@ def test_each_fault_is_counted_once() -> None:
     assert found == Report(6, prompts_too_long=1, missing=1, too_long=1, wrong=2, overlap={})
     assert len(found.sentences()) == 4
     assert "2 of 6 demonstrations get no reward" in found.sentences()
+
+
+def test_the_budget_is_not_blamed_for_the_context() -> None:
+    found = report([*PROBLEMS, Problem("no room", "2 + 7", "9", "it's 9")])
+    assert (found.too_long, found.no_room) == (2, 1)
+    assert found.metrics()["data/demonstrations/too_long"] == 2
+    said = "\n".join(found.sentences())
+    assert "1 of 7 demonstrations are over the token budget" in said
+    assert "1 of 7 demonstrations have no room after their prompts in the model's context" in said
+
+
+def test_what_a_prompt_opens_is_told_and_refused_by_nobody() -> None:
+    put = Prompt("2 + 2<think>", (0,), "<think>", "<think>")
+    asked = Asked(Problem("p", "2 + 2", "4", "<think>4"), 0, (0,), put=put)
+    assert (asked.repeated, Asked(PROBLEMS[0], 0, (0,), put=put).repeated) == (True, False)
+    found = Report(2, repeated=1)
+    assert found.metrics()["data/demonstrations/repeated"] == 1
+    assert found.sentences() == []
+    assert found.notes() == [
+        "1 of 2 demonstrations begin with what the prompt opens the response with; it is taken once"
+    ]
+    assert "data/demonstrations/repeated" not in Report(2).metrics(), "few templates open a response"
 
 
 def test_what_no_term_reads_is_not_looked_at() -> None:

@@ -264,6 +264,26 @@ def test_a_run_none_of_whose_problems_fit_does_not_start(tmp_path: Path, monkeyp
         fitted(tmp_path, range(24), "eval.splits=[]")
 
 
+@pytest.mark.parametrize(
+    ("changes", "demonstration", "reason"),
+    [
+        ({"demonstration_tokens": 99, "prompts": 4}, "a" * 62, r"first 20 .* 63 tokens after a prompt of \d .* of 64"),
+        ({"prompts": 4, "check_problems": 0}, "a" * 62, r"first 4 problems .* p\d+: a demonstration of 63 tokens"),
+        ({"demonstration_tokens": 3}, "aaa", r"4 tokens is over the budget of 3 \(train\.demonstration_tokens, "),
+        ({}, " ", r"they have none; data\.demonstration names their column"),
+    ],
+)
+def test_a_run_none_of_whose_demonstrations_can_be_taken_does_not_start(
+    tmp_path: Path, changes: dict[str, int], demonstration: str, reason: str
+) -> None:
+    path = tiny.recipe(tmp_path, train=changes, eval={"splits": []}, estimator={"terms": {"sft": SFT}})
+    problems = tmp_path / "problems.jsonl"
+    lines_ = [json.loads(line) | {"demonstration": demonstration} for line in problems.read_text().splitlines()]
+    problems.write_text("".join(json.dumps(line) + "\n" for line in lines_))
+    with pytest.raises(ModelError, match=f"none of the {reason}" if reason.startswith("first") else reason):
+        train(upge.load(path))
+
+
 def _unasked(*_: Any, **__: Any) -> None:
     raise AssertionError("sampled before it was checked")
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from upge.flow import Message as Message
     from upge.flow import Problem as Problem
     from upge.flow import Request as Request
+    from upge.flow import Response as Response
     from upge.flow import RewardSession as RewardSession
     from upge.flow import Sampling as Sampling
     from upge.flow import Trajectory as Trajectory
@@ -77,6 +78,7 @@ _HOMES = {
         "Message",
         "Problem",
         "Request",
+        "Response",
         "RewardSession",
         "Sampling",
         "Trajectory",

@@ -43,13 +43,16 @@ class Sampling:
     """How responses are drawn: softmax(logits / temperature), cut to the `top_k` likeliest and the `top_p` nucleus.
 
     `temperature` 0 means greedy; `top_p` 1 and `top_k` 0 mean no cut; `max_tokens` bounds the response, its stop token
-    included. Nothing else (a model's own generation defaults, say) may touch the distribution.
+    included. Nothing else (a model's own generation defaults, say) may touch the distribution. A response also ends
+    with the token that completes one of the strings of `stop` in its text. The run cuts there whatever an engine
+    returns, so an engine that knows nothing of them only samples for longer.
     """
 
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
     max_tokens: int = 256
+    stop: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ class Completion:
     Attributes:
         tokens: response token ids, the stop token included when one was drawn.
         logp: the engine's log-probability of each token under the distribution it sampled from, nats; None if unknown.
-        truncated: the response was cut at `max_tokens` before a stop token.
+        truncated: the response was cut at `max_tokens` before a stop token or a stop string.
     """
 
     tokens: tuple[int, ...]
@@ -86,9 +89,32 @@ class Completion:
     truncated: bool
 
 
+class Response(str):
+    """A response's text as a reward gets it: a `str`, which also has what its prompt ends with.
+
+    Attributes:
+        opening: how the prompt begins the response itself: with `<think>` in many chat templates; mostly "".
+    """
+
+    opening: str
+
+    def __new__(cls, text: str, opening: str = "") -> Response:
+        made = super().__new__(cls, text)
+        made.opening = opening
+        return made
+
+    @property
+    def whole(self) -> str:
+        """The text behind its opening."""
+        return self.opening + str(self)
+
+
 @dataclass(frozen=True)
 class Trajectory:
-    """A response to a problem with its score: a rollout of the policy, or a demonstration (`sample` −1)."""
+    """A response to a problem with its score: a rollout of the policy, or a demonstration (`sample` −1).
+
+    `text` is that of the response's tokens without end-of-sequence and padding; `opening` is as `Response` has it.
+    """
 
     problem: Problem
     prompt: tuple[int, ...]
@@ -99,6 +125,7 @@ class Trajectory:
     truncated: bool = False
     sample: int = -1
     rollout_logp: tuple[float, ...] | None = field(default=None, repr=False)
+    opening: str = ""
 
 
 @dataclass(frozen=True)
@@ -142,6 +169,9 @@ class DataSession(Protocol):
 
 class RewardSession(Protocol):
     """An open reward: scores of (problem, response text) pairs, in order.
+
+    In a run the texts are `Response`s: whoever cares for how the prompt opened the response finds it there. Rollouts'
+    and demonstrations' texts are made of their tokens in the same way, so that equal tokens get equal scores.
 
     A session may also have `answer(text) -> str | None`, the final answer in a response, or None where there is none:
     what `upge eval` takes majority votes over. Equal texts are equal answers; where other texts can be too, it may have

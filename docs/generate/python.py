@@ -29,7 +29,7 @@ GROUPS = {
     ),
     "Where problems, scores and responses come from": (
         *("Data", "Reward", "Engine", "Context", "DataSession", "RewardSession", "EngineSession"),
-        *("Problem", "Message", "Request", "Sampling", "Completion", "Trajectory"),
+        *("Problem", "Message", "Request", "Response", "Sampling", "Completion", "Trajectory"),
     ),
     "Models": ("load_policy", "Policy", "ModelError", "InputError"),
     "Files that anybody may have written": ("parse_json", "regular_file"),

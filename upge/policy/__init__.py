@@ -10,7 +10,7 @@ from upge.policy.loading import load
 from upge.policy.logprobs import log_probs
 from upge.policy.policy import Policy
 from upge.policy.reference import Reference, load_reference
-from upge.policy.templating import Templater
+from upge.policy.templating import Prompt, Templater
 
 load_policy = load
 
@@ -18,6 +18,7 @@ __all__ = [
     "Critic",
     "ModelError",
     "Policy",
+    "Prompt",
     "Reference",
     "Templater",
     "load",

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from upge.policy import adapting, recomputing, shards
+from upge.policy.decoder import Decoder
 from upge.policy.errors import ModelError
 from upge.policy.logprobs import log_probs, reach
 from upge.policy.rows import Reach, Tokens
@@ -40,7 +41,8 @@ class Policy:
         notes: what a person should know of how it was opened, in sentences.
 
     Attributes:
-        stop_ids: the tokens a response ends at: the tokenizer's, the config's and the generation config's, once each.
+        stop_ids: the tokens a response ends at: the tokenizer's, the config's and the generation config's, once each,
+            but none that the model can't draw.
         pad_id: what padding is made of. It enters no loss, so any id would do.
         sharing: whether responses to one prompt may run it once for all of them.
 
@@ -59,7 +61,7 @@ class Policy:
         self.model: PreTrainedModel = model.eval()
         self.notes = tuple(notes)
         self.tokenizer, self.recompute, self.sharing = tokenizer, recompute, True
-        self.stop_ids = _stop_ids(model, tokenizer)
+        self.stop_ids = tuple(token for token in _stop_ids(model, tokenizer) if token < self._rows())
         if tokenizer.pad_token is None and tokenizer.eos_token is not None:
             tokenizer.pad_token = tokenizer.eos_token
         self._check_vocabulary()
@@ -84,7 +86,12 @@ class Policy:
 
     def templater(self, template: str | None = None, system: str | None = None) -> Templater:
         """How problems are put to this policy; see `Templater`."""
-        return Templater(self.tokenizer, template, system, stop_ids=self.stop_ids)
+        return Templater(self.tokenizer, template, system, stop_ids=self.stop_ids, size=self._rows())
+
+    @property
+    def decoder(self) -> Decoder:
+        """What reads responses: their text, and where a stop string ends them."""
+        return Decoder(self.tokenizer, self.stop_ids)
 
     def log_probs(
         self,

@@ -7,17 +7,41 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from upge.flow import Message, Problem
+from upge.policy.decoder import Decoder
 from upge.policy.errors import ModelError
+from upge.policy.opening import repeated, tags_at_end
 from upge.policy.rendering import RenderingError, renderer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _FIELD = re.compile(r"\{(prompt|system)\}")
-_SENTINEL = "upge0sentinel"
+_SENTINEL, _ASKED = "upge0sentinel", "upge0asked"
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A problem as the model reads it.
+
+    Attributes:
+        text, tokens: the whole prompt.
+        tail: what the template writes after the last message.
+        opening: the end of it that begins the response, such as `<think>` and a line break; mostly "".
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+    tail: str = ""
+    opening: str = ""
+
+    def repeated(self, text: str) -> int:
+        """How many characters at a demonstration's beginning repeat the opening; see `upge.policy.opening`."""
+        return repeated(self.tail, self.opening, text)
 
 
 class Templater:
@@ -35,6 +59,7 @@ class Templater:
             the prompt alone, after the system prompt and an empty line if there is one.
         system: the system prompt.
         stop_ids: the tokens that the model stops at; by default the tokenizer's end of sequence.
+        size: how many token ids the model has embeddings for; None: it isn't known.
 
     Raises:
         ModelError: `template` has no `{prompt}`, or no `{system}` for the system prompt; or nothing ends a response.
@@ -47,32 +72,78 @@ class Templater:
         system: str | None = None,
         *,
         stop_ids: Sequence[int] | None = None,
+        size: int | None = None,
     ) -> None:
-        self.tokenizer = tokenizer
+        self.tokenizer, self.size = tokenizer, size
         self.system = system
         self.chat = template is None and bool(tokenizer.chat_template)
         self.plain = template is not None
         self.template = template or ("{system}\n\n{prompt}" if system else "{prompt}")
         self.stop_ids = tuple(_ids(tokenizer.eos_token_id) if stop_ids is None else stop_ids)
+        self.decoder = Decoder(tokenizer, self.stop_ids)
         _check(self.template, None if self.chat else system)
         self.end_id = self._end()
 
     def prompt(self, problem: Problem) -> tuple[int, ...]:
         """The ids that a response to `problem` follows. Raises ModelError where the template can't take it."""
-        if self.chat:
-            return self._ids(self._render(self._turns(problem)), special=False)
-        fields = self._fields(problem)
-        return self._ids(_FIELD.sub(lambda match: fields[match[1]], self.template), special=True)
+        return self.put(problem).tokens
 
-    def response(self, text: str) -> tuple[int, ...]:
-        """The ids of a demonstrator's response, ending with the token that the model ends a response with."""
-        ids = self._ids(text, special=False)
-        return ids if ids and ids[-1] in self.stop_ids else (*ids, self.end_id)
+    def put(self, problem: Problem) -> Prompt:
+        """`problem` as the model reads it.
+
+        Raises ModelError where the template can't take it, or writes a token that the model has no embedding for.
+        """
+        if self.chat:
+            text = self._render(self._turns(problem))
+            tail = opening = self._opening if text.endswith(self._opening) else ""
+        else:
+            fields = self._fields(problem)
+            text = _FIELD.sub(lambda match: fields[match[1]], self.template)
+            tail = _FIELD.split(self.template)[-1]
+            opening = tags_at_end(tail)
+        tokens = self._known(self._ids(text, special=not self.chat), f"problem {problem.id}: its prompt")
+        return Prompt(text, tokens, tail, opening)
+
+    def response(self, text: str, prompt: Prompt | None = None) -> tuple[int, ...]:
+        """The ids of a demonstrator's response, ending with the token that the model ends a response with.
+
+        None where there is nothing but white space in it. After a `prompt`, what that opens the response with itself is
+        taken once, and the two are encoded as one text where this gives the prompt's own ids: no blank comes between.
+        Raises ModelError for a token that the model has no embedding for.
+        """
+        own = text if prompt is None else text[prompt.repeated(text) :]
+        ids = self._known(self._following(prompt, own), "its demonstration")
+        if not self.text(ids).strip():
+            return ()
+        return ids if ids[-1] in self.stop_ids else (*ids, self.end_id)
 
     def text(self, tokens: Sequence[int]) -> str:
-        """The text of response tokens, without special tokens."""
-        text = self.tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return str(text)
+        """The text of response tokens: of all but end-of-sequence and padding tokens."""
+        return self.decoder.text(tokens)
+
+    def _following(self, prompt: Prompt | None, text: str) -> tuple[int, ...]:
+        """The ids of a text after a prompt.
+
+        By themselves they may begin with a blank, as SentencePiece puts one before a text, which the model never draws
+        after a line break.
+        """
+        if prompt is not None:
+            whole = self._ids(prompt.text + text, special=not self.chat)
+            if whole[: len(prompt.tokens)] == prompt.tokens:
+                return whole[len(prompt.tokens) :]
+        return self._ids(text, special=False)
+
+    def _known(self, ids: tuple[int, ...], what: str) -> tuple[int, ...]:
+        """The ids. Raises ModelError unless the model has an embedding for each."""
+        unknown = next((token for token in ids if self.size is not None and token >= self.size), None)
+        if unknown is not None:
+            raise ModelError(f"{what} has {self._beyond(unknown)}; keep it out of the data and the template")
+        return ids
+
+    def _beyond(self, token: int) -> str:
+        name = self.tokenizer.convert_ids_to_tokens(token)
+        last = (self.size or 0) - 1
+        return f"the token '{name}' ({token}), which the model has no embedding for (they go up to {last})"
 
     def _turns(self, problem: Problem) -> list[Message]:
         """The conversation that `problem` opens, with the system prompt where it has none of its own."""
@@ -122,7 +193,9 @@ class Templater:
     def _end(self) -> int:
         """The stop token that ends a response: what the chat template writes after a turn, else the end of sequence."""
         if not self.stop_ids:
-            wanted = "the tokenizer has no end-of-sequence token, nor has the model's config"
+            beyond = [self._beyond(token) for token in _ids(self.tokenizer.eos_token_id)]
+            lacking = "the tokenizer has no end-of-sequence token, nor has the model's config"
+            wanted = f"the tokenizer's end of sequence is {beyond[0]}" if beyond else lacking
             raise ModelError(f"nothing ends a response: {wanted}; set eos_token in the tokenizer's files")
         after = self._after_a_turn() if self.chat else ()
         own = tuple(_ids(self.tokenizer.eos_token_id))
@@ -136,6 +209,25 @@ class Templater:
         except ModelError:
             return ()
         return self._ids(after, special=False)[:1] if found else ()
+
+    @cached_property
+    def _opening(self) -> str:
+        """What the chat template begins the response with itself: its prompt, without what heads any assistant's turn.
+
+        The turn is looked at as an earlier one of the conversation, since some templates give the last one a thought.
+        """
+        asked = self._turns(Problem("", _ASKED, ""))
+        turn, more = {"role": "assistant", "content": _SENTINEL}, {"role": "user", "content": "Hello"}
+        for turns in ([*asked, turn, more], [*asked, turn]):
+            try:
+                prompt = self._render(asked)
+                head, found, _ = self._render(turns, generation=False).partition(_SENTINEL)
+            except ModelError:
+                continue
+            if found and _ASKED in head and prompt.startswith(head):
+                opening = prompt[len(head) :]
+                return opening if opening.strip() else ""
+        return ""
 
 
 def _check(template: str, system: str | None) -> None:

@@ -132,6 +132,8 @@ class Rollout(Settings):
     """Likeliest tokens only; 0 is all."""
     max_tokens: Positive = 256
     """The completion budget, stop token included."""
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = Field(default=(), examples=[("</answer>",)])
+    """Strings that end a response, in evaluations too: it ends with the token that completes the first of them."""
     truncated: Literal["keep", "mask", "zero_reward"] = "keep"
     """Responses cut at the budget: kept as they are; left out of the gradient and its counts (but not of their
     group's statistics); or scored 0."""

@@ -2,7 +2,7 @@
 
     {"problem": "p7", "text": "6 + 6 = 12", "sample": 0, "stream": "eval/test", "step": 0, "truncated": false}
 
-with `tokens`, a list, if they are known.
+with `tokens`, a list, if they are known, and `opening`, how the prompt began the response itself, if it did.
 
 `problem` and `text` are needed. Without `stream` a line belongs to the only split of `eval.splits`; without `sample` a
 problem's responses are numbered as they come; without `tokens` no length is reported. Lines of other streams are left
@@ -27,7 +27,8 @@ Given = tuple[Problem, dict[str, Any]]
 """A problem, and a response to it as a line of completions.jsonl without its reward."""
 
 SORTS: Mapping[str, type | tuple[type, ...]] = {
-    "problem": str, "text": str, "stream": str, "step": int, "sample": int, "truncated": bool, "tokens": list
+    "problem": str, "text": str, "stream": str, "step": int, "sample": int, "truncated": bool, "tokens": list,
+    "opening": str,
 }  # fmt: skip
 
 
@@ -53,7 +54,7 @@ class Completions:
             # The reward is to come; its place among the keys is that of a sampled response.
             kept |= {"sample": line.get("sample", numbers[key]), "reward": None}
             kept |= {"truncated": line.get("truncated", False)}
-            kept |= {"text": line["text"]} | ({"tokens": line["tokens"]} if "tokens" in line else {})
+            kept |= {key: line[key] for key in ("text", "tokens", "opening") if key in line}
             numbers[key] += 1
             yield self.problems[key], kept
 

@@ -172,6 +172,7 @@ def completion(stream: str, step: int, each: Trajectory) -> dict[str, Any]:
         "truncated": each.truncated,
         "text": each.text,
         "tokens": each.response,
+        **({"opening": each.opening} if each.opening else {}),
     }
 
 

@@ -103,7 +103,9 @@ class Assembler:
         for each in asked:
             places.trajectories[each.group], places.without[each.group] = [], Counter()
         if estimator.wants_rollouts(step):
-            sampling = Sampling(at(settings.temperature, step), settings.top_p, settings.top_k, settings.max_tokens)
+            sampling = Sampling(
+                at(settings.temperature, step), settings.top_p, settings.top_k, settings.max_tokens, settings.stop
+            )
             fitting = []
             for each in asked:
                 if self.collector.fits(each, settings.max_tokens):
@@ -135,11 +137,12 @@ class Assembler:
     def _counts(self, places: Places, step: int) -> dict[str, float]:
         """Prompts that left no room for a response, and demonstrations that could not be had, over all ranks."""
         lacks = sum(places.without.values(), Counter())
-        found = torch.tensor([lacks["prompt"], lacks["missing"], lacks["too_long"]], device=self.device)
-        prompts, missing, too_long = self.total(found).tolist()
+        too_long = lacks["too_long"] + lacks["no_room"]
+        found = torch.tensor([lacks["prompt"], lacks["missing"], too_long], device=self.device)
+        prompts, missing, long = self.total(found).tolist()
         counts = {}
         if self.recipe.estimator.wants_rollouts(step):
             counts["prompts/too_long"] = prompts
         if self.recipe.estimator.wants_demonstrations(step):
-            counts |= {"demonstrations/missing": missing, "demonstrations/too_long": too_long}
+            counts |= {"demonstrations/missing": missing, "demonstrations/too_long": long}
         return counts

@@ -19,8 +19,10 @@ class Report:
     Attributes:
         problems: looked at, each counted once.
         prompts_too_long: with a prompt that leaves less of the model's context than the completion budget.
-        missing, too_long, wrong: without a demonstration; with one over the token budget; with one that the reward
-            gives no more than 0, for want of an answer say.
+        missing, too_long, wrong: without a demonstration; with one over the token budget, or over what the context
+            leaves after its prompt; with one that the reward gives no more than 0, for want of an answer say.
+        no_room: of those that are too long, how many only the context has no room for.
+        repeated: with a demonstration that begins with what the prompt opens the response with; that is taken once.
         overlap: of each evaluation split, how many of the problems looked at have a prompt that is in it too.
     """
 
@@ -29,23 +31,37 @@ class Report:
     missing: int = 0
     too_long: int = 0
     wrong: int = 0
+    no_room: int = 0
+    repeated: int = 0
     overlap: Mapping[str, int] | None = None
 
     def metrics(self) -> dict[str, int]:
         """The counts by their names in metrics.jsonl."""
         counts = {"data/problems": self.problems, "data/prompts/too_long": self.prompts_too_long}
         counts |= {f"data/demonstrations/{name}": getattr(self, name) for name in ("missing", "too_long", "wrong")}
+        if self.repeated:  # few templates open a response
+            counts["data/demonstrations/repeated"] = self.repeated
         return counts | {f"data/overlap/{split}": count for split, count in (self.overlap or {}).items()}
 
     def sentences(self) -> list[str]:
-        """What a person should know; none where nothing is wrong."""
+        """What is wrong; none where nothing is."""
         told = [(count, f"training prompts are also in {split}") for split, count in (self.overlap or {}).items()]
         told += [
             (self.prompts_too_long, "training prompts leave no room for a response in the model's context"),
             (self.missing, "training problems have no demonstration"),
-            (self.too_long, "demonstrations are over the token budget, and are left out"),
+            (self.too_long - self.no_room, "demonstrations are over the token budget, and are left out"),
+            (self.no_room, "demonstrations have no room after their prompts in the model's context, and are left out"),
             (self.wrong, "demonstrations get no reward"),
         ]
+        return self._counted(told)
+
+    def notes(self) -> list[str]:
+        """What a person should know, though nothing is wrong with it."""
+        return self._counted(
+            [(self.repeated, "demonstrations begin with what the prompt opens the response with; it is taken once")]
+        )
+
+    def _counted(self, told: Sequence[tuple[int, str]]) -> list[str]:
         return [f"{count} of {self.problems} {what}" for count, what in told if count]
 
 
@@ -93,8 +109,10 @@ def checked(
         len(problems),
         prompts_too_long=sum(not collector.fits(each, budget) for each in asked),
         missing=lacks["missing"],
-        too_long=lacks["too_long"],
+        too_long=lacks["too_long"] + lacks["no_room"],
         wrong=lacks["wrong"],
+        no_room=lacks["no_room"],
+        repeated=sum(each.repeated for each in asked) if demonstrations else 0,
         overlap={split: sum(prompts[prompt] for prompt in texts) for split, texts in held.items()},
     )
 

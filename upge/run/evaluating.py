@@ -77,7 +77,8 @@ def sample(
     share of `rank` among `world`: put together in the order of ranks, the shares are the chunk.
     """
     settings = recipe.eval
-    sampling = Sampling(settings.temperature, settings.top_p, settings.top_k, recipe.rollout.max_tokens)
+    rollout = recipe.rollout
+    sampling = Sampling(settings.temperature, settings.top_p, settings.top_k, rollout.max_tokens, rollout.stop)
     wanted = islice(samples(recipe, asked), skip, None)
     while piece := list(islice(wanted, chunk)):
         mine = piece[rank * len(piece) // world : (rank + 1) * len(piece) // world]

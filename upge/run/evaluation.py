@@ -24,7 +24,7 @@ from upge.distributed import sharding
 from upge.distributed.team import Team
 from upge.errors import InputError
 from upge.files import parse_json
-from upge.flow import Context, Problem, Trajectory
+from upge.flow import Context, Problem, Response, Trajectory
 from upge.policy import Policy
 from upge.recipe import Recipe
 from upge.records import estimates
@@ -211,7 +211,7 @@ def _line(split: str, each: Trajectory) -> Line:
 
 def _rescored(recipe: Recipe, scorer: Scorer, given: Iterator[Given], chunk: int) -> Iterator[list[Line]]:
     while piece := list(islice(given, chunk)):
-        scores = scorer.score([(problem, str(line["text"])) for problem, line in piece])
+        scores = scorer.score([(problem, _response(line)) for problem, line in piece])
         zeroed = [_zeroes(recipe) and line["truncated"] for _, line in piece]
         rewards = [0.0 if zero else score for zero, score in zip(zeroed, scores, strict=True)]
         lines = [line | {"reward": reward} for (_, line), reward in zip(piece, rewards, strict=True)]
@@ -219,10 +219,14 @@ def _rescored(recipe: Recipe, scorer: Scorer, given: Iterator[Given], chunk: int
 
 
 def _answered(lines: list[Line], scorer: Scorer) -> list[Line]:
-    answers = scorer.answers([line["text"] for line in lines])
+    answers = scorer.answers([_response(line) for line in lines])
     if answers is None:
         return lines
     return [line | {"answer": answer} for line, answer in zip(lines, answers, strict=True)]
+
+
+def _response(line: Line) -> Response:
+    return Response(str(line["text"]), str(line.get("opening", "")))
 
 
 def _write(

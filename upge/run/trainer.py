@@ -123,7 +123,7 @@ class Trainer:
         found = report.sentences()
         if found and settings.check == "refuse":
             raise InputError("\n".join(["train.check refuses the data:", *found]))
-        self.display.found(found)
+        self.display.found([*found, *report.notes()])
 
     def step(self, step: int) -> None:
         """One rollout batch: assemble it, learn from it, log."""

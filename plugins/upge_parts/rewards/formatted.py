@@ -10,7 +10,7 @@ from typing import Annotated
 
 from pydantic import Field, field_validator
 
-from upge import Context, Problem, Reward
+from upge import Context, Problem, Response, Reward
 from upge_parts.rewards.graders import Graders, graders
 
 
@@ -19,7 +19,8 @@ class Format(Reward):
 
         R = 1[pattern matches all of the response]
 
-    The default wants a thought in think tags and after it an answer in answer tags. A dot matches line breaks too. A
+    The default wants a thought in think tags and after it an answer in answer tags. Where the prompt opens the response
+    itself, with `<think>` say, the response behind that opening may match too. A dot matches line breaks too. A
     response on which matching takes longer than `seconds`, as patterns like `(a+)+b` can, scores 0. Usually one of
     several, with `weighted`. Needs Linux or macOS.
 
@@ -28,6 +29,8 @@ class Format(Reward):
 
     pattern: Annotated[str, Field(max_length=1000)] = r"\s*<think>.*?</think>\s*<answer>.*?</answer>\s*"
     """A regular expression, as Python's `re` has them, for the whole response."""
+    opening: bool = True
+    """Whether the response behind what its prompt opens it with, `<think>` say, is matched as well."""
     seconds: Annotated[float, Field(gt=0, le=600)] = 1.0
     """How long one response may take; then its grader is killed, and the response scores 0."""
     workers: Annotated[int, Field(ge=1, le=256)] = 1
@@ -45,7 +48,7 @@ class Format(Reward):
     @contextmanager
     def open(self, context: Context) -> Iterator[FormatSession]:
         with graders("upge_parts.rewards.matching", self.workers, self.seconds) as opened:
-            yield FormatSession(opened, self.pattern)
+            yield FormatSession(opened, self.pattern, self.opening)
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,15 @@ class FormatSession:
 
     graders: Graders
     pattern: str
+    opening: bool = True
 
     def score(self, pairs: Sequence[tuple[Problem, str]]) -> list[float]:
         """The reward of each (problem, response text) pair."""
-        return [grade or 0.0 for grade in self.graders.grade([(self.pattern, text) for _, text in pairs])]
+        asked = [(self.pattern, *self._forms(text)) for _, text in pairs]
+        return [grade or 0.0 for grade in self.graders.grade(asked)]
+
+    def _forms(self, text: str) -> list[str]:
+        """What may match: the response, and where its prompt opens it the two together."""
+        if self.opening and isinstance(text, Response) and text.opening:
+            return [str(text), text.whole]
+        return [str(text)]

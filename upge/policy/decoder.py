@@ -1,0 +1,52 @@
+"""The text of a response, and where a stop string ends it: one rule for rollouts and demonstrations, and any engine."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class Decoder:
+    """Reads responses.
+
+    Only end-of-sequence and padding tokens have no text. Any other special token does: `<think>` is one in some
+    tokenizers, and a reward must see it, whether the policy or a demonstrator wrote it.
+
+    Args:
+        tokenizer: the policy's.
+        stop_ids: the tokens that the model stops at. One that the tokenizer doesn't count among its special tokens has
+            a text, as a line break has.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop_ids: Sequence[int]) -> None:
+        self._tokenizer = tokenizer
+        added = tokenizer.added_tokens_decoder.items()
+        special = {*tokenizer.all_special_ids, *(index for index, token in added if token.special)}
+        ends = {tokenizer.eos_token_id, tokenizer.pad_token_id} - {None}
+        self._silent = frozenset(ends | (special & set(stop_ids)))
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """The text of response tokens."""
+        spoken = [token for token in tokens if token not in self._silent]
+        # Nothing is cleaned up: "a ." would become "a.", and other tokens have that text.
+        return str(self._tokenizer.decode(spoken, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+    def contains(self, tokens: Sequence[int], stop: Sequence[str]) -> bool:
+        """Whether one of the strings is in the text of these tokens."""
+        text = self.text(tokens) if stop else ""
+        return any(each in text for each in stop)
+
+    def end(self, tokens: Sequence[int], stop: Sequence[str]) -> int | None:
+        """How many tokens a response has that ends once its text contains a stop string; None where it never does.
+
+        The token that completes the string is the last one, whole: what it says beyond the string stays.
+        """
+        if not self.contains(tokens, stop):
+            return None
+        # A text that contains the string goes on to contain it, so that a search by halves finds where it begins to.
+        lengths = range(1, len(tokens) + 1)
+        return 1 + bisect_left(lengths, True, key=lambda length: self.contains(tokens[:length], stop))
