@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import models
 import pytest
+import tiny
+import torch
 import vocabularies
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 from vocabularies import KINDS
 
-from upge import Completion, Context, ModelError, Policy, Problem, Response, Sampling
+import upge
+from upge import Completion, Context, ModelError, Policy, Problem, Request, Response, Sampling, discovery
+from upge.parts import SLOTS
 from upge.policy import Templater
+from upge.records.folder import RunFolder
 from upge.run.collect import Collector
+from upge.run.resuming import changed
+from upge.run.trainer import train
+from upge_parts.engines.transformers_engine import Transformers
 from upge_parts.rewards.exact import Exact
 from upge_parts.rewards.formatted import Format
 from upge_parts.rewards.weighted import Weighted
@@ -356,3 +366,74 @@ def test_stop_strings_bound_a_response_whatever_the_engine_returns() -> None:
     assert drawn.rollout_logp == (-0.5,) * 6
     ((_, drawn),) = collecting.rollouts([collecting.ask(problem(), 0)], 1, Sampling(), stream="t", step=0)
     assert (drawn.response, drawn.truncated) == (tokens, True)
+
+
+def letters(model: Any) -> Policy:
+    """A policy whose tokens are characters, likely ones that are few, so that short strings come."""
+    policy = models.policy(model)
+    head = model.get_output_embeddings()
+    head.bias = torch.nn.Parameter(torch.full((models.SIZE,), -20.0))
+    with torch.no_grad():
+        head.bias[policy.tokenizer.convert_tokens_to_ids(list("abc.;"))] = 0.0
+        head.weight.mul_(0.1)
+    return policy
+
+
+@pytest.mark.parametrize("make", [models.llama, models.gemma2])
+def test_the_engine_stops_where_the_run_would_cut(make: Callable[[], Any]) -> None:
+    """Its own loop with one, `generate` with the other."""
+    policy, stop = letters(make()), (".;", "abc", "c")
+    wanted = [Request("train", 0, "p", sample, (9, 8, 7)) for sample in range(24)]
+    with Transformers(batch_size=5).open(Context(seed=3, policy=policy)) as session:
+        whole = session.sample(wanted, Sampling(max_tokens=24))
+        ended = session.sample(wanted, Sampling(max_tokens=24, stop=stop))
+    for all_of_it, short in zip(whole, ended, strict=True):
+        end = policy.decoder.end(all_of_it.tokens, stop)
+        assert short.tokens == all_of_it.tokens[:end]
+        assert short.logp == pytest.approx(all_of_it.logp[:end], abs=1e-4)  # type: ignore[index]
+        assert short.truncated == (all_of_it.truncated and end is None)
+    assert sum(map(len, (each.tokens for each in ended))) < sum(map(len, (each.tokens for each in whole)))
+
+
+def test_a_run_and_its_evaluation_stop_at_strings_and_are_replayed(tmp_path: Path) -> None:
+    sizes = {"rollout": {"stop": ["b", "a="], "max_tokens": 12}, "train": {"steps": 2}}
+    path = tiny.recipe(tmp_path, **sizes)
+    folder = train(upge.load(path))
+    lines = (folder / "completions.jsonl").read_text().splitlines()
+    ended = [line for line in map(json.loads, lines) if "b" in line["text"] or "a=" in line["text"]]
+    assert {line["stream"] for line in ended} == {"train", "eval/test"}
+    for line in ended:
+        assert line["text"].endswith(("b", "a="))
+        assert (line["text"].count("b"), line["truncated"]) in {(0, False), (1, False)}
+    assert upge.load(folder / "recipe.yaml").rollout.stop == ("b", "a=")
+    replay = ["rollout.engine={use: recorded, run: " + str(folder) + "}", f"log.folder={tmp_path / 'again'}"]
+    again = train(upge.load(path, replay))
+    assert (again / "completions.jsonl").read_text().splitlines() == lines
+
+
+def test_a_run_from_before_there_were_stop_strings_goes_on(tmp_path: Path) -> None:
+    recipe = upge.load(tiny.recipe(tmp_path))
+    kept = RunFolder(tmp_path / "old")
+    kept.describe(recipe, None)
+    file = tmp_path / "old" / "recipe.yaml"
+    old = file.read_text().replace("  stop: []\n", "")
+    assert old != file.read_text()
+    file.write_text(old)
+    assert changed(recipe, kept.path) == []
+    other = upge.load(tiny.recipe(tmp_path), ["rollout.stop=[b]"])
+    assert changed(other, kept.path) == ['  rollout.stop: not set there, ["b"] here']
+
+
+def test_recorded_tokens_that_the_model_does_not_know_are_refused_by_line(tmp_path: Path) -> None:
+    line = {"stream": "t", "step": 0, "problem": "p", "sample": 0, "truncated": False, "tokens": [1, models.SIZE]}
+    (tmp_path / "completions.jsonl").write_text(json.dumps(line) + "\n")
+    part = discovery.find(SLOTS["engine"], "recorded").model_validate({"run": str(tmp_path)})
+    known = rf"completions.jsonl:1: .* has {models.SIZE}, and the model's ids go up to {models.SIZE - 1}"
+    with pytest.raises(upge.InputError, match=known), part.open(Context(policy=models.policy())):
+        pass
+
+
+@pytest.mark.parametrize("stop", ["''", "[1]", "['']", "b"])
+def test_what_is_no_list_of_strings_is_refused(tmp_path: Path, stop: str) -> None:
+    with pytest.raises(upge.RecipeError, match=r"rollout\.stop"):
+        upge.load(tiny.recipe(tmp_path), [f"rollout.stop={stop}"])

@@ -98,6 +98,21 @@ def test_a_request_becomes_parameters_that_nothing_else_has_a_say_in(stand_in: S
     }  # fmt: skip
 
 
+def test_stop_strings_are_looked_for_by_vllm_too_in_the_text_that_the_run_reads(stand_in: StandIn) -> None:
+    made = vars(parameters(REQUEST, Sampling(stop=("</a>",)), 5, (1,)))
+    assert (made["stop"], made["detokenize"], made["include_stop_str_in_output"]) == (["</a>"], True, True)
+    assert not made["skip_special_tokens"]
+    output = said([5, 6], -0.5)
+    output.stop_reason = "</a>"
+    assert not completion(output, Sampling(stop=("</a>",)), (1,)).truncated
+
+
+@pytest.mark.parametrize("stop", [(), ("</a>",)])
+def test_only_for_stop_strings_vllm_opens_a_tokenizer(stand_in: StandIn, policy: Policy, stop: tuple[str, ...]) -> None:
+    with Vllm().open(Context(policy=policy, stop=stop)):
+        assert stand_in.calls[0][1]["skip_tokenizer_init"] == (not stop)
+
+
 coordinates = st.tuples(st.sampled_from(["train", "eval/test"]), st.integers(0, 3), st.text(), st.integers(0, 3))
 
 

@@ -91,6 +91,12 @@ def test_greedy_log_probs_are_zero_and_what_has_no_stop_token_is_truncated(doubl
         assert session.sample(REQUESTS[:1], ASKED) == [Completion((2,), (-0.5,), truncated=True)]
 
 
+def test_a_server_without_a_tokenizer_is_not_asked_for_stop_strings(double: Double, policy: Policy) -> None:
+    with engine(double).open(Context(policy=policy, stop=("b",))) as session:
+        session.sample(REQUESTS[:1], Sampling(max_tokens=5, stop=("b",)))
+    assert not double.settings()[0].keys() & {"stop", "include_stop_str_in_output"}, "the run cuts there"
+
+
 def shortened(answer: Body) -> Body:
     choice = answer["choices"][0]
     choice.update(finish_reason="length", token_ids=choice["token_ids"][:1])

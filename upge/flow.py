@@ -137,6 +137,7 @@ class Context:
         folder: the run folder, or None outside a run.
         policy: the policy in training; None where none is loaded.
         rank, world: this process among the data-parallel ones.
+        stop: the strings that end responses (`Sampling.stop`), for engines that have to get ready for these.
     """
 
     seed: int = 0
@@ -144,6 +145,7 @@ class Context:
     policy: Policy | None = None
     rank: int = 0
     world: int = 1
+    stop: tuple[str, ...] = ()
 
 
 class EngineSession(Protocol):

@@ -61,12 +61,12 @@ class Policy:
         self.model: PreTrainedModel = model.eval()
         self.notes = tuple(notes)
         self.tokenizer, self.recompute, self.sharing = tokenizer, recompute, True
-        self.stop_ids = tuple(token for token in _stop_ids(model, tokenizer) if token < self._rows())
+        self.stop_ids = tuple(token for token in _stop_ids(model, tokenizer) if token < self.size)
         if tokenizer.pad_token is None and tokenizer.eos_token is not None:
             tokenizer.pad_token = tokenizer.eos_token
         self._check_vocabulary()
         pad = tokenizer.pad_token_id
-        self.pad_id = pad if isinstance(pad, int) and pad < self._rows() else 0
+        self.pad_id = pad if isinstance(pad, int) and pad < self.size else 0
 
     @property
     def context_length(self) -> int | None:
@@ -86,7 +86,7 @@ class Policy:
 
     def templater(self, template: str | None = None, system: str | None = None) -> Templater:
         """How problems are put to this policy; see `Templater`."""
-        return Templater(self.tokenizer, template, system, stop_ids=self.stop_ids, size=self._rows())
+        return Templater(self.tokenizer, template, system, stop_ids=self.stop_ids, size=self.size)
 
     @property
     def decoder(self) -> Decoder:
@@ -158,7 +158,8 @@ class Policy:
             model.save_pretrained(folder, state_dict=weights)
         self.tokenizer.save_pretrained(folder)
 
-    def _rows(self) -> int:
+    @property
+    def size(self) -> int:
         """How many token ids the model has embeddings for; those beyond can't be fed to it."""
         weight = self.model.get_input_embeddings().weight
         assert isinstance(weight, Tensor)
@@ -170,8 +171,8 @@ class Policy:
         ids = [index for token, index in self.tokenizer.get_vocab().items() if token not in added]
         if not ids:
             raise ModelError("the tokenizer has no tokens; set model.tokenizer to a folder or Hub id that has one")
-        if max(ids) >= self._rows():
-            numbers = f"the tokenizer's ids go up to {max(ids)}, the model's embeddings to {self._rows() - 1}"
+        if max(ids) >= self.size:
+            numbers = f"the tokenizer's ids go up to {max(ids)}, the model's embeddings to {self.size - 1}"
             raise ModelError(f"{numbers}: model and tokenizer don't belong together")
 
 

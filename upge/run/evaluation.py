@@ -84,7 +84,7 @@ def evaluate_model(
 
 def _evaluated(recipe: Recipe, folder: Path, team: Team, *, resume: bool, chunk: int, show: Show) -> Evaluation:
     policy = _on_device(recipe, team)
-    context = Context(recipe.train.seed, folder, policy, team.rank, team.world)
+    context = Context(recipe.train.seed, folder, policy, team.rank, team.world, recipe.rollout.stop)
     with _judging(recipe, context) as (problems, scorer):
         with failing.explained(recipe, folder), _collecting(recipe, context, policy, scorer) as collector:
             for split, its in problems.items():

@@ -161,8 +161,18 @@ def changed(recipe: Recipe, folder: Path, *, free: Sequence[str] = ("log",)) -> 
     return [
         f"  {key}: {theirs.get(key, 'not set')!s} there, {ours.get(key, 'not set')!s} here"
         for key in sorted({*theirs, *ours})
-        if theirs.get(key) != ours.get(key) and not any(f"{key}.".startswith(f"{name}.") for name in free)
+        if theirs.get(key) != ours.get(key)
+        and not any(f"{key}.".startswith(f"{name}.") for name in free)
+        and not (key not in theirs and _by_default(recipe, key))
     ]
+
+
+def _by_default(recipe: Recipe, key: str) -> bool:
+    """Whether a setting of a block has its default: a run that was begun before there was the setting had that too."""
+    block, _, name = key.partition(".")
+    settings = getattr(recipe, block, None)
+    field = getattr(type(settings), "model_fields", {}).get(name)
+    return field is not None and getattr(settings, name) == field.get_default(call_default_factory=True)
 
 
 def _flat(root: Node) -> dict[str, Any]:

@@ -279,6 +279,7 @@ def opened(recipe: Recipe, resume: Path | None, display: Display, *, again: bool
             policy=policy,
             rank=accelerator.process_index,
             world=accelerator.num_processes,
+            stop=recipe.rollout.stop,
         )
         data = stack.enter_context(guarding.opened(recipe.data, "data", recipe.data.open, context))
         engine_of = recipe.rollout.engine

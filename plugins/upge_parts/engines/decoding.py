@@ -17,7 +17,7 @@ from transformers.cache_utils import DynamicLayer
 
 from upge import Sampling
 from upge_parts.engines.keyed import draw
-from upge_parts.engines.responses import Row
+from upge_parts.engines.responses import Ends, Row
 from upge_parts.engines.windows import Windows
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class _Batch:
 
     def __init__(self, policy: Policy, sampling: Sampling, size: int) -> None:
         self.model, self.sampling = policy.model, sampling
-        self.pad_id, self.stop_ids = policy.pad_id, frozenset(policy.stop_ids)
+        self.pad_id, self.ends = policy.pad_id, Ends(policy, sampling)
         self.rows: list[Row] = []
         self.cache = Windows(len(DynamicCache(config=self.model.config).layers), size, sampling.max_tokens)
 
@@ -139,7 +139,7 @@ class _Batch:
         noise = torch.stack([row.noise[len(row.tokens)] for row in self.rows]).to(logits.device)
         drawn, logp = draw(logits, noise, self.sampling)
         for row, token, value in zip(self.rows, drawn.tolist(), logp.tolist(), strict=True):
-            row.append(token, value, self.stop_ids)
+            row.append(token, value, self.ends)
         self._leave()
 
     def _leave(self) -> None:

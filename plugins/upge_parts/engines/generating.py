@@ -13,7 +13,7 @@ from transformers import GenerationConfig, LogitsProcessorList
 from upge import Completion, InputError, ModelError, Request, Sampling
 from upge_parts.engines.decoding import decodable, decode
 from upge_parts.engines.keyed import KeyedDraw, uniforms
-from upge_parts.engines.responses import Row
+from upge_parts.engines.responses import Ends, Row
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -58,14 +58,14 @@ class Generating:
         return [Completion(tuple(row.tokens), tuple(row.logp), truncated=not row.stopped) for row in rows]
 
     def _generate(self, rows: Sequence[Row], sampling: Sampling) -> None:
-        unfinished = list(rows)
+        unfinished, ends = list(rows), Ends(self.policy, sampling)
         # `generate` goes on computing finished rows until its last one stops: so it is called for a few tokens, then
         # again for twice as many with the rows that are left, whose prefix it reads in one pass.
         for burst in _bursts(sampling.max_tokens):
             # Prefixes of like length share a batch, so that little of it is padding.
             unfinished = sorted((row for row in unfinished if not row.stopped), key=lambda row: len(row.prefix))
             for start in range(0, len(unfinished), self.batch_size):
-                self._extend(unfinished[start : start + self.batch_size], burst, sampling)
+                self._extend(unfinished[start : start + self.batch_size], burst, sampling, ends)
 
     def _check(self, requests: Sequence[Request], sampling: Sampling) -> None:
         if self.policy.sharded:
@@ -85,7 +85,7 @@ class Generating:
                     f"{sampling.max_tokens} exceed the model's context of {limit}"
                 )
 
-    def _extend(self, rows: Sequence[Row], count: int, sampling: Sampling) -> None:
+    def _extend(self, rows: Sequence[Row], count: int, sampling: Sampling, ends: Ends) -> None:
         """Draw up to `count` more tokens of each row of one batch."""
         model = self.policy.model
         tokens, mask = _left_padded([row.prefix for row in rows], self.policy.pad_id, model.device)
@@ -100,7 +100,7 @@ class Generating:
                 generation_config=self._settings(count),
             )
         for row, drawn, logp in zip(rows, *draw.record(), strict=True):
-            row.extend(drawn, logp, self.policy.stop_ids)
+            row.extend(drawn, logp, ends)
 
     def _settings(self, count: int) -> GenerationConfig:
         """Greedy, because the logits processor has drawn already; with no setting but those that are needed."""

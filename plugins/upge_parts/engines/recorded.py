@@ -27,7 +27,8 @@ class Recorded(Engine):
 
     @contextmanager
     def open(self, context: Context) -> Iterator[Replay]:
-        yield Replay(self.run, read(Path(self.run) / "completions.jsonl"))
+        size = None if context.policy is None else context.policy.size
+        yield Replay(self.run, read(Path(self.run) / "completions.jsonl", size))
 
 
 class Replay:
@@ -52,8 +53,13 @@ class Replay:
         return self.completions[key]
 
 
-def read(path: Path) -> dict[Key, Completion]:
-    """The completions of a file by their coordinates. Raises InputError with the line that can't be read."""
+def read(path: Path, size: int | None = None) -> dict[Key, Completion]:
+    """The completions of a file by their coordinates.
+
+    Args: size: how many token ids the model knows that goes on from them, if that is known.
+
+    Raises InputError with the line that can't be read, or has tokens of another model.
+    """
     try:
         # Only line feeds end a line: JSON may hold the other characters that splitlines() splits at.
         lines = regular_file(path).read_text(encoding="utf-8").removesuffix("\n").split("\n")
@@ -66,17 +72,20 @@ def read(path: Path) -> dict[Key, Completion]:
             said: dict[str, Any] = parse_json(line)
             key = (said["stream"], said["step"], said["problem"], said["sample"])
             logp = said.get("logp")
-            _check(said["tokens"], logp, said["truncated"])
+            _check(said["tokens"], logp, said["truncated"], size)
             found[key] = Completion(tuple(said["tokens"]), None if logp is None else tuple(logp), said["truncated"])
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path}:{number}: not a completion: {error}") from error
     return found
 
 
-def _check(tokens: Any, logp: Any, truncated: Any) -> None:
-    """Raise ValueError unless these are ids, as many log-probs or None, and a truth value."""
+def _check(tokens: Any, logp: Any, truncated: Any, size: int | None) -> None:
+    """Raise ValueError unless these are ids that the model knows, as many log-probs or None, and a truth value."""
     if not all(isinstance(token, int) and not isinstance(token, bool) and 0 <= token < 2**31 for token in tokens):
         raise ValueError("'tokens' should be ids, numbers from 0")
+    if size is not None and max(tokens, default=0) >= size:
+        known = f"the model's ids go up to {size - 1}"
+        raise ValueError(f"'tokens' has {max(tokens)}, and {known}: it was recorded with another model")
     if logp is not None and (len(logp) != len(tokens) or not all(isinstance(x, int | float) for x in logp)):
         raise ValueError("'logp' should be a number for each of 'tokens'")
     if not isinstance(truncated, bool):

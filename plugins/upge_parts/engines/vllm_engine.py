@@ -61,12 +61,12 @@ class Vllm(Engine):
 
         with (
             exchange.opened(context) as weights,
-            started(context, weights, self.arguments(context.policy)) as llm,
+            started(context, weights, self.arguments(context.policy, strings=bool(context.stop))) as llm,
         ):
             yield VllmSession(llm, context.policy, weights, seed=context.seed, sleep=self.sleep)
 
-    def arguments(self, policy: Policy) -> dict[str, Any]:
-        """What vLLM's `LLM` is called with, besides the model's folder."""
+    def arguments(self, policy: Policy, *, strings: bool = False) -> dict[str, Any]:
+        """What vLLM's `LLM` is called with, besides the model's folder. `strings`: whether strings end responses."""
         return {
             "gpu_memory_utilization": self.gpu_memory_utilization,
             "kv_cache_memory_bytes": None if self.kv_cache is None else int(self.kv_cache * 2**30),
@@ -81,7 +81,7 @@ class Vllm(Engine):
             "enable_chunked_prefill": None if policy.model.device.type == "cuda" else False,
             "logprobs_mode": "processed_logprobs",  # of the distribution drawn from: after temperature and cuts
             "generation_config": "vllm",  # no defaults of the model's own
-            "skip_tokenizer_init": True,  # token ids in, token ids out
+            "skip_tokenizer_init": not strings,  # token ids in, token ids out; only stop strings are looked for in text
             "use_tqdm_on_load": False,
         }
 

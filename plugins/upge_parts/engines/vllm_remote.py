@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import BaseModel, Field
-from torch import Tensor
 
 from upge import Completion, Context, InputError, Policy, Request, Sampling
 from upge_parts.engines import exchange
@@ -163,7 +162,7 @@ class Files:
 
 def check_server(server: Server, policy: Policy) -> None:
     """Raise InputError unless the server has a model of the policy's vocabulary, and reports what it draws from."""
-    rows = _vocabulary(policy)
+    rows = policy.size
     # An id that it doesn't know is refused as a stop token, while it would break a server as a prompt's.
     if server.refuses(GENERATE, _certain(rows - 1)):
         raise server.wrong(f"its model's vocabulary is smaller than the policy's of {rows}: start it on that model")
@@ -179,12 +178,6 @@ def _certain(stop: int) -> dict[str, Any]:
     """A request for tokens that are drawn from one alone, so that each has log-prob 0."""
     drawn = {"temperature": 1.0, "top_k": 1, "max_tokens": 4, "logprobs": 0}
     return {"token_ids": [0], "sampling_params": drawn | {"stop_token_ids": [stop], "detokenize": False}}
-
-
-def _vocabulary(policy: Policy) -> int:
-    weight = policy.model.get_input_embeddings().weight
-    assert isinstance(weight, Tensor)
-    return weight.shape[0]
 
 
 def _limit(server: Server) -> int:

@@ -121,11 +121,16 @@ def parameters(request: Request, sampling: Sampling, seed: int, stop_ids: Sequen
     """vLLM's `SamplingParams` of one request."""
     from vllm import SamplingParams
 
-    return SamplingParams(**settings(request, sampling, seed, stop_ids))
+    return SamplingParams(**settings(request, sampling, seed, stop_ids, strings=True))
 
 
-def settings(request: Request, sampling: Sampling, seed: int, stop_ids: Sequence[int]) -> dict[str, Any]:
-    """The fields of `SamplingParams`: nothing but what `sampling` says, and noise of the request's own."""
+def settings(
+    request: Request, sampling: Sampling, seed: int, stop_ids: Sequence[int], *, strings: bool = False
+) -> dict[str, Any]:
+    """The fields of `SamplingParams`: nothing but what `sampling` says, and noise of the request's own.
+
+    `strings`: whether to ask for stop strings. That takes a tokenizer at vLLM's; without it the run alone cuts there.
+    """
     return {
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
@@ -136,6 +141,19 @@ def settings(request: Request, sampling: Sampling, seed: int, stop_ids: Sequence
         "ignore_eos": True,  # only the policy's own stop tokens end a response, and they are all named above
         "logprobs": 0,  # of the token drawn, and no other
         "detokenize": False,
+    } | (_stopping(sampling.stop) if strings else {})
+
+
+def _stopping(stop: Sequence[str]) -> dict[str, Any]:
+    """The fields of `SamplingParams` for stop strings, which are looked for in the text that the run reads."""
+    if not stop:
+        return {}
+    return {
+        "stop": list(stop),
+        "include_stop_str_in_output": True,
+        "detokenize": True,
+        "skip_special_tokens": False,
+        "spaces_between_special_tokens": False,
     }
 
 
@@ -146,7 +164,8 @@ def completion(output: Any, sampling: Sampling, stop_ids: Sequence[int]) -> Comp
     if any(value != value for value in logp):
         raise FloatingPointError("the model's logits aren't finite: the policy has diverged, or vLLM's dtype overflows")
     greedy = sampling.temperature == 0
-    return Completion(tokens, (0.0,) * len(tokens) if greedy else logp, truncated=tokens[-1] not in stop_ids)
+    stopped = tokens[-1] in stop_ids or isinstance(getattr(output, "stop_reason", None), str)  # the stop string
+    return Completion(tokens, (0.0,) * len(tokens) if greedy else logp, truncated=not stopped)
 
 
 def _llm() -> Any:
