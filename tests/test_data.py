@@ -66,7 +66,7 @@ def test_a_conversation_that_ends_with_the_assistant_is_a_prompt_and_its_demonst
     row = {"messages": [*asked, {"role": "assistant", "content": "4"}]}
     path = lines(tmp_path, row) if form == "jsonl" else str(parquet(tmp_path, [row]))
     problem = only(data(form, path=path, answer=None))
-    assert problem == Problem("rows-1", asked, "", "4"), "what Arrow fills with null is no key"
+    assert problem == Problem("rows-1", asked, None, "4"), "what Arrow fills with null is no key"
 
 
 def test_an_answer_may_stand_behind_a_mark_and_a_demonstration_in_a_template(tmp_path: Path) -> None:

@@ -6,8 +6,9 @@ import json
 import re
 import shlex
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +20,9 @@ import upge
 from upge.command import app
 from upge.records.contrasting import Bands, bands, differences, measured, opened, solved
 from upge.records.estimates import bootstrap
+from upge.run.evaluating import problems_of
 from upge.run.trainer import train
+from upge_parts.data.session import InMemory
 from upge_parts.engines.recorded import read
 
 
@@ -52,7 +55,7 @@ def test_an_evaluation_of_a_run_says_what_the_run_said(run: Path, tmp_path: Path
     assert {name: found[name]["value"] for name in shared} == {name: logged[name] for name in shared}
     assert "test/maj@3" in found
     assert all(found[name]["low"] <= found[name]["value"] <= found[name]["high"] for name in shared)
-    assert "test/odd" in result.stdout
+    assert "test/even" in result.stdout
     ours, theirs = lines(folder / "completions.jsonl"), lines(run / "completions.jsonl")
     assert [each["tokens"] for each in ours] == [each["tokens"] for each in theirs if each["stream"] == "eval/test"]
     problem = lines(folder / "problems.jsonl")[0]
@@ -237,7 +240,7 @@ def test_compare_takes_evaluations(run: Path) -> None:
 def test_other_problems_and_broken_folders_are_not_compared(run: Path) -> None:
     one, _ = two_evaluations(run)
     done(run, "--output", "other")
-    assert "'p3' of 'test' (3 such in all)" in str(compared(one, "other").exception)
+    assert "'p1' of 'test' (7 such in all)" in str(compared(one, "other").exception)
     Path("other/summary.json").write_text("{}")
     assert "other: its problems.jsonl or summary.json can't be read" in str(compared(one, "other").exception)
 
@@ -287,3 +290,13 @@ def test_bands_count_problems_by_how_often_they_are_solved(run: Path) -> None:
     done("--completions", given_completions(texts), "--recipe", "recipe.yaml", "eval.limit=3", "--output", "one")
     (one,) = opened([Path("one")])
     assert bands(one)[0] == Bands("test", never=1, sometimes=1, often=1)
+
+
+@pytest.mark.parametrize(("limit", "places"), [(3, [0, 3, 6]), (4, [0, 2, 5, 7]), (10, range(10)), (11, range(10))])
+def test_a_limit_takes_problems_from_all_over_a_split(limit: int, places: Sequence[int]) -> None:
+    settings: Any = SimpleNamespace(eval=SimpleNamespace(limit=limit))
+    data = InMemory([], {"test": [upge.Problem(str(index), "?", "a") for index in range(10)]}, 0)
+    assert [int(each.id) for each in problems_of(settings, data, "test")] == list(places)
+    given = {"1", "4", "5"}
+    chosen = [int(each.id) for each in problems_of(settings, data, "test", given)]
+    assert chosen == ([1, 4, 5] if limit == 3 else list(places))

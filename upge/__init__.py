@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from upge.estimator import Estimator as Estimator
     from upge.estimator import Term as Term
     from upge.files import parse_json as parse_json
+    from upge.files import read_text as read_text
     from upge.files import regular_file as regular_file
     from upge.flow import Completion as Completion
     from upge.flow import Context as Context
@@ -69,7 +70,7 @@ _HOMES = {
     "upge.discovery": ("register",),
     "upge.errors": ("InputError",),
     "upge.estimator": ("Estimator", "Term"),
-    "upge.files": ("parse_json", "regular_file"),
+    "upge.files": ("parse_json", "read_text", "regular_file"),
     "upge.flow": (
         "Completion",
         "Context",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import re
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +38,35 @@ def refuse_links_out(folder: Path) -> None:
                 raise InputError(f"{path}: a link that leads out of the run folder, where a run writes nothing")
 
 
-def parse_json(text: str | bytes) -> Any:
-    """The value of a JSON text.
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file, without the byte order mark that some editors put before it.
+
+    Raises:
+        InputError: the file can't be read, or isn't UTF-8; with the line at fault.
+    """
+    try:
+        data = regular_file(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: can't be read: {error.strerror or error}") from error
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise InputError(f"{path}: can't be read: it is UTF-16 or UTF-32; save it as UTF-8")
+    try:
+        return data.decode("utf-8").removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        wrong = f"byte {data[error.start]:#04x} is not UTF-8; save the file as UTF-8"
+        raise InputError(f"{path}:{line}: can't be read: {wrong}") from error
+
+
+def parse_json(text: str | bytes, *, decimals: bool = False) -> Any:
+    """The value of a JSON text; with `decimals` a number with a point or an exponent is a Decimal, digit for digit.
 
     Raises ValueError, also for what is nested too deeply to be parsed, and for half of a character (a `\\ud800` to
     `\\udfff` escape without its partner), which no tokenizer takes and no file can hold.
     """
     try:
-        found = json.loads(text)
-        half = _ESCAPED.search(str(text)) and _HALF.search(json.dumps(found, ensure_ascii=False))
+        found = json.loads(text, parse_float=Decimal if decimals else None)
+        half = _ESCAPED.search(str(text)) and _HALF.search(json.dumps(found, ensure_ascii=False, default=str))
     except RecursionError:
         raise ValueError("nested too deeply") from None
     if half:

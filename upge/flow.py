@@ -26,16 +26,24 @@ class Problem:
     Attributes:
         id: names the problem within its data; sampling noise is keyed by it.
         prompt: what is asked: plain text, or the messages of a conversation.
-        answer: the reference answer that the reward compares with.
+        answer: the reference answer that the reward compares with; None where the data have none.
         demonstration: a demonstrator's response (without the end-of-sequence token), or None.
         band: how hard the problem was measured to be; evaluation reports by band.
+        place: where it stands in the data (`train.jsonl:17`), for messages; None where nothing is known of that.
     """
 
     id: str
     prompt: str | Sequence[Message]
-    answer: str
+    answer: str | None
     demonstration: str | None = None
     band: str | None = None
+    place: str | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def named(self) -> str:
+        """How messages name it: its place, if that is known, and its id."""
+        name = f"the problem '{self.id}'"
+        return name if self.place is None else f"{self.place}: {name}"
 
 
 @dataclass(frozen=True)

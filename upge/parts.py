@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from upge.batch import View
-    from upge.flow import Context, DataSession, EngineSession, RewardSession
+    from upge.flow import Context, DataSession, EngineSession, Problem, RewardSession
 
 
 API = 1
@@ -184,6 +184,14 @@ class Reward(Part):
     """Scores responses: `open` gives a session whose `score` maps (problem, response text) to a number."""
 
     slot: ClassVar[str] = "reward"
+
+    def refusal(self, problem: Problem) -> str | None:
+        """Why no response to a problem can be scored: it has no answer, say. None where responses can be.
+
+        A run and an evaluation ask it of their problems before they sample anything.
+        """
+        del problem
+        return None
 
     @abstractmethod
     def open(self, context: Context) -> AbstractContextManager[RewardSession]: ...

@@ -32,7 +32,7 @@ GROUPS = {
         *("Problem", "Message", "Request", "Response", "Sampling", "Completion", "Trajectory"),
     ),
     "Models": ("load_policy", "Policy", "ModelError", "InputError"),
-    "Files that anybody may have written": ("parse_json", "regular_file"),
+    "Files that anybody may have written": ("parse_json", "read_text", "regular_file"),
 }
 INTRODUCTION = """\
 # Python

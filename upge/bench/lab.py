@@ -69,4 +69,4 @@ def _bare(recipe: Recipe, tokens: dict[str, int]) -> Callable[[], None]:
 
 def _task(problem: Problem) -> bare.Task:
     assert isinstance(problem.prompt, str)
-    return problem.prompt, problem.answer, problem.demonstration or ""
+    return problem.prompt, problem.answer or "", problem.demonstration or ""

@@ -47,6 +47,20 @@ def keys_at(path: Sequence[str | int], composed: Composed, workshop: RecipeWorks
     return [*block.model_fields, *(() if path else ("extends",))]
 
 
+def means_null(path: Sequence[str | int], root: Node, workshop: RecipeWorkshop) -> bool:
+    """Whether a null at this path is a value that nothing else could say, and so isn't only the removal of a key.
+
+    It is one for a setting that takes null and has another default, or none; and in a map that takes any value.
+    """
+    kind = _kind(path[:-1], root, workshop)
+    if not _is_block(kind):
+        return _takes_null(_member(kind, path[-1]))
+    field = (kind.fields() if issubclass(kind, Part) else kind.model_fields).get(str(path[-1]))
+    if field is None or not _takes_null(field.annotation):
+        return False
+    return field.is_required() or field.get_default(call_default_factory=True) is not None
+
+
 def homes_of(key: str) -> list[str]:
     """The recipe's blocks that may hold this key."""
     blocks = {name: _bare(field.annotation) for name, field in Recipe.model_fields.items()}
@@ -54,7 +68,13 @@ def homes_of(key: str) -> list[str]:
 
 
 def _block(path: Sequence[str | int], root: Node, workshop: RecipeWorkshop) -> type[Settings] | None:
-    """The block or the part at this path, following the annotations down from `Recipe` and what the recipe uses."""
+    """The block or the part at this path; None where something else stands there."""
+    kind = _kind(path, root, workshop)
+    return kind if _is_block(kind) else None
+
+
+def _kind(path: Sequence[str | int], root: Node, workshop: RecipeWorkshop) -> Any:
+    """The type at this path, following the annotations down from `Recipe` and what the recipe uses."""
     kind: Any = Recipe
     node: Node | None = root
     for index, key in enumerate(path, start=1):
@@ -63,7 +83,7 @@ def _block(path: Sequence[str | int], root: Node, workshop: RecipeWorkshop) -> t
         base = SLOTS.get(slot_at(path[:index]) or "") or (kind if kind in SLOTS.values() else None)  # a part's own part
         if node is not None and isinstance(node.value, dict) and base is not None:
             kind = _part(base, node.value.get("use"), workshop)
-    return kind if _is_block(kind) else None
+    return kind
 
 
 def _part(base: type[Part], use: Node | None, workshop: RecipeWorkshop) -> type[Part] | None:
@@ -81,8 +101,19 @@ def _member(kind: Any, key: str | int) -> Any:
     if _is_block(kind):
         fields = kind.fields() if issubclass(kind, Part) else kind.model_fields
         return fields[str(key)].annotation if key in fields else None
+    if kind is Any:
+        return Any
     arguments = [argument for argument in typing.get_args(kind) if argument is not Ellipsis]
     return arguments[-1] if arguments else None
+
+
+def _takes_null(annotation: Any) -> bool:
+    """Whether None is a value of this type."""
+    if typing.get_origin(annotation) is typing.Annotated:
+        return _takes_null(typing.get_args(annotation)[0])
+    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
+        return any(map(_takes_null, typing.get_args(annotation)))
+    return annotation is Any or annotation is types.NoneType
 
 
 def _is_block(kind: Any) -> typing.TypeGuard[type[Settings]]:

@@ -49,6 +49,14 @@ class Composed:
     files: tuple[Path, ...]
     removed: tuple[tuple[tuple[str, ...], Place], ...] = ()
 
+    def keeping(self, means_null: Callable[[PathInRecipe, Node], bool]) -> Composed:
+        """The same, with those nulls back in the tree that are values where they stand (see `keys.means_null`)."""
+        root = self.root
+        kept = [(path, place) for path, place in self.removed if means_null(path, self.root)]
+        for path, place in kept:
+            root = _with_null(root, path, place)
+        return replace(self, root=root, removed=tuple(each for each in self.removed if each not in kept))
+
 
 def compose(
     path: Path,
@@ -154,6 +162,19 @@ def _without_nulls(node: Node, path: tuple[str, ...], removed: list[tuple[tuple[
         else:
             kept[key] = _without_nulls(inner, (*path, key), removed)
     return replace(node, value=kept)
+
+
+def _with_null(node: Node, path: tuple[str, ...], place: Place) -> Node:
+    """The tree with a null at this path, whose parents are there."""
+    if not path:
+        return Node(None, place, place)
+    step, rest = path[0], path[1:]
+    if isinstance(node.value, tuple):
+        items = [_with_null(it, rest, place) if str(i) == step else it for i, it in enumerate(node.value)]
+        return replace(node, value=tuple(items))
+    assert isinstance(node.value, dict)
+    inner = node.value.get(step, Node(None, place, place))
+    return replace(node, value={**node.value, step: _with_null(inner, rest, place)})
 
 
 def member(node: Node, step: str | int) -> Node | None:

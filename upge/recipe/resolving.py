@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from upge.recipe.faults import Fault, RecipeError
 from upge.recipe.finding import find_recipe, shipped_recipes
-from upge.recipe.keys import keys_at
+from upge.recipe.keys import keys_at, means_null
 from upge.recipe.keys import shorthand as shorthand
 from upge.recipe.merging import Composed, compose, locate, path_in_tree
 from upge.recipe.nodes import Node, plain
@@ -53,9 +53,10 @@ def check(path: str | Path, overrides: Sequence[str] = (), *, allow_code: bool =
     """As `load`, but an abstract fragment is no fault."""
     file = find_recipe(path)
     composed = compose(file, overrides, shipped=shipped_recipes(), shorthand=shorthand)
+    workshop = RecipeWorkshop(file.parent, allow_code=allow_code)
+    composed = composed.keeping(lambda path, root: means_null(path, root, workshop))
     values = plain(composed.root) | _own_name(composed.root, file)
     abstract = _says_abstract(composed.root, file)
-    workshop = RecipeWorkshop(file.parent, allow_code=allow_code)
     if values.get("abstract") is True:  # its own, or that of a fragment which it extends
         values = values | {"abstract": False} | ({"name": values.get("name", "fragment")} if abstract else {})
     wording = Wording(composed, workshop)

@@ -84,6 +84,14 @@ def completions_of(file: Path, problems: Mapping[str, Sequence[Problem]], least:
     return Completions(file, wanted, steps, only, total)
 
 
+def answered_in(file: Path, splits: Sequence[str]) -> dict[str, set[str]]:
+    """The ids of the problems that a file has responses to, by split. Raises InputError for what can't be read."""
+    ids: dict[str, set[str]] = {stream_of(split): set() for split in splits}
+    for _, line in _lines(file, stream_of(splits[0]) if len(splits) == 1 else None):
+        ids.setdefault(line["stream"], set()).add(line["problem"])
+    return {split: ids[stream_of(split)] for split in splits}
+
+
 def _check(file: Path, split: str, numbers: Mapping[str, int], least: int) -> None:
     most = max(numbers.values(), default=0)
     fewest = min(numbers, key=lambda each: numbers[each], default="")
@@ -91,7 +99,7 @@ def _check(file: Path, split: str, numbers: Mapping[str, int], least: int) -> No
         raise InputError(f"{file}: holds no response to a problem of '{split}'")
     if numbers[fewest] < most:
         said = f"{numbers[fewest]} responses to '{fewest}' of '{split}' and {most} to others"
-        raise InputError(f"{file}: holds {said}; give as many to each (eval.limit: the first problems only)")
+        raise InputError(f"{file}: holds {said}; give as many to each (eval.limit: of so many problems only)")
     if most < least:
         raise InputError(f"{file}: holds {most} responses to each problem of '{split}'; eval.pass_at needs {least}")
 
@@ -99,7 +107,7 @@ def _check(file: Path, split: str, numbers: Mapping[str, int], least: int) -> No
 def _lines(file: Path, only: str | None) -> Iterator[tuple[int, dict[str, Any]]]:
     """(number, line) of every completion, `stream` and `step` filled in."""
     try:
-        with regular_file(file).open(encoding="utf-8") as lines:
+        with regular_file(file).open(encoding="utf-8-sig") as lines:  # a byte order mark is no fault
             for number, text in enumerate(lines, start=1):
                 if text.strip():
                     yield number, _parsed(text, f"{file}:{number}", only)

@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from upge.asking import answering
+from upge.errors import InputError
 from upge.flow import DataSession, Message, Problem
 from upge.recipe import Recipe
 from upge.run.collect import Asked, Collector
@@ -66,15 +68,26 @@ class Report:
 
 
 def look(recipe: Recipe, data: DataSession, collector: Collector) -> Report:
-    """The report on the first `train.check_problems` problems of a run."""
+    """The report on the first `train.check_problems` problems of a run. Raises InputError where one can't be scored."""
     train, steps = recipe.train, range(recipe.train.steps)
+    problems = list(coming(data, train.steps, train.prompts, train.check_problems))
+    refuse_unscorable(recipe, problems)
     return checked(
-        list(coming(data, train.steps, train.prompts, train.check_problems)),
+        problems,
         {split: data.split(split) for split in data.splits()},
         collector,
         budget=recipe.rollout.max_tokens if any(map(recipe.estimator.wants_rollouts, steps)) else 0,
         demonstrations=any(map(recipe.estimator.wants_demonstrations, steps)),
     )
+
+
+def refuse_unscorable(recipe: Recipe, problems: Iterable[Problem], most: int = 20) -> None:
+    """Raise InputError with the problems whose responses the recipe's reward can't score, if there are any."""
+    with answering(recipe.reward, "reward"):
+        faults = [fault for problem in problems if (fault := recipe.reward.refusal(problem)) is not None]
+    if faults:
+        more = [f"… and {len(faults) - most} more"] if len(faults) > most else []
+        raise InputError("\n".join([*faults[:most], *more]))
 
 
 def coming(data: DataSession, steps: int, prompts: int, most: int) -> Iterator[Problem]:

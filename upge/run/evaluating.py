@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import chain, islice
 from statistics import fmean
 
@@ -35,12 +35,25 @@ def evaluate(
     return metrics, responses
 
 
-def problems_of(recipe: Recipe, data: DataSession, split: str) -> list[Problem]:
-    """The problems of a split, `eval.limit` of them at most. Raises InputError for a split that isn't there."""
+def problems_of(
+    recipe: Recipe, data: DataSession, split: str, answered: Collection[str] | None = None
+) -> list[Problem]:
+    """The problems of a split, `eval.limit` of them at most, evenly spaced, so that sorted data give some of each kind.
+
+    With a limit of L the i-th is problem ⌊i·size/L⌋ of the split. Where responses are given, `answered` are the ids of
+    their problems: if these are L others, they are taken. Raises InputError for a split that isn't there.
+    """
     there = data.splits()
     if split not in there:
         raise InputError(f"eval.splits: the data has no split '{split}'; it has {', '.join(there) or 'none'}")
-    return list(data.split(split))[: recipe.eval.limit]
+    problems, limit = list(data.split(split)), recipe.eval.limit
+    if limit is None or limit >= len(problems):
+        return problems
+    spaced = [problems[place * len(problems) // limit] for place in range(limit)]
+    if answered is None or all(problem.id in answered for problem in spaced):
+        return spaced
+    others = [problem for problem in problems if problem.id in answered]
+    return others if len(others) == limit else spaced
 
 
 def ask(collector: Collector, problems: Sequence[Problem], n: int, *, rank: int = 0, world: int = 1) -> list[Asked]:

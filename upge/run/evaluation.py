@@ -13,10 +13,10 @@ from __future__ import annotations
 import json
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,12 @@ from upge.policy import Policy
 from upge.recipe import Recipe
 from upge.records import estimates
 from upge.records.claiming import claimed
-from upge.records.completions import Given, completions_of
+from upge.records.completions import Given, answered_in, completions_of
 from upge.records.estimates import Estimate, bootstrap
 from upge.records.folder import RunFolder, completion, stream_of
 from upge.records.scores import Record, columns, places
 from upge.run import failing, fitting, guarding, requiring, resuming
+from upge.run.checking import refuse_unscorable
 from upge.run.collect import Asked, Collector
 from upge.run.evaluating import CHUNK, ask, problems_of, sample, samples
 from upge.run.guarding import Scorer
@@ -107,7 +108,9 @@ def evaluate_completions(
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("--completions are scored in one process: start it without a launcher")
-    with claimed(folder) as own, _judging(recipe, Context(seed=recipe.train.seed, folder=own)) as (problems, scorer):
+    answered = answered_in(file, recipe.eval.splits)
+    with claimed(folder) as own, _judging(recipe, Context(recipe.train.seed, own), answered) as (problems, scorer):
+        refuse_unscorable(recipe, chain.from_iterable(problems.values()))
         given = completions_of(file, problems, max((1, *recipe.eval.pass_at)))
         kept = RunFolder(own)
         kept.describe(recipe, None)
@@ -135,13 +138,16 @@ def _on_device(recipe: Recipe, team: Team) -> Policy:
 
 
 @contextmanager
-def _judging(recipe: Recipe, context: Context) -> Iterator[tuple[Problems, Scorer]]:
-    """The problems of every split that is measured, and the reward, open."""
+def _judging(
+    recipe: Recipe, context: Context, answered: Mapping[str, Collection[str]] | None = None
+) -> Iterator[tuple[Problems, Scorer]]:
+    """The problems of every split that is measured, and the reward, open; see `problems_of` for what is answered."""
     with guarding.opened(recipe.data, "data", recipe.data.open, context) as data:
         if not recipe.eval.splits:
             there = ", ".join(data.splits())
             raise InputError(f"eval.splits: names nothing to measure on; eval.splits=[{there}] names all there is")
-        problems = {split: problems_of(recipe, data, split) for split in recipe.eval.splits}
+        given = answered or {}
+        problems = {split: problems_of(recipe, data, split, given.get(split)) for split in recipe.eval.splits}
         if not any(problems.values()):
             raise InputError(f"eval.splits: there are no problems in {', '.join(problems)}")
         with guarding.opened(recipe.reward, "reward", recipe.reward.open, context) as reward:

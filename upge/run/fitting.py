@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from upge.flow import DataSession, Problem
 from upge.policy import ModelError
 from upge.recipe import Recipe
-from upge.run.checking import coming
+from upge.run.checking import coming, refuse_unscorable
 from upge.run.collect import Asked, Collector, Lack
 from upge.run.evaluating import problems_of
 
@@ -35,7 +35,8 @@ def check(recipe: Recipe, data: DataSession, collector: Collector) -> None:
 
 
 def measured(recipe: Recipe, split: str, problems: Sequence[Problem], collector: Collector) -> None:
-    """Raise ModelError where a problem to evaluate leaves no room for a response."""
+    """Raise ModelError where a problem to evaluate leaves no room, InputError where its responses can't be scored."""
+    refuse_unscorable(recipe, problems)
     if long := _too_long(recipe, problems, collector):
         raise ModelError(f"eval.splits: {split}: {_wording(recipe, long[0], collector)}")
 

@@ -7,7 +7,10 @@ import re
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
+
+from upge_parts.data.texts import text_of, whole
 
 LETTERS = string.ascii_uppercase
 
@@ -30,9 +33,9 @@ class Choices:
         return "\n".join(filled(template, letter=letter, choice=text) for letter, text in pairs)
 
     @property
-    def letter(self) -> str:
-        """The right one's letter; "" where there is none."""
-        return "" if self.right is None else LETTERS[self.right]
+    def letter(self) -> str | None:
+        """The right one's letter; None where there is none."""
+        return None if self.right is None else LETTERS[self.right]
 
 
 def of_column(value: Any, answer: Any, column: str, answer_column: str | None) -> Choices:
@@ -46,7 +49,7 @@ def of_column(value: Any, answer: Any, column: str, answer_column: str | None) -
         return Choices(texts, None)
     if labels is None:
         return Choices(texts, _right(texts, answer, answer_column))
-    wanted = str(answer).strip()
+    wanted = (text_of(answer, answer_column) or "").strip()
     if labels.count(wanted) != 1:
         raise ValueError(f"'{answer_column}' is none of the labels {', '.join(labels)}: {wanted[:60]}")
     return Choices(texts, labels.index(wanted))
@@ -74,7 +77,7 @@ def _told_apart(value: Any, column: str) -> tuple[list[str], list[str] | None]:
     texts, labels = value.get("text"), value.get("label")
     if not isinstance(texts, list) or not isinstance(labels, list) or len(texts) != len(labels):
         raise ValueError(f"'{column}' should have 'text' and 'label', two lists of one length")
-    return _checked(texts, column), list(map(str, labels))
+    return _checked(texts, column), [text_of(label, f"{column}.label") or "" for label in labels]
 
 
 def _checked(value: Any, column: str) -> list[str]:
@@ -83,20 +86,21 @@ def _checked(value: Any, column: str) -> list[str]:
         raise ValueError(f"'{column}' should be texts to choose from, none of them empty")
     if not 2 <= len(value) <= len(LETTERS):
         raise ValueError(f"'{column}' has {len(value)} choices; there can be 2 to {len(LETTERS)}")
-    return [str(each).strip() for each in value]
+    return [(text_of(each, column) or "").strip() for each in value]
 
 
 def _is_choice(value: Any) -> bool:
-    return isinstance(value, str | int | float) and not isinstance(value, bool) and bool(str(value).strip())
+    return isinstance(value, str | int | float | Decimal) and not isinstance(value, bool) and bool(str(value).strip())
 
 
 def _right(texts: Sequence[str], answer: Any, column: str) -> int:
     """Where the answer stands: a choice, its letter, or, a whole number, its place from 0."""
-    if isinstance(answer, int) and not isinstance(answer, bool):
-        found = {answer}.intersection(range(len(texts)))
+    place, said = whole(answer), text_of(answer, column) or ""
+    if place is not None:
+        found = {place}.intersection(range(len(texts)))
     else:
-        found = {place for place, text in enumerate(texts) if str(answer).strip() in (text, LETTERS[place])}
+        found = {place for place, text in enumerate(texts) if said.strip() in (text, LETTERS[place])}
     if len(found) != 1:
         several = "more than one" if found else "none"
-        raise ValueError(f"'{column}' is {several} of the choices, their letters and their places: {str(answer)[:60]}")
+        raise ValueError(f"'{column}' is {several} of the choices, their letters and their places: {said[:60]}")
     return found.pop()

@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pydantic import model_validator
 
 from upge import Data, InputError, Message, Problem
 from upge_parts.data.choices import Choices, filled, of_column, of_columns
+from upge_parts.data.conversations import conversation_of
+from upge_parts.data.texts import text_of
 
 Row = Mapping[str, Any]
+
+PROMPTS = ("prompt", "messages", "conversations")
+"""The columns of which the first that is there holds the prompt, where none is named."""
 
 
 class Columns(Data):
     """The base of sources with columns; each may be a dotted path: `reward_model.ground_truth`, `target.0.content`.
 
-    A prompt is text or a conversation (a list of `role` and `content`). A conversation that ends with the assistant's
-    turn is a prompt and its demonstration, unless `demonstration` names another. A named column must be in every row;
-    its value may be null, except a prompt's.
+    A prompt is text or a conversation (a list of `role` and `content`, or of `from` and `value`). A conversation that
+    ends with the assistant's turn is a prompt and its demonstration, unless `demonstration` names another. A named
+    column must be in every row; its value may be null, except a prompt's.
     """
 
     prompt: str | None = None
-    """The prompt's column; by default `prompt`, or else `messages`."""
+    """The prompt's column; by default `prompt`, or else `messages`, or else `conversations`."""
     answer: str | None = "answer"
-    """The reference answer's column; null where there is none, as for imitation alone."""
+    """The reference answer's column; `null` where there is none, as for imitation alone."""
     answer_after: str | None = None
     """The answer is what follows the last of these in its column, as "####" in GSM8K; by default all of it."""
     choices: str | tuple[str, ...] | None = None
@@ -63,15 +69,15 @@ class Columns(Data):
             if not any(head in there for head in _heads(path)):
                 raise InputError(f"there is no column {_missing(path.partition('.')[0], there)}")
         read = {head for path in filter(None, named) for head in _heads(path)}
-        return [name for name in there if name in read | {"prompt", "messages", "demonstration", "id", "band"}]
+        return [name for name in there if name in read | {*PROMPTS, "demonstration", "id", "band"}]
 
     def problem(self, row: Row, default_id: str) -> Problem:
         """The problem in a row. Raises ValueError saying what is wrong with it."""
         name = self._text(row, "id", self.id) or default_id
         choices = self._choices(row, name)
         answer = self._answer(row) if choices is None else choices.letter
-        prompt = value_at(row, self.prompt) if self.prompt else _either(row, "prompt", "messages")
-        turns, shown = _conversation(prompt, self.prompt or "prompt")
+        prompt = value_at(row, self.prompt) if self.prompt else _either(row, *PROMPTS)
+        turns, shown = conversation_of(prompt, self.prompt or "prompt")
         if choices is not None:
             turns = _asked(turns, choices.listed(self.choice_template), self.choices_template)
         demonstration = self._text(row, "demonstration", self.demonstration) or shown
@@ -83,11 +89,9 @@ class Columns(Data):
             band=self._text(row, "band", self.band),
         )
 
-    def _answer(self, row: Row) -> str:
-        if self.answer is None:
-            return ""
-        answer = text_of(value_at(row, self.answer), self.answer) or ""
-        if self.answer_after is None:
+    def _answer(self, row: Row) -> str | None:
+        answer = None if self.answer is None else text_of(value_at(row, self.answer), self.answer)
+        if answer is None or self.answer_after is None:
             return answer
         _, found, after = answer.rpartition(self.answer_after)
         if not found:
@@ -132,20 +136,16 @@ def value_at(row: Any, path: str) -> Any:
     raise ValueError(f"has no {_missing(head, list(row) if isinstance(row, Mapping) else [])}")
 
 
-def text_of(value: Any, column: str, *, numbers: bool = True) -> str | None:
-    """A value as text or None. Raises ValueError for what is neither text nor, where these are welcome, a number."""
-    if value is None or isinstance(value, str):
-        return value
-    if numbers and isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)
-    raise ValueError(f"'{column}' should be text, not {type(value).__name__}")
+def told(template: str, demonstration: str | None, answer: str | None) -> str | None:
+    """A demonstration in its template; None and "" stay, for they show nothing.
 
-
-def told(template: str, demonstration: str | None, answer: str) -> str | None:
-    """A demonstration in its template; None and "" stay, for they show nothing."""
+    Raises ValueError where the template has an answer and the problem none.
+    """
     if not demonstration:
         return demonstration
-    return template.replace("{answer}", answer).replace("{demonstration}", demonstration)
+    if answer is None and "{answer}" in template:
+        raise ValueError("has no answer for the {answer} of demonstration_template")
+    return filled(template, demonstration=demonstration, answer=answer or "")
 
 
 def gathered(kind: Columns, rows: Iterable[tuple[str, str, Row | ValueError]]) -> list[Problem]:
@@ -156,7 +156,7 @@ def gathered(kind: Columns, rows: Iterable[tuple[str, str, Row | ValueError]]) -
         try:
             if isinstance(row, ValueError):
                 raise row
-            problem = kind.problem(row, default_id)
+            problem = replace(kind.problem(row, default_id), place=place)
             if problem.id in seen:
                 raise ValueError(f"the id '{problem.id}' is that of {seen[problem.id]} too")
             seen[problem.id] = place
@@ -200,25 +200,8 @@ def _either(row: Row, *names: str) -> Any:
     raise ValueError(f"has no {_missing(names[0], row)}")
 
 
-def _conversation(value: Any, column: str) -> tuple[str | list[Message], str | None]:
-    """A prompt, and the demonstration in the assistant's turn that ends it."""
-    if isinstance(value, str) and value:
-        return value, None
-    if isinstance(value, list) and value and all(_is_message(turn) for turn in value):
-        # Arrow fills the keys that other turns have with null; a chat template takes the others.
-        turns = [{key: said for key, said in turn.items() if isinstance(said, str)} for turn in value]
-        if turns[-1]["role"] == "assistant" and len(turns) > 1:
-            return turns[:-1], turns[-1]["content"]
-        return turns, None
-    raise ValueError(f"'{column}' should be text, or a list of messages with 'role' and 'content'")
-
-
 def _asked(turns: str | list[Message], choices: str, template: str) -> str | list[Message]:
     """The prompt, or the last turn of a conversation, with its choices."""
     if isinstance(turns, str):
         return filled(template, prompt=turns, choices=choices)
     return [*turns[:-1], {**turns[-1], "content": str(_asked(turns[-1]["content"], choices, template))}]
-
-
-def _is_message(turn: Any) -> bool:
-    return isinstance(turn, dict) and all(isinstance(turn.get(key), str) for key in ("role", "content"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -81,10 +81,11 @@ class Source:
 
     def streamed(self, row: Row, number: int) -> Problem:
         """The problem in a row of the stream. Raises InputError."""
+        place = f"{self.settings.path}, {self.settings.train}, row {number}"
         try:
-            return self.settings.problem(row, f"{self.settings.train}-{number}")
+            return replace(self.settings.problem(row, f"{self.settings.train}-{number}"), place=place)
         except ValueError as error:
-            raise InputError(f"{self.settings.path}, {self.settings.train}, row {number}: {error}") from error
+            raise InputError(f"{place}: {error}") from error
 
     def _heads(self, there: Sequence[str], split: str) -> list[str]:
         try:

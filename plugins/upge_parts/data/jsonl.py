@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from upge import InputError, parse_json, regular_file
+from upge import parse_json, read_text
 from upge_parts.data.columns import Row
 from upge_parts.data.files import FromFiles
 
@@ -28,16 +28,14 @@ class Jsonl(FromFiles):
 
 
 def _lines(file: Path) -> list[str]:
-    try:
-        # Only line feeds end a line: JSON may hold the other characters that splitlines() splits at.
-        return regular_file(file).read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: can't be read: {getattr(error, 'strerror', None) or error}") from error
+    # Only line feeds end a line: JSON may hold the other characters that splitlines() splits at.
+    return read_text(file).split("\n")
 
 
 def _object(line: str) -> Row | ValueError:
     try:
-        found = parse_json(line)
+        # Files with a byte order mark may have been put together; and a number keeps all of its digits.
+        found = parse_json(line.removeprefix("\ufeff"), decimals=True)
     except json.JSONDecodeError as error:
         return ValueError(f"not JSON: {error.msg} at column {error.colno}")
     except ValueError as error:

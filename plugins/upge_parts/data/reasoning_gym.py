@@ -9,9 +9,10 @@ from typing import Any, ClassVar
 from pydantic import Field, model_validator
 
 from upge import Context, Data, InputError, Problem
-from upge_parts.data.columns import text_of, told, value_at
+from upge_parts.data.columns import told, value_at
 from upge_parts.data.gym import made, name_of
 from upge_parts.data.session import InMemory
+from upge_parts.data.texts import text_of
 
 
 class ReasoningGym(Data):
@@ -82,7 +83,7 @@ class ReasoningGym(Data):
 
     def _problem(self, entry: Mapping[str, Any], name: str) -> Problem:
         # A puzzle with many solutions may come with none.
-        answer = text_of(entry["answer"], "answer") or ""
+        answer = text_of(entry["answer"], "answer")
         try:
             shown = value_at(entry, self.demonstration) if self.demonstration else None
             demonstration = told(self.demonstration_template, text_of(shown, self.demonstration or ""), answer)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from typing import Literal
 
+from upge import InputError, Problem
+
 Where = Literal["boxed", "last", "any"]
 """Where the answer stands: in the last complete box; last in the text; in the box if there is one, else last."""
 
@@ -23,6 +25,20 @@ _WORDY = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox)\s{0,9}\{([^{}]
 _SETTING = re.compile(
     r"\\(?:left|right|displaystyle|limits)(?![a-zA-Z])|\\[,;:!]|\\(?=[\s%$])|(?<!\\)\\[()\[\]]|[\s~$]|(?<=\d)\{,\}(?=\d)"
 )
+
+
+def unanswered(problem: Problem) -> str | None:
+    """What to say of a problem that has no answer; None where it has one. An answer of blanks is none."""
+    has = problem.answer is not None and problem.answer.strip()
+    fault = "has no answer to compare with: give it one, or choose a reward that compares nothing"
+    return None if has else f"{problem.named} {fault}"
+
+
+def reference(problem: Problem) -> str:
+    """A problem's answer. Raises InputError where it has none."""
+    if (fault := unanswered(problem)) is not None:
+        raise InputError(fault)
+    return str(problem.answer)
 
 
 def answer_in(response: str, where: Where) -> str | None:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pydantic import Field
 
 from upge import Context, InputError, Problem, Reward
-from upge_parts.rewards.answers import MARKER, Where, boxed, spelled
+from upge_parts.rewards.answers import MARKER, Where, boxed, reference, spelled, unanswered
 
 
 class Choice(Reward):
@@ -53,11 +53,18 @@ class Choice(Reward):
         standing = re.findall(rf"(?<![\w'\\])([{self.letters}])(?=[).,:*$]|[ \t]*$)", text, flags=re.MULTILINE)
         return standing[-1] if standing else None
 
-    def _reference(self, problem: Problem) -> str:
-        letter = self._alone(problem.answer)
-        if letter is None:
-            raise InputError(f"the answer of the problem '{problem.id}' is none of the letters {self.letters}")
-        return letter
+    def refusal(self, problem: Problem) -> str | None:
+        """What is said of a problem whose answer is no letter."""
+        if self._alone(problem.answer or "") is not None:
+            return None
+        place = "" if problem.place is None else f"{problem.place}: "
+        wrong = f"{place}the answer of the problem '{problem.id}' is none of the letters {self.letters}"
+        return unanswered(problem) or wrong
+
+    def _reference(self, problem: Problem) -> str | None:
+        if (fault := self.refusal(problem)) is not None:
+            raise InputError(fault)
+        return self._alone(reference(problem))
 
     def _alone(self, answer: str) -> str | None:
         """The letter that an answer is, whatever stands around it; None if it is more than a letter."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from upge import Context, Problem, Reward
+from upge_parts.rewards.answers import reference, unanswered
 
 
 class Exact(Reward):
@@ -13,20 +14,25 @@ class Exact(Reward):
 
         R = 1[strip(the text after the last `after`) = strip(answer)]
 
-    A response without the marker is wrong; `after: null` compares the whole response.
+    A response without the marker is wrong; by default the whole response is compared. A problem without an answer is
+    refused.
     Units: dimensionless, {0, 1}. Source: exact-match verification.
     """
 
     after: str | None = None
     """What the final answer comes after; null compares the whole response."""
 
+    def refusal(self, problem: Problem) -> str | None:
+        """What is said of a problem without an answer."""
+        return unanswered(problem)
+
     @contextmanager
     def open(self, context: Context) -> Iterator[Exact]:
         yield self
 
     def score(self, pairs: Sequence[tuple[Problem, str]]) -> list[float]:
-        """The reward of each (problem, response text) pair."""
-        return [float(self.answer(text) == problem.answer.strip()) for problem, text in pairs]
+        """The reward of each (problem, response text) pair. Raises InputError for a problem without an answer."""
+        return [float(self.answer(text) == reference(problem).strip()) for problem, text in pairs]
 
     def answer(self, text: str) -> str | None:
         """The final answer in a response, or None if the marker is missing."""

@@ -11,7 +11,17 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from upge import Context, InputError, Problem, Reward
-from upge_parts.rewards.answers import LONGEST, Where, announced, answer_in, integer, spelled, unwrapped
+from upge_parts.rewards.answers import (
+    LONGEST,
+    Where,
+    announced,
+    answer_in,
+    integer,
+    reference,
+    spelled,
+    unanswered,
+    unwrapped,
+)
 from upge_parts.rewards.graders import Graders, Question, graders
 from upge_parts.rewards.verifying import is_prose
 from upge_parts.rewards.voting import classes
@@ -41,6 +51,10 @@ class Math(Reward):
     workers: Annotated[int, Field(ge=1, le=256)] = 4
     """Processes that grade at once, of each rank."""
 
+    def refusal(self, problem: Problem) -> str | None:
+        """What is said of a problem without an answer."""
+        return unanswered(problem)
+
     @contextmanager
     def open(self, context: Context) -> Iterator[MathSession]:
         if importlib.util.find_spec("math_verify") is None:
@@ -58,20 +72,18 @@ class MathSession:
 
     def score(self, pairs: Sequence[tuple[Problem, str]]) -> list[float]:
         """The reward of each (problem, response text) pair. Raises InputError for a problem without an answer."""
-        for problem, _ in pairs:
-            if not problem.answer.strip():
-                raise InputError(f"the problem '{problem.id}' has no answer to compare with")
         scores = [0.0] * len(pairs)
         asked: dict[int, Question] = {}
         for index, (problem, text) in enumerate(pairs):
+            right = reference(problem)
             found = answer_in(text, self.where)
             if found is None or not found.strip() or len(found) > LONGEST:
                 continue
-            whole = integer(problem.answer), integer(found)
-            if spelled(found) == spelled(problem.answer) or (None not in whole and whole[0] == whole[1]):
+            whole = integer(right), integer(found)
+            if spelled(found) == spelled(right) or (None not in whole and whole[0] == whole[1]):
                 scores[index] = 1.0
             elif None in whole:
-                asked[index] = (problem.answer, found, LEAD if found == announced(text) else "")
+                asked[index] = (right, found, LEAD if found == announced(text) else "")
         for index, grade in zip(asked, self.graders.grade(list(asked.values())), strict=True):
             scores[index] = grade or 0.0
         return scores

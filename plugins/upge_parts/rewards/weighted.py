@@ -33,6 +33,10 @@ class Weighted(Reward):
             self.refuse(("weights",), f"there are {len(self.weights)} weights for {len(self.rewards)} rewards")
         return self
 
+    def refusal(self, problem: Problem) -> str | None:
+        """What the first of the rewards that refuses a problem says of it."""
+        return next(filter(None, (reward.refusal(problem) for reward in self.rewards)), None)
+
     @contextmanager
     def open(self, context: Context) -> Iterator[WeightedSession]:
         with ExitStack() as stack:

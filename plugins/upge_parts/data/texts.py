@@ -1,0 +1,52 @@
+"""What a value of a data set is as text: the same text whether JSON, Parquet or a data set of the Hub holds it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+
+LONGEST = 400
+"""Digits of a number that are written out; doubles have 309 at most before their point."""
+
+
+def text_of(value: Any, column: str, *, numbers: bool = True) -> str | None:
+    """A value as text or None: 4, 4.0 and "4" are "4", and 1e-7 is "0.0000001".
+
+    Raises ValueError for what is neither text nor, where these are welcome, a number that is finite.
+    """
+    if value is None or isinstance(value, str):
+        return value
+    if numbers and isinstance(value, int | float | Decimal) and not isinstance(value, bool):
+        return _written(value, column)
+    raise ValueError(f"'{column}' should be text, not {type(value).__name__}{_remedy(value, column)}")
+
+
+def whole(value: Any) -> int | None:
+    """The integer that a number is, be it written 2 or 2.0; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
+        return None
+    text = _written(value, "")
+    return int(text) if text.lstrip("-").isdecimal() else None
+
+
+def _written(value: int | float | Decimal, column: str) -> str:
+    """A number in digits: the fewest that make the same double, without an exponent, without zeros that say nothing."""
+    number = value if isinstance(value, Decimal) else Decimal(repr(value))
+    if not number.is_finite():
+        raise ValueError(f"'{column}' is {number}, which is no number; null says that there is none")
+    if abs(number.adjusted()) > LONGEST:
+        raise ValueError(f"'{column}' is a number of more than {LONGEST} digits; in quotes it is taken as it stands")
+    digits = format(number, "f")
+    digits = digits.rstrip("0").rstrip(".") if "." in digits else digits
+    return "0" if digits == "-0" else digits
+
+
+def _remedy(value: Any, column: str) -> str:
+    if isinstance(value, bool):
+        return ": put it in quotes, spelled as a response should say it"
+    if isinstance(value, list) and value:
+        return f": name an item of it, {column}.0"
+    if isinstance(value, Mapping) and value:
+        return f": name a key of it, {column}.{next(iter(value))}"
+    return ""
