@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 import upge
 from upge.flow import Problem, Trajectory
-from upge.run.trainer import open_accelerator, open_learner, open_policy
+from upge.run.trainer import open_accelerator, open_learner, open_policy, train
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [("float64", 1e-14), ("float32", 1e-5)])
@@ -26,3 +27,33 @@ def test_log_probs_are_of_the_temperature_that_the_recipe_says(tmp_path: Path, d
         logits = policy.model(torch.tensor([[*prompt, *response[:-1]]])).logits[0, 2:].double()
     wanted = (logits / 0.7).log_softmax(-1)[range(3), list(response)]
     torch.testing.assert_close(found.double(), wanted, rtol=0.0, atol=bound)
+
+
+def shares(folder: Path) -> list[float | None]:
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [line.get("weights/changed") for line in lines if line["phase"] == "train"]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "rate", "lost"), [("bfloat16", 1e-6, True), ("bfloat16", 0.01, False), ("float32", 1e-6, False)]
+)
+def test_updates_that_are_rounded_away_are_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], dtype: str, rate: float, lost: bool
+) -> None:
+    blocks = {"model": {"dtype": dtype}, "optimizer": {"lr": rate}, "eval": {"splits": []}}
+    folder = train(upge.load(tiny.recipe(tmp_path, **blocks)))
+    found = shares(folder)
+    assert [share is not None and share < 0.05 for share in found] == [lost] * 3 + [False] * 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.count("model.dtype=float32") == lost
+    assert said.count("a larger optimizer.lr") == lost
+
+
+def test_a_resumed_run_reports_the_updates_that_one_that_never_stopped_does(tmp_path: Path) -> None:
+    blocks = {"model": {"dtype": "bfloat16"}, "optimizer": {"lr": 1e-6, "warmup": 1}, "eval": {"splits": []}}
+    path = tiny.recipe(tmp_path, **blocks, train={"save_every": 2})
+    whole = train(upge.load(path))
+    stopped = train(upge.load(path, [f"log.folder={tmp_path / 'stopped'}", "train.steps=2"]))
+    train(upge.load(path, [f"log.folder={stopped}"]), resume=stopped)
+    assert shares(stopped) == shares(whole)
+    assert [share is not None for share in shares(whole)] == [False, True, True, True, False]

@@ -136,6 +136,12 @@ class Estimator(Settings):
         """Whether a wanted term weighs demonstrations."""
         return any(self.terms[name].source in ("demonstrations", "all") for name in self.wants(step))
 
+    def weighs_demonstrations(self, name: str) -> bool:
+        """Whether the source of the term called `name` has demonstrations in it."""
+        own = [term.source for term in self.terms.values() if term.direction == "likelihood" and term.source != "kept"]
+        sources = own if self.terms[name].source == "kept" else [self.terms[name].source]
+        return not {"demonstrations", "all"}.isdisjoint(sources)
+
     def needs(self) -> frozenset[str]:
         """The batch fields that any part reads; a run must provide exactly these."""
         return frozenset[str]().union(

@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from transformers import PreTrainedTokenizerBase
 
 from upge.recipe import Recipe
+from upge.run import cautions
 from upge.run.requiring import missing
 
 
 def notes(recipe: Recipe, tokenizer: PreTrainedTokenizerBase | None, processes: int, length: int) -> Iterator[str]:
     """One sentence each. Args: length: tokens of prompt and response together, at most."""
     yield from missing(recipe)
+    yield from cautions.before(recipe)
     yield from _dividing(recipe, processes)
     yield from _templating(recipe, tokenizer)
     limit = getattr(recipe.rollout.engine, "max_model_len", None)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from upge.parts import Part
+from upge.parts import Factor, Mask, Part, Switch
+from upge.recipe import probe
 from upge.recipe.faults import nearest
 from upge.recipe.schema import Recipe
 
@@ -27,6 +28,7 @@ def broken_rules(recipe: Recipe) -> Iterator[Broken]:
     yield from _two_teachers(recipe)
     yield from _refill_without_gate(recipe)
     yield from _truncated_sampling(recipe)
+    yield from _engine_of_demonstrations(recipe)
     yield from _minibatches(recipe)
     yield from _splits_without_data(recipe)
 
@@ -80,13 +82,64 @@ def _refill_without_gate(recipe: Recipe) -> Iterator[Broken]:
 
 
 def _truncated_sampling(recipe: Recipe) -> Iterator[Broken]:
-    """Rollouts from a cut distribution are off-policy for a log-prob of the whole one."""
+    """Rollouts from a cut distribution are off-policy for a log-prob of the whole one.
+
+    Over the engine's log-probs the ratio of an unchanged policy is the share that the cut leaves, and not 1.
+    """
     cut = [key for key, off in (("top_p", 1.0), ("top_k", 0)) if getattr(recipe.rollout, key) != off]
+    # A nucleus holds top_p or more, up to rounding; of top_k nothing is known.
+    mass = 0.999 * recipe.rollout.top_p if cut == ["top_p"] else 0.01
     for name, term in recipe.estimator.terms.items():
-        weighs_rollouts = term.source in ("rollouts", "all", "kept")
-        if cut and weighs_rollouts and "rollout_logp" not in term.denominator.reads():
-            hint = f"remove it, or give the term '{name}' the denominator of the engine's own log-probs"
-            yield ("rollout", cut[0]), f"rollouts cut by {cut[0]} are not samples of the policy that is trained", hint
+        if not cut or term.source == "demonstrations":
+            continue
+        bounds = {i: mask for i, mask in enumerate(term.mask) if mask.trust_region and probe.cut_region(mask, 0.01)}
+        if "rollout_logp" not in term.denominator.reads():
+            own = f"give the term '{name}' `denominator: rollout`, the engine's own log-probs"
+            if recipe.estimator.weighs_demonstrations(name):
+                own = "give rollouts a term of their own with `denominator: rollout`, the engine's own log-probs"
+            own += "".join(f", and its mask {index} {_unmoved(mask)}" for index, mask in bounds.items())
+            message = f"rollouts cut by {cut[0]} are not samples of the policy that is trained"
+            yield (
+                ("rollout", cut[0]),
+                message,
+                f"remove it, or {own}; tokens outside the cut are never drawn either way",
+            )
+            continue
+        for index, mask in bounds.items():
+            if probe.cut_region(mask, mass):
+                message = (
+                    f"{_name(mask)} drops tokens of an unchanged policy: over the log-probs of an engine that {cut[0]} "
+                    "cuts, the ratio is the share of the distribution that is left, below 1"
+                )
+                yield _path(f"terms.{name}.mask.{index}"), message, f"give it {_unmoved(mask)}"
+
+
+def _unmoved(mask: Mask) -> str:
+    """The change by which a mask leaves an unchanged policy alone."""
+    changes = probe.mended(mask, 0.01)
+    if changes is None:
+        return "a bound on the ratio to the old policy"
+    return " ".join(f"`{key}: {value}`" for key, value in changes.items())
+
+
+def _engine_of_demonstrations(recipe: Recipe) -> Iterator[Broken]:
+    """No engine drew demonstrations; the 0 that stands for its log-probs would make π_ref 1."""
+    estimator = recipe.estimator
+    if not any(map(estimator.weighs_demonstrations, estimator.terms)):
+        return
+    for place, part in estimator.parts().items():
+        term = place.split(".")[1] if place.startswith("terms.") else None
+        concerned = term is None or estimator.weighs_demonstrations(term)
+        if concerned and "rollout_logp" in part.reads() and _reads_of_demonstrations(part):
+            message = f"{_name(part)} reads rollout_logp of demonstrations, which no engine drew"
+            hint = "take a part for demonstrations that doesn't read it"
+            if term is not None and estimator.terms[term].source != "demonstrations":
+                hint = "keep this one for `source: rollouts`, and give demonstrations a term of their own without it"
+            yield _path(place), message, hint
+
+
+def _reads_of_demonstrations(part: Part) -> bool:
+    return isinstance(part, Factor | Switch) and probe.reads_of_demonstrations(part)
 
 
 def _minibatches(recipe: Recipe) -> Iterator[Broken]:

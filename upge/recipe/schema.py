@@ -127,7 +127,7 @@ class Rollout(Settings):
     temperature: Annotated[Number, Within(0, open_below=True)] = 1.0
     """Of the sampling distribution softmax(logits/temperature); rollouts' log-probs are of the same distribution."""
     top_p: float = Field(default=1.0, gt=0, le=1)
-    """Nucleus; 1 is none."""
+    """Nucleus; 1 is none. Rollouts of a nucleus need `denominator: rollout`, and masks `against: old`."""
     top_k: Natural = 0
     """Likeliest tokens only; 0 is all."""
     max_tokens: Positive = 256

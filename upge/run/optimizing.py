@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from upge.distributed import deepspeed_config, sharding, zero
 from upge.distributed.strategies import Accelerated, Strategy
 from upge.recipe.schema import Optimizer
+from upge.run.movement import UPDATES, Movement
 from upge.run.tally import Tally
 from upge.schedule import at
 
@@ -87,11 +88,19 @@ class Optimization:
             tally.add(f"{self.name}updates/skipped", share)
             self.strategy.discard()
         else:
+            watched = None if self.name or not self._moves_first(step) else Movement.of(self.model)
             self.strategy.step(self.rate(step))
+            if watched is not None:
+                tally.mean("weights/changed", *watched.counts())
             self.updates += 1
             tally.add(f"{self.name}updates/made", share)
             tally.mean(f"{self.name}grad_norm", norm * share, share)
         self._bear(step)
+
+    def _moves_first(self, step: int) -> bool:
+        """Whether this is one of the first updates at the whole learning rate; the same in a run that was resumed."""
+        after = step - self.settings.warmup
+        return self.rate(step) > 0 and after >= 0 and (after < UPDATES or self.updates < UPDATES)
 
     def _bear(self, step: int) -> None:
         if self.patience and self.not_finite >= self.patience:

@@ -20,12 +20,15 @@ from upge.recipe.reading import Node, parse, plain, read
 from upge.records import durable, status
 from upge.records.folder import RunFolder, free
 from upge.records.metrics import is_count
-from upge.run import checkpoint
+from upge.run import checkpoint, schedules
+from upge.run.cautions import ended_rates
 from upge.run.checkpoint import Found
 from upge.run.tracking import flat
+from upge.schedule import Schedule
 
 FREE = ("train.steps", "train.save_every", "train.keep", "eval.every", "health", "log")
-"""What may be otherwise when a run goes on: none of it changes what a step does."""
+"""What may be otherwise when a run goes on: none of it changes what a step does. Schedules may too, once they have
+ended, and what follows `train.steps`."""
 
 
 @dataclass(frozen=True)
@@ -109,11 +112,35 @@ def _going_on(recipe: Recipe, folder: Path) -> Start:
     """The start of a run that goes on in its folder."""
     if not (folder / "recipe.yaml").is_file():
         raise InputError(f"{folder} is not the folder of a run: it has no recipe.yaml")
-    _refuse_others(recipe, folder)
     found = checkpoint.newest(folder, RunFolder(folder, writes=False).holds)
+    done = max(found.progress.step if found.progress is not None else 0, ended_after(folder) or 0)
+    over = schedules.ended(plain(_own(folder)), done)
+    following = schedules.following(recipe)
+    _refuse_others(recipe, folder, (*over, *following))
     _refuse_finished(recipe, folder, found)
     told = [f"the checkpoint {place} is damaged: {fault}; it is left aside" for place, fault in found.damaged.items()]
+    if ended_after(folder) is not None:
+        told += _schedules(recipe, folder, over, following)
     return Start(folder, found, (*told, _history(folder, found)))
+
+
+def _schedules(recipe: Recipe, folder: Path, over: Mapping[str, Schedule], following: Sequence[str]) -> list[str]:
+    """What becomes of the schedules that a finished run has come to the end of, now that it goes on."""
+    new, steps = [line.split(":")[0].strip() for line in changed(recipe, folder)], recipe.train.steps
+    told = []
+    for place, schedule in over.items():
+        if any(f"{key}.".startswith(f"{place}.") for key in new):
+            told.append(f"{place} takes the way that is given now; the steps before it were of the old one")
+        elif schedule.end != 0 or place not in (f"{block}.lr" for block in ended_rates(recipe)):
+            told.append(f"{place} stays at {schedule.end:g}, where it came to at step {schedule.steps}")
+    was = dict(flat(plain(_own(folder)), "")).get("train.steps")
+    values = dict(flat(recipe.model_dump(mode="json"), ""))
+    told += [
+        f"{place} stays {was}, as train.steps was; to let it follow: {place}={steps}"
+        for place in following
+        if place not in new and values.get(place) == was != steps
+    ]
+    return told
 
 
 def _history(folder: Path, found: Found) -> str:
@@ -133,18 +160,31 @@ def _refuse_finished(recipe: Recipe, folder: Path, found: Found) -> None:
     if last is None:
         return
     if steps <= last:
-        more = f"{command(recipe, folder)} train.steps={2 * max(1, last)}"
+        more = _more(recipe, folder, last, 2 * max(1, last))
         raise InputError(f"{folder}: the run is finished, after {last} steps; to do more: {more}")
+    if (end := ended_rates(recipe).get("optimizer", steps)) <= last:
+        more = _more(recipe, folder, last, steps)
+        raise InputError(
+            f"{folder}: optimizer.lr came to 0 at step {end}, where its schedule ends, so {steps - last} more steps "
+            f"would change nothing; to give it a new way: {more}"
+        )
     if found.progress is None:
         hint = f"a new run may start from what it has learned: model={folder}"
         raise InputError(f"{folder}: the run is finished and has no checkpoint to go on from; {hint}")
 
 
-def _refuse_others(recipe: Recipe, folder: Path) -> None:
-    """Raise InputError with what differs, unless the recipe is the run's own."""
-    if differing := changed(recipe, folder, free=FREE):
+def _more(recipe: Recipe, folder: Path, last: int, steps: int) -> str:
+    """The command that goes on to `steps`, with new ways for the learning rates that have come to 0."""
+    ways = (f" {block}.lr.steps={steps}" for block, end in ended_rates(recipe).items() if end <= last)
+    return f"{command(recipe, folder)} train.steps={steps}" + "".join(ways)
+
+
+def _refuse_others(recipe: Recipe, folder: Path, ended: Sequence[str]) -> None:
+    """Raise InputError with what differs, unless the recipe is the run's own. Args: ended: what is free besides."""
+    if differing := changed(recipe, folder, free=(*FREE, *ended)):
         head = f"{folder} was begun with other settings than these, and a run goes on as it began:"
-        raise InputError("\n".join([head, *differing, f"free to change are {', '.join(FREE)}"]))
+        free = f"free to change are {', '.join(FREE)}, and schedules that have ended"
+        raise InputError("\n".join([head, *differing, free]))
 
 
 def changed(recipe: Recipe, folder: Path, *, free: Sequence[str] = ("log",)) -> list[str]:
@@ -153,10 +193,7 @@ def changed(recipe: Recipe, folder: Path, *, free: Sequence[str] = ("log",)) -> 
     Raises InputError where that can't be read.
     """
     file = folder / "recipe.yaml"
-    try:
-        theirs = _flat(comparable(read(file), file))
-    except RecipeError as error:
-        raise InputError(f"{file} can't be read: {' '.join(str(error).split())}") from error
+    theirs = _flat(_own(folder))
     ours = _flat(comparable(parse(RunFolder(folder, writes=False).resolved(recipe), str(file)), file))
     return [
         f"  {key}: {theirs.get(key, 'not set')!s} there, {ours.get(key, 'not set')!s} here"
@@ -173,6 +210,15 @@ def _by_default(recipe: Recipe, key: str) -> bool:
     settings = getattr(recipe, block, None)
     field = getattr(type(settings), "model_fields", {}).get(name)
     return field is not None and getattr(settings, name) == field.get_default(call_default_factory=True)
+
+
+def _own(folder: Path) -> Node:
+    """The recipe that a run's folder holds. Raises InputError where that can't be read."""
+    file = folder / "recipe.yaml"
+    try:
+        return comparable(read(file), file)
+    except RecipeError as error:
+        raise InputError(f"{file} can't be read: {' '.join(str(error).split())}") from error
 
 
 def _flat(root: Node) -> dict[str, Any]:

@@ -16,6 +16,8 @@ demonstrations/missing, /too_long  imitation that could not be had
 rows, rows/alive                   trajectories; those that went through the forward pass
 updates/made, /without_signal, /not_finite, /skipped     optimizer steps, and those not taken
 grad_norm, lr                      mean before clipping; at this step
+weights/changed                    share of the weights with a gradient that the first updates changed, if below 5 %
+<term>/clamped                     weighed tokens whose log-ratio is clamped at +20 nats, if there are any
 critic/loss, /value, /return       mean over its tokens: ½ squared error; V before the step; what it learns
 critic/updates/…, critic/grad_norm as above, of the critic
 refill/rounds, /discarded, /left   rounds of fresh prompts; prompts thrown away; prompts without weight that stayed
@@ -53,11 +55,11 @@ class Tally:
             self._sums[name] = 0.0
         for model in ("", "critic/") if critic else ("",):
             self._sums |= {f"{model}updates/{outcome}": 0.0 for outcome in ("made", "not_finite", "skipped")}
-        means = ["grad_norm", *vitals.MEANS, *(["entropy"] if entropy else [])]
+        means = ["grad_norm", "weights/changed", *vitals.MEANS, *(["entropy"] if entropy else [])]
         if critic:
             means += [f"critic/{name}" for name in ("grad_norm", "loss", "value", "return")]
         for term in terms:
-            self._sums[f"{term}/tokens"] = 0.0
+            self._sums |= {f"{term}/tokens": 0.0, f"{term}/clamped": 0.0}
             means += [f"{term}/{name}" for name in ("nll", "masked", "ratio", "advantage")]
         for name in means:
             self.mean(name, 0.0, 0.0)
@@ -96,6 +98,7 @@ class Tally:
             in_play = term.active
             count = float(in_play.sum())
             self.add(f"{name}/tokens", count)
+            self.add(f"{name}/clamped", float(vitals.clamped(term).sum()))
             self.mean(f"{name}/nll", float(-batch.logp.detach()[in_play].sum()), count)
             self.mean(f"{name}/masked", float((term.mask[in_play] == 0).sum()), count)
             self.mean(f"{name}/ratio", float(term.ratio[in_play].sum()), count)
@@ -114,4 +117,4 @@ class Tally:
         found = result | {name: value / count for name, value, count in pairs if count}
         if "reward" not in found:
             found.pop("prompts/solved", None)  # of prompts without rollouts nothing was asked
-        return found | vitals.rounded(found)
+        return vitals.worth(found) | vitals.rounded(found)

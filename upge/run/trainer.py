@@ -27,7 +27,18 @@ from upge.policy import Policy
 from upge.recipe import Recipe
 from upge.records import status
 from upge.records.folder import RunFolder
-from upge.run import checking, checkpoint, failing, fitting, guarding, randomness, requiring, resuming, tracking
+from upge.run import (
+    cautions,
+    checking,
+    checkpoint,
+    failing,
+    fitting,
+    guarding,
+    randomness,
+    requiring,
+    resuming,
+    tracking,
+)
 from upge.run.assembling import Assembler
 from upge.run.checkpoint import Progress
 from upge.run.collect import Collector
@@ -68,7 +79,7 @@ class Trainer:
         done: rollout batches done. measured: whether the measurement due after them is made.
         taken: problems taken from the data. resumed: whether this process takes up another's work.
         saved: after how many rollout batches the newest checkpoint was written. stop: whether a signal asks for an end.
-        watch: what looks for signs of the run going wrong.
+        watch: what looks for signs of the run going wrong. said: what this process has warned of besides.
     """
 
     recipe: Recipe
@@ -88,6 +99,7 @@ class Trainer:
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     stop: Stop = field(default_factory=Stop)
     watch: Watch = field(init=False)
+    said: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.watch = Watch.of(self.recipe)
@@ -99,6 +111,7 @@ class Trainer:
         check does.
         """
         self.display.begin(self.recipe, self.folder.path, self.done)
+        self.display.tell(cautions.before(self.recipe, self.done))
         with self.stop.listening():
             if not self.resumed:
                 self.check()
@@ -141,7 +154,7 @@ class Trainer:
         self.keep_credit(step)
         self.folder.timings({"phase": "train", "step": step, **seconds})
         self.display.step(line, seconds)
-        self.display.tell(warnings)
+        self.display.tell([*warnings, *cautions.during(self.recipe, line, self.said)])
         self.done, self.measured = step + 1, False
         self.note("running")
 

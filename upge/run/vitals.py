@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 import torch
+from torch import Tensor
 
-from upge.batch import Batch, log_ratio
-from upge.credit import Credit
+from upge.batch import LOG_RATIO_BOUND, Batch, log_ratio
+from upge.credit import Credit, TermWeights
 from upge.flow import Trajectory
 from upge.run.packing import Grouped
 
 MEANS = ("signal", "sampled_entropy", "repetition", "kl_old", "kl_reference")
 """The names of the metrics, all of them means."""
+
+MOVED = 0.05
+"""Of the weights that have a gradient, the share below which an update is said to be rounded away."""
 
 
 class Means(Protocol):
@@ -42,6 +47,24 @@ def rounded(metrics: Mapping[str, float]) -> dict[str, float]:
     An engine's log-probs differ in their last bits with what else it samples at once, and so would the metrics.
     """
     return {name: float(f"{metrics[name]:.4g}") for name in ("sampled_entropy",) if name in metrics}
+
+
+def worth(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The metrics without those that tell of a fault and have none to tell of."""
+    return {
+        name: value
+        for name, value in metrics.items()
+        if not (name.endswith("/clamped") and value == 0) and not (name == "weights/changed" and value >= MOVED)
+    }
+
+
+def clamped(term: TermWeights) -> Tensor:
+    """(T,) bool: tokens whose log-ratio is at the bound of +20 nats, and whose weight no mask has bounded.
+
+    At −20 nats the weight is too small to see; a mask that caps the ratio has made of e²⁰ what it makes of any more.
+    """
+    at_bound = term.ratio.log() >= LOG_RATIO_BOUND * (1 - 1e-6)
+    return at_bound & (term.weight != 0) & (term.mask * term.ratio > math.exp(LOG_RATIO_BOUND / 2))
 
 
 def loops(rollout: Trajectory) -> bool:

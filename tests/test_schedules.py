@@ -1,0 +1,77 @@
+"""Schedules that end before their run does: told before it, and given a new way when it goes on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+
+import upge
+from upge.errors import InputError
+from upge.run import cautions
+from upge.run.resuming import choose
+from upge.run.trainer import train
+
+FALLING = {"start": 0.004, "end": 0.0, "steps": 2}
+SHORT = {"train": {"steps": 2, "save_every": 1}, "eval": {"splits": []}}
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> Path:
+    """The recipe of a finished run whose schedules have ended with it; its folder is `run`."""
+    weighed = json.loads(json.dumps(tiny.HYBRID))
+    weighed["terms"]["sft"]["weight"] = {"start": 1.0, "end": 0.5, "steps": 2}
+    path = tiny.recipe(tmp_path, **SHORT, optimizer={"lr": FALLING}, estimator=weighed)
+    train(upge.load(path))
+    return path
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    found = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [line for line in found if line["phase"] == "train"]
+
+
+def test_more_steps_at_a_rate_of_0_are_refused_and_the_command_that_is_named_goes_on(finished: Path) -> None:
+    folder = finished.parent / "run"
+    with pytest.raises(InputError, match=r"came to 0 at step 2.* 2 more steps would change nothing") as caught:
+        train(upge.load(finished, ["train.steps=4"]), resume=folder)
+    assert str(caught.value).endswith("train.steps=4 optimizer.lr.steps=4")
+    with pytest.raises(InputError, match=r"finished, after 2 steps.* train.steps=4 optimizer.lr.steps=4"):
+        train(upge.load(finished), resume=folder)
+    train(upge.load(finished, ["train.steps=4", "optimizer.lr.steps=4"]), resume=folder)
+    assert [line["lr"] for line in lines(folder)] == pytest.approx([0.004, 0.002, 0.002, 0.001])
+    assert upge.load(folder / "recipe.yaml").optimizer.lr.steps == 4  # type: ignore[union-attr]
+
+
+def test_a_number_may_take_an_ended_schedules_place(finished: Path) -> None:
+    folder = finished.parent / "run"
+    train(upge.load(finished, ["train.steps=3", "optimizer.lr=0.001"]), resume=folder)
+    assert [line["lr"] for line in lines(folder)] == pytest.approx([0.004, 0.002, 0.001])
+
+
+def test_what_becomes_of_every_ended_schedule_is_told(finished: Path) -> None:
+    more = upge.load(finished, ["train.steps=4", "optimizer.lr.steps=4"])
+    told = choose(more, finished.parent / "run").told
+    assert "estimator.terms.sft.weight stays at 0.5, where it came to at step 2" in told
+    assert "optimizer.lr takes the way that is given now; the steps before it were of the old one" in told
+
+
+def test_a_schedule_that_goes_on_stays_as_it_began(finished: Path) -> None:
+    folder = train(upge.load(finished, [f"log.folder={finished.parent / 'long'}", "optimizer.lr.steps=9"]))
+    other = upge.load(finished, [f"log.folder={folder}", "optimizer.lr.steps=12", "train.steps=4"])
+    with pytest.raises(InputError, match=r"optimizer.lr.steps: 9 there, 12 here"):
+        choose(other, folder)
+
+
+def test_steps_that_will_change_nothing_are_told_before_the_run(tmp_path: Path) -> None:
+    path = tiny.recipe(tmp_path, optimizer={"lr": FALLING})
+    assert cautions.before(upge.load(path, ["train.steps=2"])) == []
+    assert cautions.before(upge.load(path, ["optimizer.lr.end=0.001"])) == []
+    (said,) = cautions.before(upge.load(path))
+    assert said.startswith("optimizer.lr is 0 from step 2 on, where its schedule ends: 3 of the 5 steps to come")
+    assert said.endswith("optimizer.lr.steps=5 spreads it over all of them")
+    (said,) = cautions.before(upge.load(path), done=4)
+    assert "1 of the 1 steps" in said
