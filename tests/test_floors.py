@@ -19,6 +19,7 @@ PEER = ROOT / "upge" / "bench" / "trl.py"
 """Sets up another library's trainer, whose settings have algorithms' names."""
 
 FLOORS = [
+    {"spelling", "tables"},
     {"batch", "declaring", "errors", "files", "settings"},
     {"discovery"},
     {"parts", "schedule", "flow", "code"},

@@ -40,7 +40,8 @@ class Viewer:
         tokens = self.batch.trajectory.shape
         with answering(part, f"estimator.{place}"):
             result = part(self.view(part, place, state))
-            check(result, tokens, "a number per token, (T,), or one for all, ()", scalar=True)
+            wanted, hint = "a number per token, (T,), or one for all, ()", self._to_tokens(result)
+            check(result, tokens, wanted, scalar=True, hint=hint)
         return result.detach().to(self.batch.reward).expand(tokens)
 
     def coefficients(self, switch: Switch, place: str, state: State) -> dict[str, Tensor]:
@@ -52,10 +53,31 @@ class Viewer:
                 raise BrokenPromise(f"returned {answer or 'nothing'}; it names {', '.join(switch.terms())}")
             wanted = switch.wants(self.step)
             for name, coefficient in result.items():
-                check(coefficient, (self.batch.prompts,), "a coefficient per prompt, (G,)")
+                hint = self._to_prompts(coefficient)
+                check(coefficient, (self.batch.prompts,), "a coefficient per prompt, (G,)", hint=hint)
                 if name not in wanted and bool(coefficient.any()):
                     raise BrokenPromise(f"gives '{name}' a coefficient at step {self.step}, which it doesn't want then")
         return result
+
+    def _to_tokens(self, result: object) -> str:
+        """How numbers of another shape become numbers per token."""
+        ways = {
+            (self.batch.size,): "b.to_tokens(x) gives each token its trajectory's number",
+            (self.batch.prompts,): "b.to_tokens(b.to_trajectories(x)) gives each token its prompt's number",
+            (*self.batch.trajectory.shape, 1): "x[:, 0] has a number per token",
+        }
+        return ways.get(tuple(result.shape), "") if isinstance(result, Tensor) else ""
+
+    def _to_prompts(self, result: object) -> str:
+        """How numbers of another shape become numbers per prompt."""
+        if not isinstance(result, Tensor):
+            return ""
+        ways = {
+            tuple(self.batch.trajectory.shape): "b.per_prompt(b.per_trajectory(x)) sums over the prompt's tokens",
+            (self.batch.size,): "b.per_prompt(x) sums over the prompt's trajectories",
+            (): "torch.ones_like(b.per_prompt(b.reward)) * x has it for every prompt",
+        }
+        return ways.get(tuple(result.shape), "")
 
     def after(self, part: Stateful, place: str, state: State) -> dict[str, Tensor]:
         """The state that a part leaves for the next rollout batch."""
@@ -122,12 +144,13 @@ def line_of(error: BaseException, kind: type[Part]) -> str:
     return f"{frame.filename}:{frame.lineno}"
 
 
-def check(result: object, shape: tuple[int, ...], wanted: str, *, scalar: bool = False) -> None:
+def check(result: object, shape: tuple[int, ...], wanted: str, *, scalar: bool = False, hint: str = "") -> None:
     """Raise BrokenPromise unless the result is a tensor of this shape (or, where allowed, a scalar) without NaN."""
     if not isinstance(result, Tensor):
         raise BrokenPromise(f"returned {type(result).__name__}; it should return a tensor: {wanted}")
     if tuple(result.shape) != tuple(shape) and not (scalar and result.ndim == 0):
-        raise BrokenPromise(f"returned the shape {tuple(result.shape)}; it should be {wanted}: {tuple(shape)}")
+        message = f"returned the shape {tuple(result.shape)}; it should be {wanted}: {tuple(shape)}"
+        raise BrokenPromise(f"{message}; {hint}" if hint else message)
     # A sum is NaN where a number is: one pass, and no second one but for infinities of both signs.
     if isnan(float(result.sum())) and bool(result.isnan().any()):
         raise BrokenPromise("returned NaN")

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from upge.spelling import nearest
+
 LOG_RATIO_BOUND = 20.0
 """Log-ratios are clamped to ±20 before exp, so that a ratio is never infinite."""
 
@@ -228,6 +230,14 @@ class View:
         self.rows = torch.ones_like(batch.demonstration) if rows is None else rows
         self.active = self.rows if active is None else active
         self.state = dict(state or {})
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or hasattr(type(self), name):
+            return object.__getattribute__(self, name)  # raises what the property has raised
+        there = [each for each in (*vars(self), *dir(type(self))) if not each.startswith("_")]
+        close = nearest(name, there)
+        hint = f"did you mean b.{close}?" if close else f"it has {', '.join(sorted(there))}"
+        raise AttributeError(f"{self._part} reads b.{name}, which no view has; {hint}")
 
     # The structure, free to all.
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import builtins
 import hashlib
 import importlib
 import importlib.util
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, ValidationInfo
@@ -44,12 +47,43 @@ def module_in(path: Path) -> Any:
     assert spec is not None
     assert spec.loader is not None
     sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    # Its `import` statements, also those that are executed later, find what lies beside the file.
+    vars(module)["__builtins__"] = vars(builtins) | {"__import__": _importer(path.parent)}
     try:
         spec.loader.exec_module(module)
+    except InputError:
+        del sys.modules[name]
+        raise
     except Exception as error:  # the file is the user's; whatever it raises is about the file
         del sys.modules[name]
-        raise InputError(f"{path.name} can't be imported: {type(error).__name__}: {error}") from error
+        where = _line_in(path, error)
+        raise InputError(f"{path.name} can't be imported: {type(error).__name__}: {error}{where}") from error
     return module
+
+
+def _importer(folder: Path) -> Callable[..., Any]:
+    """`__import__` for a file in a folder: `import helpers` and `from .helpers import f` are of the file beside it.
+
+    The neighbour's module belongs to its own folder and file: it is in `sys.modules` under a name that no other file
+    has, so that two folders with a `helpers.py` each keep their own.
+    """
+
+    def imported(name: str, scope: Any = None, local: Any = None, fromlist: Any = (), level: int = 0) -> Any:
+        beside = level == 1 and not (scope or {}).get("__package__")
+        if beside and not name:  # from . import helpers
+            return SimpleNamespace(**{each: module_in((folder / f"{each}.py").resolve()) for each in fromlist or ()})
+        if (beside or level == 0) and name not in sys.stdlib_module_names and (folder / f"{name}.py").is_file():
+            return module_in((folder / f"{name}.py").resolve())
+        return builtins.__import__(name, scope, local, fromlist, level)
+
+    return imported
+
+
+def _line_in(path: Path, error: Exception) -> str:
+    """Where in a file the error arose: ` (file:line)`."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    line = error.lineno if isinstance(error, SyntaxError) else (lines or [None])[-1]
+    return "" if line is None else f" ({path}:{line})"
 
 
 def _allowed(name: str, info: ValidationInfo) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from upge.spelling import meant, nearest
+
 if TYPE_CHECKING:
     from upge.parts import Part
 
@@ -23,6 +25,48 @@ DECLARED = frozenset(("slot", "api", "needs", "trust_region", "scope", "packages
 """What a class says of itself."""
 
 
+FREE = frozenset(
+    (
+        "trajectory",
+        "prompt",
+        "demonstration",
+        "rollout",
+        "length",
+        "advantage",
+        "ratio",
+        "mask",
+        "shaping",
+        "step",
+        "state",
+    )
+)
+"""What every view has without a declaration."""
+
+
+def check_names(name: str, namespace: Mapping[str, Any], bases: tuple[type, ...]) -> None:
+    """Raise TypeError for a name in a part's class that is neither a parameter, a method, nor what a class declares.
+
+    A parameter has an annotation. Pydantic refuses a value without one, in words that are no help here, and takes a
+    misspelt `ClassVar` without a word.
+    """
+    if "__annotations__" not in namespace and any(key.startswith("__annotate") for key in namespace):
+        return  # Python 3.14 tells annotations later
+    annotated = namespace.get("__annotations__", {})
+    for key in dict.fromkeys((*annotated, *namespace)):
+        if key.startswith("_") or key in DECLARED or any(hasattr(base, key) for base in bases):
+            continue
+        value, close = namespace.get(key), nearest(key, DECLARED)
+        if key not in annotated and isinstance(value, _DATA):
+            parameter = f"write `{key}: {type(value).__name__} = {value!r}`, if it is a parameter"
+            raise TypeError(f"{name}.{key} has no type; " + (f"did you mean '{close}'?" if close else parameter))
+        if close and "ClassVar" in str(annotated.get(key)):
+            raise TypeError(f"{name}.{key}: no class of a part declares that; did you mean '{close}'?")
+
+
+_DATA = (bool, int, float, str, set, frozenset, list, tuple, dict)
+"""What a parameter's default may be."""
+
+
 def check_declarations(kind: type[Part]) -> None:
     """Raise TypeError where a class variable is none of what it may be. A set of needs becomes a frozen one."""
     name = kind.__name__
@@ -31,9 +75,15 @@ def check_declarations(kind: type[Part]) -> None:
         raise TypeError(f"{name}.needs = {needs!r}: should be a set of batch fields, such as {{'logp'}}")
     kind.needs = frozenset(needs)
     if unknown := sorted(map(str, needs - FIELDS)):
-        raise TypeError(f"{name}.needs: there is no batch field '{unknown[0]}'; there are {', '.join(sorted(FIELDS))}")
+        free = f"b.{unknown[0]} needs no declaration" if unknown[0] in FREE else meant(unknown[0], FIELDS)
+        raise TypeError(f"{name}.needs: there is no batch field '{unknown[0]}'; {free}")
     if kind.scope not in SCOPES:
-        raise TypeError(f"{name}.scope = {kind.scope!r}: should be one of {', '.join(SCOPES)}")
+        close = nearest(str(kind.scope), SCOPES)
+        hint = f"; did you mean '{close}'?" if close else ""
+        raise TypeError(f"{name}.scope = {kind.scope!r}: should be one of {', '.join(SCOPES)}{hint}")
+    slots = {base.__dict__["slot"] for base in kind.__mro__ if "slot" in base.__dict__}
+    if len(slots) > 1:
+        raise TypeError(f"{name}.slot = {kind.slot!r}: the slot is that of the base class, and nothing to be set")
     if not isinstance(kind.trust_region, bool):
         raise TypeError(f"{name}.trust_region = {kind.trust_region!r}: should be True or False")
     packages: Any = kind.packages

@@ -8,7 +8,6 @@ imports nothing; a part's module is imported when `find` is first asked for it. 
 from __future__ import annotations
 
 import ast
-import difflib
 import functools
 import importlib
 import importlib.util
@@ -22,7 +21,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import entrypoints
 
-from upge.declaring import unusable
+from upge.declaring import FIELDS, unusable
+from upge.spelling import meant, nearest
 
 if TYPE_CHECKING:
     from upge.parts import Part
@@ -106,13 +106,17 @@ def load(offer: Offer, base: type[Part]) -> type[Part]:
     if offer.fault:
         raise Unknown(f"{where} can't be loaded: {offer.fault}")
     try:
-        kind: Any = functools.reduce(getattr, offer.attribute.split("."), importlib.import_module(offer.module))
+        kind = _imported(offer)
     except (Exception, SystemExit) as error:  # whatever a plugin does, its user needs to know which one did it
         raise Unknown(f"{where} can't be imported: {type(error).__name__}: {error}") from error
     if fault := unusable(kind, base, offer.package):
         raise Unknown(f"{where} {fault[0]}", fault[1])
     found: type[Part] = kind
     return found
+
+
+def _imported(offer: Offer) -> Any:
+    return functools.reduce(getattr, offer.attribute.split("."), importlib.import_module(offer.module))
 
 
 def name_of(kind: type[Part], slot: str) -> str:
@@ -172,8 +176,7 @@ def strays() -> list[str]:
     for parser, distribution in _distributions(tuple(sys.path)):
         for section in map(str.strip, parser.sections()):
             if section.startswith(GROUP) and section not in groups:
-                close = difflib.get_close_matches(section, groups, n=1)
-                hint = f"did you mean '{close[0]}'?" if close else f"there are {', '.join(groups)}"
+                hint = meant(section, groups)
                 found.append(f"{distribution.name}: there is no entry-point group '{section}'; {hint}")
     return sorted(found)
 
@@ -185,11 +188,63 @@ def refresh() -> None:
 
 
 def _nearest(slot: str, use: str) -> str:
-    names = sorted({offer.name for offer in offers(slot)} | {name for s, name in _registered if s == slot})
-    close = difflib.get_close_matches(use.rpartition("/")[2].lower(), names, n=1, cutoff=0.5)
-    if close:
-        return f"did you mean '{close[0]}'?"
-    return f"there are: {', '.join(names)}" if names else f"no installed package offers any {slot}"
+    """What was meant: a part of another slot, one with nearly this name, or one that reads the field of this name."""
+    bare = use.rpartition("/")[2]
+    named = _names()
+    if others := [other for other in named if other != slot and bare in named[other]]:
+        return (
+            f"'{bare}' is {' and '.join(map(_with_article, others))}: it belongs in {' or '.join(map(_home, others))}"
+        )
+    there = sorted(named.get(slot, ()))
+    if close := nearest(bare, there):
+        return f"did you mean '{close}'?"
+    everywhere = {name: other for other in named for name in sorted(named[other])}
+    if (close := nearest(bare, everywhere)) and not _is_field(bare):
+        other = everywhere[close]
+        return f"did you mean '{close}'? it is {_with_article(other)} and belongs in {_home(other)}"
+    listed = f"there are: {', '.join(there)}" if there else f"no installed package offers any {slot}"
+    return f"{listed}{_readers(bare)}"
+
+
+def _names() -> dict[str, set[str]]:
+    """The names of all parts, by slot."""
+    found: dict[str, set[str]] = {}
+    for slot, name in (*((offer.slot, offer.name) for offer in offers()), *_registered):
+        found.setdefault(slot, set()).add(name)
+    return found
+
+
+def _is_field(word: str) -> bool:
+    return word in FIELDS or f"{word}_logp" in FIELDS
+
+
+def _readers(word: str) -> str:
+    """The parts that read the batch field which a word names: what `reference` may have been meant to be."""
+    field = word if word in FIELDS else f"{word}_logp"
+    if field not in FIELDS:
+        return ""
+    found = []
+    for offer in offers():
+        try:
+            if field in getattr(_imported(offer), "needs", ()):
+                found.append(f"the {offer.slot} {offer.name}")
+        except (Exception, SystemExit):  # of a part that nobody has asked for
+            continue
+    return f"; {field} is a batch field, which {' and '.join(found)} read" if found else ""
+
+
+_WITHIN_TERMS = ("mask", "denominator", "advantage", "reduction")
+
+
+def _home(slot: str) -> str:
+    """Where a recipe names a part of this slot."""
+    if slot in _WITHIN_TERMS:
+        return f"estimator.terms.<term>.{slot}"
+    return {"switch": "estimator.switch", "shaping": "estimator.shaping", "engine": "rollout.engine"}.get(slot, slot)
+
+
+def _with_article(slot: str) -> str:
+    return {"data": "a data source"}.get(slot, f"{'an' if slot[0] in 'aeiou' else 'a'} {slot}")
 
 
 @functools.lru_cache(maxsize=4)

@@ -10,27 +10,38 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, dataclass_transform
 
 from pydantic import BaseModel, BeforeValidator, Field, PlainSerializer, SerializationInfo, ValidationInfo
 from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError
 
 from upge import discovery
-from upge.declaring import Scope, check_declarations
+from upge.declaring import Scope, check_declarations, check_names
 from upge.settings import Settings
 
 if TYPE_CHECKING:
+    from pydantic._internal._model_construction import ModelMetaclass
     from torch import Tensor
 
     from upge.batch import View
     from upge.flow import Context, DataSession, EngineSession, Problem, RewardSession
-
+else:
+    ModelMetaclass = type(BaseModel)
 
 API = 1
 """The version of what a part owes and is given; it grows when a part written for the one before would go wrong."""
 
 
-class Part(Settings):
+@dataclass_transform(kw_only_default=True, field_specifiers=(Field,))
+class PartClass(ModelMetaclass):
+    """Checks the names of a part's class before Pydantic does, which would explain its own rules."""
+
+    def __new__(mcs, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **kwargs: Any) -> Any:
+        check_names(name, namespace, bases)
+        return super().__new__(mcs, name, bases, namespace, **kwargs)
+
+
+class Part(Settings, metaclass=PartClass):
     """The base of every part. Subclass a slot's base (`Mask`, `Advantage`, …), not this.
 
     Class variables:

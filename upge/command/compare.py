@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from upge.command import app
+from upge.tables import folding
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -154,14 +155,12 @@ def _compare_evaluations(folders: list[Path], metric: Sequence[str], output: Pat
 
 
 def _tables(first: Evaluated, other: Evaluated) -> tuple[Table, Table, Table]:
-    from rich import box
-    from rich.table import Table
 
     from upge.files import shown
     from upge.records.contrasting import differences, solved
 
     names = [shown(each.name) for each in (first, other)]
-    table, exclusive = Table(box=box.SIMPLE_HEAD), Table(box=box.SIMPLE_HEAD)
+    table, exclusive = folding(), folding()
     for column in ("measured on", "score", *names, "difference", "95 % interval"):
         table.add_column(column, justify="left" if column in ("measured on", "score") else "right")
     for each in differences(first, other):
@@ -178,13 +177,11 @@ def _tables(first: Evaluated, other: Evaluated) -> tuple[Table, Table, Table]:
 
 def _bands(first: Evaluated, other: Evaluated) -> Table:
     """Of each evaluation, how many problems it solves never, sometimes and often."""
-    from rich import box
-    from rich.table import Table
 
     from upge.files import shown
     from upge.records.contrasting import bands
 
-    table = Table(box=box.SIMPLE_HEAD)
+    table = folding()
     for column in ("problems of", "solved by", "never", "in less than half", "in half or more"):
         table.add_column(column, justify="left" if column in ("problems of", "solved by") else "right")
     for by in (first, other):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from upge.tables import folding
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -13,12 +15,10 @@ if TYPE_CHECKING:
 
 def curves(metrics: Sequence[str], runs: Sequence[Run]) -> Table:
     """A line for each metric and run: first and last value, and the curve between them."""
-    from rich import box
-    from rich.table import Table
 
     from upge.files import shown
 
-    table = Table(box=box.SIMPLE_HEAD)
+    table = folding()
     for column in ("", "run", "first", "last", "curve"):
         table.add_column(column, justify="right" if column in ("first", "last") else "left")
     for metric in metrics:

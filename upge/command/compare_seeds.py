@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from upge.command.compare_files import Compared, write_evaluated, write_groups
+from upge.tables import folding
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -93,15 +94,13 @@ def _finished(given: Sequence[Group]) -> list[Group]:
 
 
 def _table(title: str, first: str, scores: Sequence[Score]) -> Table:
-    from rich import box
-    from rich.table import Table
 
     from upge.files import shown
 
     caption = f"difference: to {shown(first)}, over the shared seeds; 95 %: Student's t"
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", caption=caption, caption_justify="left")
+    table = folding(title=title, title_justify="left", caption=caption, caption_justify="left")
     for column in ("metric", "recipe", "seeds", "mean", "95 %", "shared", "difference", "95 %"):
-        table.add_column(column, justify="left" if column in ("metric", "recipe") else "right", overflow="fold")
+        table.add_column(column, justify="left" if column in ("metric", "recipe") else "right")
     before = None
     for each in scores:
         metric, before = ("" if each.metric == before else each.metric), each.metric

@@ -9,6 +9,7 @@ import typer
 
 from upge.command import app
 from upge.command.arguments import AllowCode
+from upge.tables import folding
 
 if TYPE_CHECKING:
     from upge.recipe import Recipe
@@ -21,17 +22,15 @@ Everything = Annotated[bool, typer.Option("--all", help="Also the blocks beside 
 @app.command()
 def diff(a: One, b: Other, everything: Everything = False, allow_code: AllowCode = False) -> None:
     """Compare two recipes: the parts that differ, and norms and cosine of their gradients on synthetic batches."""
-    from rich import box
     from rich.console import Console
-    from rich.table import Table
 
     from upge.files import shown
     from upge.recipe import load
 
     recipes = [load(path, allow_code=allow_code) for path in (a, b)]
-    table = Table(box=box.SIMPLE_HEAD)
+    table = folding()
     for column in ("", recipes[0].name, recipes[1].name):
-        table.add_column(column, overflow="fold")
+        table.add_column(column)
     for row in _differences(*(_settings(recipe, everything) for recipe in recipes)):
         table.add_row(*map(shown, row))
     console = Console(highlight=False, markup=False)

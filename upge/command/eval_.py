@@ -14,6 +14,7 @@ import typer
 from upge.command import app
 from upge.command.arguments import AllowCode, Overrides
 from upge.command.planning import Processes
+from upge.tables import folding
 
 if TYPE_CHECKING:
     from upge.recipe import Recipe
@@ -174,13 +175,11 @@ class _Progress:
 
 
 def _print(found: Evaluation) -> None:
-    from rich import box
     from rich.console import Console
-    from rich.table import Table
 
     from upge.files import shown
 
-    table = Table(box=box.SIMPLE_HEAD)
+    table = folding()
     table.add_column("measured on")
     table.add_column("score")
     for column in ("mean", "95 % interval", "problems"):

@@ -11,6 +11,7 @@ import typer
 
 from upge import discovery
 from upge.command import app
+from upge.tables import folding
 
 WIDE = 200
 """Columns where the output goes into a pipe: a line a part."""
@@ -74,12 +75,11 @@ def _checked_recipe(path: str) -> str | None:
 
 def _print(rows: list[Row]) -> None:
     from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False)
+    table = folding(box=None, pad_edge=False)
     for column in ("slot", "use", "package", ""):
-        table.add_column(column, no_wrap=column != "")
+        table.add_column(column)
     for slot, name, package, line, faulty in rows:
         table.add_row(slot, name, package, Text(line, style="red" if faulty else ""))
     Console(highlight=False, width=None if sys.stdout.isatty() else WIDE).print(table)

@@ -12,6 +12,7 @@ import typer
 
 from upge.command import app
 from upge.command.arguments import AllowCode
+from upge.tables import folding
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -131,10 +132,8 @@ def _sweep(what: str, mu: float, rows: Sequence[Row]) -> Table:
 
 
 def _table(title: str, columns: Sequence[str]) -> Table:
-    from rich import box
-    from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
+    table = folding(title=title, title_justify="left")
     for column in columns:
         table.add_column(column, justify="left" if column == "recipe" else "right")
     return table

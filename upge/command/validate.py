@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 @app.command()
 def validate(recipe: RecipePath, overrides: Overrides = None, allow_code: AllowCode = False) -> None:
-    """Check a recipe without running it, and say what it would open, run and write."""
+    """Check a recipe without running it: call its estimator's parts once, and say what it would open, run and write."""
     with uncollected():
+        from upge.explaining.rehearsal import rehearse
         from upge.files import shown
         from upge.recipe import check
 
@@ -27,6 +28,7 @@ def validate(recipe: RecipePath, overrides: Overrides = None, allow_code: AllowC
     if checked.recipe is None:
         typer.echo(f"{recipe}: a fragment to extend, right as far as it goes")
         return
+    rehearse(checked.recipe, checked.composed)
     typer.echo(f"{recipe}: valid")
     for what, which in _touched(checked.recipe):
         typer.echo(f"  {what:<9} {shown(which)}")

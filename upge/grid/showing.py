@@ -8,7 +8,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from rich import box
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -16,6 +15,7 @@ from rich.table import Table
 from upge.files import parse_json
 from upge.grid.working import Task
 from upge.records import status
+from upge.tables import folding
 
 EVERY = 1.0
 """Seconds between two looks at the run folders, where somebody watches."""
@@ -105,7 +105,7 @@ class Show:
 
     def table(self) -> Table:
         """A row a run: how far it is, the last step's reward, the last measurement."""
-        table = Table(box=box.SIMPLE_HEAD)
+        table = folding()
         for column in ("run", "", "step", "reward", "measured"):
             table.add_column(column, justify="right" if column in ("step", "reward") else "left")
         for task in self._in_order():

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from upge.files import shown
 from upge.planning.planned import Plan
+from upge.tables import folding
 
 GIB = 2**30
 
@@ -52,7 +52,7 @@ def _work(plan: Plan) -> Iterator[tuple[str, str]]:
 
 def _memory(plan: Plan) -> Table:
     several = plan.processes > 1
-    table = Table(box=box.SIMPLE_HEAD)
+    table = folding()
     table.add_column("GiB on each rank")
     table.add_column("models whole" if several else "", justify="right")
     if several:
@@ -88,7 +88,7 @@ def _besides(plan: Plan) -> Iterator[tuple[str, str]]:
 
 
 def _table(rows: Iterator[tuple[str, str]]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_header=False)
+    table = folding(show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in rows:

@@ -39,6 +39,10 @@ _ACCOUNT = re.compile(r"://[^/@\s]+@")
 """What stands before the host in `https://user:password@host`."""
 
 
+_VARIABLE = re.compile(r"(?<!\S)[^\s${}]*(\$\{(?:oc\.)?[A-Za-z_][\w.]*(?:[:,][^{}\s]*)?\})(?!\S*\$)[^\s$]*(?!\S)")
+"""`${NAME}`, as shells, OmegaConf and Hydra write it, in a word without other dollar signs, as formulas have."""
+
+
 class _StopReadingError(Exception):
     """Reading cannot go on; the reason is among the faults."""
 
@@ -133,6 +137,8 @@ class TreeBuilder:
         if not isinstance(name.value, str):
             text = event.value if isinstance(event, ScalarEvent) else ""
             hint = f"in quotes it is one: '{text}'" if text else None
+            if isinstance(name.value, dict) and self.source.text.startswith("{{", event.start_mark.index - 1):
+                hint = "a recipe is no template: write the value in place of {{ }}, or give it on the command line"
             return Fault(f"a key must be a text, not {describe(name)}", name.place, hint)
         start = event.start_mark.index
         if self.source.text[start - 1 : start] == "?":
@@ -151,13 +157,18 @@ class TreeBuilder:
         elif isinstance(event, NodeEvent) and event.anchor is not None:
             self._fault(f"anchors (&{event.anchor}) have no meaning in a recipe", place, "remove the anchor")
         if isinstance(event, ScalarEvent | MappingStartEvent | SequenceStartEvent) and event.tag is not None:
-            self._fault(f"tags ({event.tag}) have no meaning in a recipe", place, "remove the tag")
+            including = "include" in str(event.tag) or "import" in str(event.tag)
+            hint = "write extends: other.yaml, at the top" if including else "remove the tag"
+            self._fault(f"tags ({event.tag}) have no meaning in a recipe", place, hint)
 
     def _scalar(self, event: ScalarEvent, place: Place) -> Scalar:
         text: str = event.value
         try:
             if _ACCOUNT.search(text):
                 self._fault("a name or a password in an address: the run folder would keep it", place, "take it out")
+            if variable := _VARIABLE.search(text):
+                hint = 'give the value on the command line, where the shell fills it in: key="$NAME"'
+                self._fault(f"a recipe has no variables, and {variable[1]} would stay as it is", place, hint)
             if event.style is None:
                 return resolve(text)
             # JSON writes a character beyond U+FFFF as two \u escapes; alone, neither of the two is a character.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+from upge.spelling import nearest as nearest
 
 _SHOWN = 100
 """Characters of a source line that a fault shows; a longer line is cut around the caret."""
@@ -78,23 +79,6 @@ class RecipeError(ValueError):
             first = f", of which these are the first {_MOST}" if len(self.faults) > _MOST else ""
             shown.append(f"{len(self.faults)} problems{first}")
         return "\n".join(shown)
-
-
-def nearest(word: str, options: Iterable[str]) -> str | None:
-    """The option that `word` was most likely meant to be, whatever its case; None if none is near."""
-    by_folded = {option.casefold(): option for option in options}
-    folded = word.casefold()
-    close = difflib.get_close_matches(folded, by_folded, n=1, cutoff=0.6)
-    # Some words are far by edit distance and still clear, when only one option fits: one cut short ("temp" for
-    # "temperature"), or with its letters in another order ("rl" for "lr").
-    begun = [
-        option
-        for option in by_folded
-        if (len(folded) >= 3 and option.startswith(folded)) or sorted(option) == sorted(folded)
-    ]
-    if close:
-        return by_folded[close[0]]
-    return by_folded[begun[0]] if len(begun) == 1 else None
 
 
 def quoted(text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -55,6 +55,7 @@ def check(path: str | Path, overrides: Sequence[str] = (), *, allow_code: bool =
     composed = compose(file, overrides, shipped=shipped_recipes(), shorthand=shorthand)
     workshop = RecipeWorkshop(file.parent, allow_code=allow_code)
     composed = composed.keeping(lambda path, root: means_null(path, root, workshop))
+    composed = replace(composed, root=_without_parents_line(composed.root, file))
     values = plain(composed.root) | _own_name(composed.root, file)
     abstract = _says_abstract(composed.root, file)
     if values.get("abstract") is True:  # its own, or that of a fragment which it extends
@@ -102,6 +103,15 @@ def _own_name(root: Node, file: Path) -> dict[str, str]:
     if said is None or said.place.file in (str(file), COMMAND_LINE):
         return {}
     return {"name": re.sub(r"[^\w.+-]+", "-", file.stem).strip("-.+") or "recipe"}
+
+
+def _without_parents_line(root: Node, file: Path) -> Node:
+    """The tree without an `about` that a parent says of itself."""
+    assert isinstance(root.value, dict)
+    said = root.value.get("about")
+    if said is None or said.place.file in (str(file), COMMAND_LINE):
+        return root
+    return replace(root, value={key: node for key, node in root.value.items() if key != "about"})
 
 
 def _says_abstract(root: Node, file: Path) -> bool:

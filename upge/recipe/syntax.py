@@ -26,6 +26,7 @@ _SAID_PLAINLY = (
         "this does not belong to what stands above it",
         "check the indentation: all blocks of a recipe start in the same column",
     ),
+    ("found undefined alias", "aliases (*name) have no meaning in a recipe", "write the value out"),
     ("expected the node content", "a value is missing here", None),
     ("undefined tag handle", "tags (!name) have no meaning in a recipe", "remove the tag"),
 )
@@ -40,6 +41,9 @@ def syntax_fault(error: Exception, source: Source, seen: int) -> Fault:
     opened: int | None = None if error.context_mark is None else error.context_mark.index
     if (tab := _tab_in_indentation(source.text, start)) is not None:
         return Fault("a tab where YAML wants spaces", source.place(tab), "indent with spaces")
+    if source.text[max(0, start - 1) : start + 1] == "${":
+        remedy = 'give the value on the command line, where the shell fills it in: key="$NAME"'
+        return Fault("a recipe has no variables, ${NAME}", source.place(start - 1), remedy)
     if opened is not None and problem.startswith(("expected ',' or ']'", "expected ',' or '}'")):
         return _unclosed(problem, source.place(start), source.place(opened))
     if opened is not None and "quoted scalar" in str(error.context) and "end of stream" in problem:

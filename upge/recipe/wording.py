@@ -19,7 +19,7 @@ from upge.recipe.faults import Fault, Place, nearest
 from upge.recipe.keys import homes_of, keys_at, slot_at
 from upge.recipe.merging import Composed, PathInRecipe, locate, node_at, path_in_tree
 from upge.recipe.scalars import resolve
-from upge.recipe.schema import RecipeWorkshop
+from upge.recipe.schema import Recipe, RecipeWorkshop
 
 _KINDS = {
     r"a valid dictionary( or instance of \w+)?": "a map",
@@ -30,6 +30,35 @@ _KINDS = {
     "a valid boolean": "true or false",
 }
 """Pydantic's names of kinds, as regular expressions, and what they are called in YAML."""
+
+_EXTENDS = "a recipe starts as another one with `extends: other.yaml`"
+_FOREIGN = dict.fromkeys(
+    ("defaults", "include", "includes", "inherit", "inherits", "base", "_base_", "import", "imports", "parent"),
+    _EXTENDS,
+) | {"_target_": "a part is named by `use: NAME`"}
+"""Keys of other projects' configurations, and what recipes have for them."""
+
+_CALLED = {
+    "learning_rate": "lr",
+    "num_generations": "n",
+    "group_size": "n",
+    "num_samples": "n",
+    "max_new_tokens": "max_tokens",
+    "max_completion_length": "max_tokens",
+    "max_response_length": "max_tokens",
+    "max_steps": "steps",
+    "total_steps": "steps",
+    "batch_size": "prompts",
+    "train_batch_size": "prompts",
+    "num_train_epochs": "epochs",
+    "max_grad_norm": "clip_norm",
+    "grad_clip": "clip_norm",
+    "save_steps": "save_every",
+    "output_dir": "folder",
+    "report_to": "trackers",
+    "model_name_or_path": "path",
+}
+"""What other trainers call a setting, and what recipes call it."""
 
 _OWN = ("refused", "refused_key", "part_unknown")
 """Errors whose messages are ours, and whole."""
@@ -63,8 +92,12 @@ class Wording:
     def unknown_key(self, path: PathInRecipe, place: Place) -> Fault:
         """The last key of a path is none that can stand there."""
         key = str(path[-1])
+        if (hint := _FOREIGN.get(key)) and (len(path) == 1 or key == "_target_"):
+            return Fault(f"unknown key '{key}'{_within(path)}", place, hint)
         if close := self._meant(path):
             return Fault(f"unknown key '{key}'{_within(path)}", place, f"did you mean '{close}'?")
+        if hint := _elsewhere(path):
+            return Fault(f"unknown key '{key}'{_within(path)}", place, hint)
         use = node_at(self.composed.root, (*path[:-1], "use"))
         options = ", ".join(keys_at(path[:-1], self.composed, self.workshop))
         homes = " or ".join(home for home in homes_of(key) if home != path[0])
@@ -107,13 +140,33 @@ class Wording:
                 return Fault(_message(detail, path), key)
         return Fault(_message(detail, path), value, _hint(detail))
 
+    def _is_first(self, block: str) -> bool:
+        """Whether a block is the first of those that the recipe lacks."""
+        there = self.composed.root.value
+        required = (name for name, field in Recipe.model_fields.items() if field.is_required() and name != "name")
+        return isinstance(there, dict) and next((name for name in required if name not in there), None) == block
+
     def _missing(self, path: PathInRecipe) -> Fault:
         place = locate(self.composed.root, path[:-1], prefer="key")
         if len(path) == 1:  # the recipe's first line, which says nothing about what else it should have
             place = replace(place, text="")
         slot = slot_at(path[:-1]) if path[-1] == "use" else None
         hint = f"there are: {', '.join(dict.fromkeys(o.name for o in discovery.offers(slot)))}" if slot else None
+        if len(path) == 1 and len(self.composed.files) == 1 and self._is_first(str(path[0])):
+            hint = "`extends: other.yaml` takes it from another recipe; `upge list recipes` shows those that ship"
         return Fault(f"{_called(path)} is missing{_within(path)}", place, hint)
+
+
+def _elsewhere(path: PathInRecipe) -> str | None:
+    """Where a key belongs that stands in the wrong block, or what it is called here."""
+    key, slot = str(path[-1]), slot_at(path[:-1])
+    if slot is not None and any(offer.name == key for offer in discovery.offers(slot)):
+        return f"a part is named by `use`, beside its parameters: {{use: {key}, ...}}"
+    if path[:-1] == ("estimator",) and key in Term.model_fields:
+        return f"'{key}' belongs in a term: estimator.terms.<term>.{key}"
+    if (own := _CALLED.get(key)) and (homes := homes_of(own)):
+        return f"it is called '{own}' here, in {' or '.join(homes)}"
+    return None
 
 
 def _hint(detail: ErrorDetails) -> str | None:

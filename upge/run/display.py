@@ -8,7 +8,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -17,6 +16,7 @@ from rich.text import Text
 from upge.files import shown
 from upge.recipe import Recipe
 from upge.run.health import clipping
+from upge.tables import folding
 
 Metrics = Mapping[str, Any]
 
@@ -148,7 +148,7 @@ def _untaken(updates: Mapping[str, float]) -> str:
 def _before_and_after(evaluations: Sequence[Metrics]) -> Table:
     """avg@n and pass@k of every split and band, at the first and the last measurement."""
     first, last = evaluations[0], evaluations[-1]
-    table = Table(box=box.SIMPLE_HEAD, title_justify="left")
+    table = folding(title_justify="left")
     table.add_column("measured on")
     table.add_column("score")
     table.add_column(f"after {first['step']}", justify="right")

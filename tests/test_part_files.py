@@ -1,0 +1,173 @@
+"""Parts in a file beside the recipe: what they import, what their classes declare, and that `validate` calls them."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from torch import Tensor
+from typer.testing import CliRunner
+
+import upge
+from upge.command import app
+from upge.recipe import RecipeError, check
+
+HEAD = "import torch\nimport upge\nfrom upge import Mask, Switch\n\n\n"
+MASK = 'class P(Mask):\n    """x."""\n\n    needs = {{"logp"}}\n\n    def __call__(self, b):\n        return {}\n'
+
+
+def recipe(folder: Path, code: str, mask: str = "part.py:P", **files: str) -> Path:
+    """A recipe with a mask from a file beside it."""
+    folder.mkdir(exist_ok=True)
+    for name, text in {"part": HEAD + code, **files}.items():
+        (folder / f"{name}.py").write_text(text)
+    path = folder / "mine.yaml"
+    path.write_text(f"extends: grpo.yaml\nestimator:\n  terms:\n    rl:\n      mask: {mask}\n")
+    return path
+
+
+def refusal(folder: Path, code: str) -> str:
+    with pytest.raises(RecipeError) as refused:
+        check(recipe(folder, code), allow_code=True)
+    return str(refused.value)
+
+
+def validated(path: Path) -> str:
+    """What `validate` says of a recipe that it refuses."""
+    with pytest.raises(RecipeError) as refused:
+        CliRunner().invoke(app, ["validate", str(path), "--allow-code"], catch_exceptions=False)
+    return str(refused.value)
+
+
+# Neighbours.
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from helpers import half",
+        "from .helpers import half",
+        "import helpers; half = helpers.half",
+        "from . import helpers; half = helpers.half",
+    ],
+)
+def test_a_part_imports_the_file_beside_it(tmp_path: Path, line: str) -> None:
+    helpers = "from numbers_of_ours import HALF\n\ndef half(x):\n    return x * HALF\n"
+    path = recipe(
+        tmp_path, f"{line}\n\n\n{MASK.format('half(b.logp)')}", helpers=helpers, numbers_of_ours="HALF = 0.5\n"
+    )
+    assert check(path, allow_code=True).recipe is not None
+
+
+def test_an_import_within_a_call_finds_the_neighbour_too(tmp_path: Path) -> None:
+    code = "def late(b):\n    from helpers import half\n    return half(b.logp)\n\n\n" + MASK.format("late(b)")
+    path = recipe(tmp_path, code, helpers="def half(x):\n    return x * 0.5\n")
+    assert "valid" in CliRunner().invoke(app, ["validate", str(path), "--allow-code"]).stdout
+
+
+def test_two_folders_with_neighbours_of_one_name_keep_their_own(tmp_path: Path) -> None:
+    parts = []
+    for name, value in (("a", 2.0), ("b", 3.0)):
+        code = "from helpers import VALUE\n\n\n" + MASK.format("b.logp * VALUE")
+        path = recipe(tmp_path / name, code, helpers=f"VALUE = {value}\n")
+        parts.append(upge.load(path, allow_code=True).estimator.terms["rl"].mask[0])
+    values = [vars(sys.modules[type(part).__module__])["VALUE"] for part in parts]
+    assert values == [2.0, 3.0]
+    assert "helpers" not in sys.modules
+
+
+def test_a_neighbour_hides_nothing_of_pythons_own(tmp_path: Path) -> None:
+    path = recipe(tmp_path, "import math\n\n\n" + MASK.format("b.logp * math.pi"), math="pi = 'no number'\n")
+    assert check(path, allow_code=True).recipe is not None
+
+
+def test_a_fault_of_the_file_has_its_line(tmp_path: Path) -> None:
+    assert re.search(
+        r"ModuleNotFoundError: No module named 'helpr' \(.*part\.py:6\)", refusal(tmp_path, "import helpr\n")
+    )
+    assert re.search(r"SyntaxError.*part\.py:6", refusal(tmp_path, "def f(:\n"))
+
+
+# Declarations.
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("need = {'logp'}", "did you mean 'needs'?"),
+        ("scopes = 'step'", "did you mean 'scope'?"),
+        ("trust_regions = True", "did you mean 'trust_region'?"),
+        ("trustregion = True", "did you mean 'trust_region'?"),
+        ("package = {'x': 'y'}", "did you mean 'packages'?"),
+        ("need: 'ClassVar[set]' = {'logp'}", "did you mean 'needs'?"),
+        ("low = 0.2", "write `low: float = 0.2`, if it is a parameter"),
+        ("slot = 'masks'", "the slot is that of the base class"),
+        ("scope = 'tokens'", "did you mean 'token'?"),
+        ("needs = {'rewards'}", "did you mean 'reward'?"),
+        ("needs = {'ratio'}", "b.ratio needs no declaration"),
+    ],
+)
+def test_a_misspelt_declaration_gets_the_nearest_name(tmp_path: Path, line: str, said: str) -> None:
+    text = refusal(tmp_path, f"class P(Mask):\n    {line}\n\n    def __call__(self, b):\n        return b.ratio\n")
+    assert said in text
+    assert "non-annotated" not in text
+
+
+def test_parameters_methods_and_constants_of_a_class_are_no_misspelt_declarations() -> None:
+    class Fine(upge.Mask):
+        """x."""
+
+        needs = frozenset({"logp"})
+        _hidden = 3
+        low: float = 0.2
+        """A parameter."""
+
+        @property
+        def needed(self) -> float:
+            return self.low
+
+        def __call__(self, b: upge.View) -> Tensor:
+            return b.logp
+
+    assert list(Fine.fields()) == ["low"]
+
+
+# Validation.
+
+
+@pytest.mark.parametrize(
+    ("result", "said"),
+    [
+        ("b.rewards", "which no view has; did you mean b.reward?"),
+        ("b.reward", "without declaring it: needs = {'reward'}"),
+        ("b.per_trajectory(b.logp)", "b.to_tokens(x) gives each token"),
+        ("b.per_prompt(b.length)", "b.to_tokens(b.to_trajectories(x))"),
+        ("b.logp[:, None]", "x[:, 0]"),
+        ("b.logp * float('nan')", "returned NaN"),
+        ("1.0", "returned float"),
+        ("b.logp + torch.ones(3)", "raised RuntimeError"),
+        ("b.logp if b.step < 40 else b.nothing", "b.nothing"),
+    ],
+)
+def test_validate_calls_every_part(tmp_path: Path, result: str, said: str) -> None:
+    text = validated(recipe(tmp_path, MASK.format(result)))
+    assert said in text
+    assert re.search(r"mine\.yaml:5:13: can't run: P \(estimator\.terms\.rl\.mask\.0\)", text)
+    assert re.search(r"the part is P in .*part\.py:6", text)
+
+
+def test_validate_passes_what_ships() -> None:
+    for name in ("sft", "ppo", "hpt_upt", "sft_then_grpo"):
+        assert CliRunner().invoke(app, ["validate", name]).exit_code == 0
+
+
+def test_numbers_per_token_where_a_switch_owes_one_a_prompt_name_the_way(tmp_path: Path) -> None:
+    code = (
+        "class P(Switch):\n    needs = {'reward', 'logp'}\n\n    def terms(self):\n        return ('rl',)\n\n"
+        "    def __call__(self, b):\n        return {'rl': b.reward}\n"
+    )
+    path = recipe(tmp_path, code)
+    path.write_text("extends: grpo.yaml\nestimator:\n  switch: part.py:P\n")
+    assert "b.per_prompt(x) sums over the prompt's trajectories" in validated(path)
