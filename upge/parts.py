@@ -227,10 +227,18 @@ class Engine(Part):
 
     Class variables:
         reports_logp: whether completions carry the log-probs they were drawn with (the batch field `rollout_logp`).
+        samples_policy: whether responses are drawn from the weights that the policy had at the last `sync`, not from
+            older, coarser or other ones, so that an evaluation measures the policy. It is not unless an engine says so.
     """
 
     slot: ClassVar[str] = "engine"
     reports_logp: ClassVar[bool] = True
+    samples_policy: ClassVar[bool] = False
+
+    def measures(self, dtype: str) -> bool:
+        """Whether an evaluation may ask this engine, with its parameters, for a policy whose passes are in `dtype`."""
+        del dtype
+        return self.samples_policy
 
     @abstractmethod
     def open(self, context: Context) -> AbstractContextManager[EngineSession]: ...
@@ -317,6 +325,15 @@ def _validate(base: type[Part]) -> Any:
     return BeforeValidator(validate)
 
 
+def _engine(value: Any, info: ValidationInfo) -> Any:
+    """An engine from its YAML value, where there is one."""
+    return (
+        None
+        if value is None
+        else build(Engine, value, info.context if isinstance(info.context, Workshop) else Workshop())
+    )
+
+
 def _as_tuple(value: Any) -> Any:
     if value is None:
         return ()
@@ -329,6 +346,7 @@ def _dump(part: Part, info: SerializationInfo) -> dict[str, Any]:
 
 
 _serialize = PlainSerializer(_dump)
+_serialize_maybe = PlainSerializer(lambda part: None if part is None else part.dump())
 
 AMask = Annotated[Mask, _validate(Mask), _serialize]
 ADenominator = Annotated[Denominator, _validate(Denominator), _serialize]
@@ -341,6 +359,7 @@ AReward = Annotated[Reward, _validate(Reward), _serialize]
 SomeData = Annotated[Data, _validate(Data), _serialize]
 """A data source as a field of a part: in YAML its name, or a map of `use` and its parameters."""
 AnEngine = Annotated[Engine, _validate(Engine), _serialize]
+MaybeAnEngine = Annotated[Engine | None, BeforeValidator(_engine), _serialize_maybe]
 Masks = Annotated[tuple[AMask, ...], BeforeValidator(_as_tuple)]
 Switches = Annotated[tuple[ASwitch, ...], BeforeValidator(_as_tuple)]
 Shapings = Annotated[tuple[AShaping, ...], BeforeValidator(_as_tuple)]

@@ -15,6 +15,8 @@ def notes(recipe: Recipe, tokenizer: PreTrainedTokenizerBase | None, processes: 
     """One sentence each. Args: length: tokens of prompt and response together, at most."""
     yield from missing(recipe)
     yield from cautions.before(recipe)
+    if (own := recipe.engine_of_its_own()) is not None:
+        yield f"eval.engine: {own.dump()['use']} is open beside the rollouts' engine, and takes memory of its own"
     yield from _dividing(recipe, processes)
     yield from _templating(recipe, tokenizer)
     limit = getattr(recipe.rollout.engine, "max_model_len", None)

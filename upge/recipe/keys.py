@@ -28,7 +28,7 @@ def slot_at(path: Sequence[str | int]) -> str | None:
         keys.pop()
     if keys in (["data"], ["reward"]):
         return keys[0]
-    if keys == ["rollout", "engine"]:
+    if keys in (["rollout", "engine"], ["eval", "engine"]):
         return "engine"
     if len(keys) == 2 and keys[0] == "estimator" and keys[1] in ("switch", "shaping"):
         return keys[1]

@@ -31,6 +31,9 @@ def broken_rules(recipe: Recipe) -> Iterator[Broken]:
     yield from _engine_of_demonstrations(recipe)
     yield from _minibatches(recipe)
     yield from _splits_without_data(recipe)
+    if recipe.eval.splits and recipe.evaluation_engine() is None:
+        message = f"{_name(recipe.rollout.engine)} doesn't sample the policy as it is trained, so it can't measure it"
+        yield ("rollout", "engine"), message, "name an engine for the evaluation: eval.engine"
 
 
 def _needs_without_provider(recipe: Recipe) -> Iterator[Broken]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import functools
 import os
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,8 +17,9 @@ from packaging.requirements import InvalidRequirement, Requirement
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError, PydanticKnownError
 
+from upge import discovery
 from upge.estimator import Estimator
-from upge.parts import AnEngine, AReward, Part, SomeData, Workshop
+from upge.parts import AnEngine, AReward, Engine, MaybeAnEngine, Part, SomeData, Workshop
 from upge.recipe.health import Health
 from upge.schedule import Number, Within
 from upge.settings import Settings
@@ -230,6 +232,9 @@ class Eval(Settings):
 
     splits: tuple[str, ...] = ()
     """The data's splits to measure; none by default."""
+    engine: MaybeAnEngine = None
+    """What samples the responses that are measured. By default the engine of the rollouts, if that samples the current
+    policy in the precision of its passes; else the installed engine that does so from the policy itself."""
     every: Natural = 0
     """Rollout batches between measurements; 0 measures only before the first step and after the last."""
     n: Positive = 4
@@ -349,9 +354,23 @@ class Recipe(Settings):
     def parts(self) -> dict[str, Part]:
         """Every part by its place in the recipe, those that are parameters of others too: `"reward.rewards.0"`."""
         named: dict[str, Part] = {"data": self.data, "reward": self.reward, "rollout.engine": self.rollout.engine}
+        if (engine := self.engine_of_its_own()) is not None:
+            named["eval.engine"] = engine
         named |= {f"estimator.{place}": part for place, part in self.estimator.parts().items()}
         within = ((f"{place}.{inner}", p) for place, part in named.items() for inner, p in part.within().items())
         return named | dict(within)
+
+    def evaluation_engine(self) -> Engine | None:
+        """What samples the responses that are measured; None where `eval.engine` has to name it."""
+        if self.eval.engine is not None:
+            return self.eval.engine
+        passes = self.model.dtype if self.train.precision == "float32" else self.train.precision
+        return self.rollout.engine if self.rollout.engine.measures(passes) else sampler()
+
+    def engine_of_its_own(self) -> Engine | None:
+        """The evaluation's engine, where one is open beside that of the rollouts."""
+        engine = self.evaluation_engine() if self.eval.splits or self.eval.engine is not None else None
+        return None if engine == self.rollout.engine else engine
 
     @field_validator("*", mode="before")
     @classmethod
@@ -360,6 +379,17 @@ class Recipe(Settings):
         if isinstance(info.context, RecipeWorkshop):
             info.context.settled = info.data
         return value
+
+
+def sampler() -> Engine | None:
+    """The installed engine that samples the policy and needs neither settings nor a package; None unless it is one."""
+    found = []
+    for offer in discovery.offers(Engine.slot):
+        with suppress(discovery.Unknown):
+            kind = discovery.load(offer, Engine)
+            if issubclass(kind, Engine) and kind.samples_policy and not kind.packages:
+                found += [] if any(field.is_required() for field in kind.fields().values()) else [kind]
+    return found[0]() if len(found) == 1 else None
 
 
 class RecipeWorkshop(Workshop):

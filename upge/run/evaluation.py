@@ -157,8 +157,9 @@ def _judging(
 @contextmanager
 def _collecting(recipe: Recipe, context: Context, policy: Policy, scorer: Scorer) -> Iterator[Collector]:
     templater = policy.templater(recipe.data.template, recipe.data.system)
-    engine_of = recipe.rollout.engine
-    with guarding.opened(engine_of, "rollout.engine", engine_of.open, context) as engine:
+    own = recipe.engine_of_its_own()
+    place, engine_of = ("rollout.engine", recipe.rollout.engine) if own is None else ("eval.engine", own)
+    with guarding.opened(engine_of, place, engine_of.open, context) as engine:
         yield Collector(templater, engine, scorer, 0, zero_truncated=_zeroes(recipe), context=policy.context_length)
 
 

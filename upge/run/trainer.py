@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -79,6 +79,7 @@ class Trainer:
         done: rollout batches done. measured: whether the measurement due after them is made.
         taken: problems taken from the data. resumed: whether this process takes up another's work.
         saved: after how many rollout batches the newest checkpoint was written. stop: whether a signal asks for an end.
+        evaluator: asks an engine of the evaluation's own; None where that of the rollouts measures.
         watch: what looks for signs of the run going wrong. said: what this process has warned of besides.
     """
 
@@ -91,6 +92,7 @@ class Trainer:
     learner: Learner
     folder: RunFolder
     display: Display
+    evaluator: Collector | None = None
     done: int = 0
     measured: bool = False
     taken: int = 0
@@ -185,8 +187,11 @@ class Trainer:
         """Evaluate the policy after `done` rollout batches."""
         began = time.perf_counter()
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        if self.evaluator is not None:
+            self.evaluator.engine.sync(self.policy)
+        collector = self.evaluator or self.collector
         metrics, responses = evaluate(
-            self.recipe, self.data, self.collector, done, rank=rank, world=world, gather=self.gather
+            self.recipe, self.data, collector, done, rank=rank, world=world, gather=self.gather
         )
         for split, sampled in responses.items():
             self.keep(f"eval/{split}", done, sampled)
@@ -298,13 +303,16 @@ def opened(recipe: Recipe, resume: Path | None, display: Display, *, again: bool
         engine_of = recipe.rollout.engine
         engine = stack.enter_context(guarding.opened(engine_of, "rollout.engine", engine_of.open, context))
         scored = stack.enter_context(guarding.opened(recipe.reward, "reward", recipe.reward.open, context))
-        collector = _collector(recipe, policy, engine, Scorer(scored, recipe.reward))
+        collector, evaluator = _collector(recipe, policy, engine, Scorer(scored, recipe.reward)), None
+        if (own := recipe.engine_of_its_own()) is not None:
+            examined = stack.enter_context(guarding.opened(own, "eval.engine", own.open, context))
+            evaluator = replace(collector, engine=examined)
         fitting.check(recipe, data, collector)
         checkpoint.rehearse(folder.path, learner, merge=_merges(recipe), writes=folder.writes)
         display.tell(policy.notes)
         stack.enter_context(tracking.tracking(recipe, accelerator, folder.path))
         stack.enter_context(display)
-        trainer = Trainer(recipe, accelerator, policy, data, engine, collector, learner, folder, display)
+        trainer = Trainer(recipe, accelerator, policy, data, engine, collector, learner, folder, display, evaluator)
         _begin(trainer, start)
         yield trainer
 

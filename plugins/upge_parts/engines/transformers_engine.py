@@ -23,6 +23,8 @@ class Transformers(Engine):
     requests are batched. Log-probs are of the distribution drawn from, in nats.
     """
 
+    samples_policy = True
+
     batch_size: int = Field(default=256, ge=1)
     """How many responses are drawn at once, at most."""
 

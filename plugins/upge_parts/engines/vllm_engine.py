@@ -24,6 +24,7 @@ class Vllm(Engine):
     """
 
     packages: ClassVar = {"vllm": "upge[vllm]"}
+    samples_policy = True
 
     gpu_memory_utilization: float = Field(default=0.4, gt=0, le=1)
     """The share of the device's memory that vLLM takes, weights included; on a CPU, of the main memory."""
@@ -44,6 +45,10 @@ class Vllm(Engine):
     """Start at once, without compiling and capturing graphs; samples more slowly then."""
     sleep: bool = False
     """Give the device's memory back while the policy learns; GPUs only."""
+
+    def measures(self, dtype: str) -> bool:
+        """Whether vLLM computes in no coarser type than the policy's own passes."""
+        return self.dtype in ("policy", dtype) or (self.dtype == "float32" and dtype in ("bfloat16", "float16"))
 
     @contextmanager
     def open(self, context: Context) -> Iterator[EngineSession]:

@@ -22,9 +22,12 @@ class VllmServer(Engine):
         token t ~ softmax(logits / temperature), by vLLM's generator of seed key(seed, stream, step, problem, sample)
 
     Log-probs are of the distribution drawn from, in nats, as the servers compute them: they differ from the policy's by
-    rounding, which `truncated_importance` corrects for. How to start a server: docs/vllm.md. Source: Kwon et al. 2023,
+    rounding, which `truncated_importance` corrects for. A server that was started with quantized weights has to be told
+    of by `eval.engine`, which then names another engine. How to start a server: docs/vllm.md. Source: Kwon et al. 2023,
     arXiv 2309.06180.
     """
+
+    samples_policy = True
 
     url: str | tuple[str, ...] = Field(
         min_length=1, examples=["http://gpu1:8000", ("http://gpu1:8000", "http://gpu2:8000")]
