@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import tiny
 from conftest import Site
+from torch import Tensor
 from typer.testing import CliRunner, Result
 
 import upge
@@ -330,3 +331,23 @@ def test_check_of_wrong_names_says_what_would_be_right(tmp_path: Path) -> None:
     assert "it has against, ratio_max" in str(call("check", "cap", "max=3").exception)
     tiny.recipe(tmp_path)
     assert isinstance(call("check", "cap", "ratio_max").exception, upge.RecipeError)
+
+
+def test_a_formula_stays_on_one_line() -> None:
+    class Long(upge.Mask):
+        """x.
+
+            mask_t = 1 where ρ_t < 1 + high
+                     and ρ_t > 1 − high
+
+        Shapes: → (T,).
+        """
+
+        high: float = 0.2
+
+        def __call__(self, b: upge.View) -> Tensor:
+            return b.ratio
+
+    assert filled(Long()) == ["mask_t = 1 where ρ_t < 1 + 0.2 and ρ_t > 1 − 0.2"]
+    text = shown("explain", "grpo")
+    assert "n_t = 1 / (N · |o_i|)   with N all counted trajectories of the optimizer step\n" in text

@@ -15,10 +15,17 @@ _BETWEEN = re.compile(r"\s{4,}")
 
 
 def formula(kind: type[Part]) -> list[str]:
-    """The lines of the formula in a part's docstring: its first indented block."""
+    """The lines of the formula in a part's docstring: its first indented block. A line that is indented deeper than
+    the first goes on with the one above it."""
     text = inspect.cleandoc(kind.__doc__ or "")
     block = re.search(r"^(?:    .+\n?)+", text, flags=re.MULTILINE)
-    return [line.strip() for line in block[0].splitlines()] if block else []
+    lines: list[str] = []
+    for line in block[0].splitlines() if block else []:
+        if lines and line.startswith("     "):
+            lines[-1] += f" {line.strip()}"
+        else:
+            lines.append(line.strip())
+    return lines
 
 
 def filled(part: Part) -> list[str]:
@@ -34,8 +41,12 @@ def filled(part: Part) -> list[str]:
 
 def _pieces(line: str, part: Part) -> list[str]:
     """The formulas of one line; what a label stands before belongs to it up to the next label."""
-    pieces, label = [], ""
+    pieces: list[str] = []
+    label = ""
     for piece in _BETWEEN.split(re.sub(r"^(\w+:)\s+", r"\1 ", line)):
+        if pieces and piece.startswith("with "):  # what the formula's letters are
+            pieces[-1] += f"   {piece}"
+            continue
         own = piece.partition(":")[0] if ":" in piece else ""
         label = own if _choosing(own, part) else label
         pieces.append(f"{label}: {piece}" if label and label != own else piece)
