@@ -23,6 +23,7 @@ from upge.parts import SLOTS
 from upge.policy import Templater
 from upge.records.folder import RunFolder
 from upge.run.collect import Collector
+from upge.run.evaluation import evaluate_completions
 from upge.run.resuming import changed
 from upge.run.trainer import train
 from upge_parts.engines.transformers_engine import Transformers
@@ -262,6 +263,19 @@ def test_a_response_is_text_like_any_other() -> None:
     assert Exact(after=None).score([(problem(answer="so"), text)]) == [1.0]
 
 
+def test_a_run_and_what_scores_its_responses_again_see_the_opening(tmp_path: Path) -> None:
+    tokenizer = opening_with("<think>").tokenizer
+    tokenizer.save_pretrained(tmp_path / "thinking")
+    path = tiny.recipe(tmp_path, model={"tokenizer": str(tmp_path / "thinking")}, train={"steps": 1})
+    recipe = upge.load(path, ["reward={use: format, pattern: '<think>.*'}"])
+    kept = train(recipe) / "completions.jsonl"
+    lines = [json.loads(line) for line in kept.read_text().splitlines()]
+    assert {(line["opening"], line["reward"]) for line in lines} == {("<think>", 1.0)}
+    scored = evaluate_completions(recipe, tmp_path / "scored", kept)
+    assert scored.scores["test"]["avg@2"].value == 1.0
+    assert '"opening": "<think>"' in (scored.folder / "completions.jsonl").read_text()
+
+
 # Nothing to learn.
 
 
@@ -309,7 +323,7 @@ def test_an_end_of_sequence_without_an_embedding_ends_nothing() -> None:
         Policy(model, tokenizer).templater()
 
 
-# Where a demonstration begins.
+# Where a demonstration begins and ends.
 
 
 @pytest.mark.parametrize("scheme", ["always", "first"])
@@ -337,6 +351,14 @@ def test_a_prompts_ids_are_its_own_whatever_follows(
     joined = tuple(whole[: len(put.tokens)]) == put.tokens
     own = whole[len(put.tokens) :] if joined else alone
     assert tokens == ((*own, templater.end_id) if templater.text(own).strip() else ())
+
+
+def test_a_demonstration_that_ends_its_turn_itself_has_one_end() -> None:
+    templater = Templater(vocabularies.characters())
+    once = templater.response("12")
+    for ended in ("12</s>", "12</s>\n", "12</s> <pad>\n"):
+        assert templater.response(ended) == once
+    assert templater.text(templater.response("1</s>2")) == "12", "the rest is somebody's demonstration"
 
 
 # Stop strings.

@@ -115,7 +115,11 @@ class Templater:
         ids = self._known(self._following(prompt, own), "its demonstration")
         if not self.text(ids).strip():
             return ()
-        return ids if ids[-1] in self.stop_ids else (*ids, self.end_id)
+        # Data that were written by a chat template have its end of a turn, and often a line break behind that.
+        ended = next((place for place in range(len(ids), 0, -1) if ids[place - 1] in self.stop_ids), 0)
+        if ended and not self.text(ids[ended:]).strip():
+            return ids[:ended]
+        return (*ids, self.end_id)
 
     def text(self, tokens: Sequence[int]) -> str:
         """The text of response tokens: of all but end-of-sequence and padding tokens."""
