@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import builtins
 import hashlib
 import importlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any
@@ -61,6 +62,30 @@ def module_in(path: Path) -> Any:
     return module
 
 
+def neighbours(path: Path) -> list[Path]:
+    """The files beside a file that its `import` statements are of, and theirs, by name; the file itself left out."""
+    found, queue = {path}, [path]
+    while queue:
+        for name in _imported_names(queue.pop()):
+            beside = path.parent / f"{name}.py"
+            if _is_beside(name, path.parent) and beside not in found:
+                found.add(beside)
+                queue.append(beside)
+    return sorted(found - {path})
+
+
+def _imported_names(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level < 2:
+            yield from [node.module] if node.module else (alias.name for alias in node.names)
+
+
+def _is_beside(name: str, folder: Path) -> bool:
+    return name not in sys.stdlib_module_names and (folder / f"{name}.py").is_file()
+
+
 def _importer(folder: Path) -> Callable[..., Any]:
     """`__import__` for a file in a folder: `import helpers` and `from .helpers import f` are of the file beside it.
 
@@ -72,7 +97,7 @@ def _importer(folder: Path) -> Callable[..., Any]:
         beside = level == 1 and not (scope or {}).get("__package__")
         if beside and not name:  # from . import helpers
             return SimpleNamespace(**{each: module_in((folder / f"{each}.py").resolve()) for each in fromlist or ()})
-        if (beside or level == 0) and name not in sys.stdlib_module_names and (folder / f"{name}.py").is_file():
+        if (beside or level == 0) and _is_beside(name, folder):
             return module_in((folder / f"{name}.py").resolve())
         return builtins.__import__(name, scope, local, fromlist, level)
 
