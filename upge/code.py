@@ -17,7 +17,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, ValidationInfo
 from pydantic_core import PydanticCustomError
 
-from upge.errors import InputError
+from upge.errors import InputError, Terminated
 from upge.parts import Part, Workshop
 
 
@@ -26,9 +26,9 @@ def function_of(name: str) -> Callable[..., Any]:
     place, _, attribute = name.rpartition(":")
     try:
         module = module_in(Path(place)) if place.endswith(".py") else importlib.import_module(place)
-    except InputError:
+    except (InputError, Terminated):
         raise
-    except Exception as error:  # the module is anybody's; whatever it raises is about the module
+    except (Exception, SystemExit) as error:  # the module is anybody's; whatever it raises is about the module
         raise InputError(f"'{place}' can't be imported: {type(error).__name__}: {error}") from error
     found = getattr(module, attribute, None)
     if not callable(found):
@@ -52,10 +52,10 @@ def module_in(path: Path) -> Any:
     vars(module)["__builtins__"] = vars(builtins) | {"__import__": _importer(path.parent)}
     try:
         spec.loader.exec_module(module)
-    except InputError:
+    except (InputError, Terminated):
         del sys.modules[name]
         raise
-    except Exception as error:  # the file is the user's; whatever it raises is about the file
+    except (Exception, SystemExit) as error:  # the file is the user's; whatever it raises is about the file
         del sys.modules[name]
         where = _line_in(path, error)
         raise InputError(f"{path.name} can't be imported: {type(error).__name__}: {error}{where}") from error
@@ -104,7 +104,7 @@ def _importer(folder: Path) -> Callable[..., Any]:
     return imported
 
 
-def _line_in(path: Path, error: Exception) -> str:
+def _line_in(path: Path, error: BaseException) -> str:
     """Where in a file the error arose: ` (file:line)`."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
     line = error.lineno if isinstance(error, SyntaxError) else (lines or [None])[-1]
