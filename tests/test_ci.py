@@ -1,0 +1,114 @@
+"""What `.ci/run` promises: the README's commands as they stand there, and no failure that stays hidden."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+CI = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+COMMANDS = re.findall(r"^\$ (.+)$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+
+
+def functions(*names: str) -> str:
+    """The text of functions of `.ci/run`."""
+    texts = [re.search(rf"^{name}\(\) {{(?: [^\n]*|\n.*?\n)}}$", CI, re.MULTILINE | re.DOTALL) for name in names]
+    return "\n".join(text[0] for text in texts if text)
+
+
+def bash(script: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """What a script does with the options of `.ci/run`, and folders of its own for its work and its stages."""
+    (folder / "work" / "stages").mkdir(parents=True)
+    whole = f"set -euo pipefail\nwork={folder}/work\n{script}"
+    environment = os.environ | variables
+    return subprocess.run(
+        ["/usr/bin/env", "bash", "-c", whole], capture_output=True, text=True, check=False, cwd=ROOT, env=environment
+    )
+
+
+def test_the_readme_has_two_commands_and_each_is_a_stage() -> None:
+    first, second = COMMANDS
+    assert first.endswith("&& .venv/bin/upge run recipes/hpt.yaml")
+    assert second.endswith("&& .venv/bin/pytest -n auto")
+    assert "-e '.[test]'" in second
+    lanes = [word for line in re.findall(r"^lane (.*)$", CI, re.MULTILINE) for word in line.split()]
+    assert lanes.count("readme_run") == lanes.count("readme_tests") == 1
+
+
+@pytest.mark.parametrize(("stage", "command"), [("readme_run", COMMANDS[0]), ("readme_tests", COMMANDS[1])])
+def test_a_command_of_the_readme_is_run_literally_in_a_clean_clone(stage: str, command: str, tmp_path: Path) -> None:
+    """What stands in for git leaves the README alone, and what stands in for the shell writes what it is given."""
+    stand_ins = tmp_path / "bin"
+    stand_ins.mkdir()
+    told = tmp_path / "told"
+    for name, does in {
+        "git": 'printf "%s\\n" "$*" >> TOLD; mkdir "${@: -1}"; cp "${@: -2:1}/README.md" "${@: -1}"',
+        "bash": 'printf "%s\\n" "$@" "$PWD" "$(ls -A)" "$HOME" "$(ls -A "$HOME")" "${UPGE_PROFILE-none}" >> TOLD',
+    }.items():
+        (stand_ins / name).write_text(f"#!/bin/bash\n{does.replace('TOLD', str(told))}\n")
+        (stand_ins / name).chmod(0o755)
+    script = f"PATH={stand_ins}:$PATH\n{functions('literally', stage)}\n{stage}"
+    ended = bash(script, tmp_path, UPGE_PROFILE="ci", HOME=str(tmp_path))
+    assert ended.returncode == 0, ended.stderr
+    cloned, *run, where, there, home, in_home, profile = told.read_text().splitlines()
+    assert cloned.endswith(f"clone --quiet . {where}")
+    assert run == ["-c", command]
+    assert there == "README.md", "nothing but the clone"
+    assert Path(home).parent == Path(where).parent
+    assert (in_home, profile) == ("", "none")
+
+
+@pytest.mark.parametrize(
+    ("fails", "closing"),
+    [
+        ("true", r"0 failed, 12 passed, 1 skipped, 0 errors in"),
+        ("false", r"1 failed, 12 passed, 1 skipped, 0 errors in"),
+    ],
+)
+def test_a_stage_that_fails_fails_the_whole_and_shows_its_log(fails: str, closing: str, tmp_path: Path) -> None:
+    script = functions("stage", "lane", "close") + (
+        "\none() { echo; echo '7 passed, 1 skipped in 3.10s'; }"
+        f"\ntwo() {{ echo reason; {fails}; echo later > $work/later; }}"
+        "\nthree() { echo '===== 5 passed, 2 warnings in 61.00s (0:01:01) ====='; }"
+        "\nlane one two & lanes=$!\nlane three\nwait $lanes\nclose"
+    )
+    ended = bash(script, tmp_path)
+    assert re.match(closing, ended.stdout.splitlines()[-1]), ended.stdout + ended.stderr
+    assert (ended.returncode == 0) == (fails == "true") == (tmp_path / "work" / "later").exists()
+    assert ("reason" in ended.stdout.splitlines()) == (fails == "false"), "the log of a stage that failed"
+
+
+def test_tests_ask_for_packages_by_their_mark_alone() -> None:
+    """Another way to skip them would be seen neither by -m nor by --all-extras."""
+    others = [path.name for path in sorted((ROOT / "tests").glob("*.py")) if f"import{'orskip'}" in path.read_text()]
+    assert others == []
+
+
+def test_a_missing_package_skips_a_test_or_fails_it(tmp_path: Path) -> None:
+    (tmp_path / "conftest.py").write_text((ROOT / "tests" / "conftest.py").read_text())
+    (tmp_path / "test_it.py").write_text(
+        "import pytest\n\n@pytest.mark.needs('torch')\ndef test_there(): pass\n\n"
+        "@pytest.mark.needs('torch', 'no_such_package')\ndef test_not_there(): pass\n"
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-rs",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:warnings",
+        str(tmp_path),
+    ]
+    for option, code, closing in ((), 0, "1 passed, 1 skipped in"), (("--all-extras",), 1, "1 passed, 1 error in"):
+        ended = subprocess.run([*command, *option], capture_output=True, text=True, check=False, cwd=tmp_path)
+        assert ended.returncode == code, ended.stdout
+        assert closing in ended.stdout
+        assert "needs pip install 'upge[no_such_package]'" in ended.stdout
