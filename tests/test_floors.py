@@ -20,7 +20,7 @@ PEER = ROOT / "upge" / "bench" / "trl.py"
 
 FLOORS = [
     {"spelling", "tables"},
-    {"batch", "declaring", "errors", "files", "settings"},
+    {"batch", "declaring", "errors", "files", "score", "settings"},
     {"discovery"},
     {"parts", "schedule", "flow", "code"},
     {"asking"},

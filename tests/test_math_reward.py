@@ -7,26 +7,28 @@ repository: JSON lists with `prompt` and `answer`.
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import random
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from time import monotonic
 
+import answer_forms
 import pytest
+from answer_forms import SETS
+from hypothesis import given
+from hypothesis import strategies as st
 
 from upge import Context, InputError, Problem
 from upge_parts.rewards.answers import answer_in, spelled, unwrapped
 from upge_parts.rewards.graders import Graders
 from upge_parts.rewards.mathematics import Math, MathSession
 from upge_parts.rewards.verifying import EXAMPLES
+from upge_parts.rewards.verifying import grade as compare
 from upge_parts.rewards.voting import classes as voted
 
 pytestmark = pytest.mark.needs("math_verify")
 
 PROFILE = os.environ.get("UPGE_PROFILE", "dev")
-SETS = Path(os.environ.get("UPGE_TEST_SETS") or Path(__file__).parents[2] / "shared" / "data")
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +110,217 @@ def test_a_problem_without_an_answer_is_refused(session: MathSession) -> None:
         grade(session, " ", "4")
 
 
+# Sentences, tags and thoughts.
+
+NOUNS = """dollars eggs cents apples miles hours minutes students books meters liters kilograms feet inches yards pounds
+ounces gallons people children marbles pencils cookies boxes bags trees flowers birds cats dogs fish cars buses pages
+points goals games songs tickets coins stamps cards balls shirts shoes hats chairs tables rooms floors windows doors
+bricks tiles sheep cows horses chickens rabbits bees ants plants seeds oranges bananas euros yen cups spoons plates
+degrees weeks months"""
+NUMBERS = ["18", "0", "-7", "3.5", "1,234", "1,234.50", "36%", "$27.00", "-3/4", "5/9", "2^10", r"\frac{14}{3}", "4e33"]
+TEMPLATES = [
+    "The answer is {} {}.",
+    "The answer is exactly {} {}",
+    "**Answer:** {} {}",
+    "The answer is **{}** {}.",
+    "The answer is {} {}, not 1000003 of them.",
+    "The answer is not 1000003 but {} {}.",
+    "The answer is {} {} because 3 + 4 = 7 and nothing else is left.",
+    "So Ann has {} {} left.",
+    "There are 3 boxes, so there are {} {}, not 1000003.",
+    "<answer>{} {}</answer>",
+    "<answer>\nShe has {} {}.\n</answer>",
+    r"\boxed{{{} \text{{ {}}}}}",
+    r"\boxed{{{} {}}}",
+]
+
+
+class InProcess(Graders):
+    """Grades here: for formulas that are known to be harmless."""
+
+    def __init__(self) -> None:
+        self.known: dict[object, float] = {}
+
+    def grade(self, questions: Sequence[tuple[str, ...]]) -> list[float | None]:
+        return [self.known.setdefault(each, compare(*each)) for each in questions]
+
+
+HERE = MathSession(InProcess(), "any")
+
+
+def scored(reference: str, response: str, session: MathSession = HERE) -> float:
+    return session.score([(Problem("p", "?", reference), response)])[0]
+
+
+@given(st.sampled_from(TEMPLATES), st.sampled_from(NOUNS.split()), st.sampled_from(NUMBERS), st.sampled_from(NUMBERS))
+def test_a_word_behind_a_number_is_no_part_of_it(template: str, noun: str, number: str, other: str) -> None:
+    reference = number.strip("$").replace(",", "")
+    assert scored(reference, template.format(number, noun)) == 1.0
+    if other != number:
+        assert scored(reference, template.format(other, noun)) == 0.0
+
+
+@pytest.mark.parametrize("noun", NOUNS.split())
+def test_every_noun_is_a_noun(noun: str) -> None:
+    assert scored("18", f"The answer is 18 {noun}.") == scored("18", rf"\boxed{{18 {noun}}}") == 1.0
+    assert scored("18", f"The answer is 81 {noun}.") == scored("18", rf"\boxed{{81 {noun}}}") == 0.0
+
+
+@pytest.mark.parametrize(
+    ("reference", "response"),
+    [
+        ("18", "18 is the answer."),
+        ("18", "The final answer is: \\boxed{18} eggs"),
+        ("18", "She has 18 eggs left.\nI hope this helps!"),
+        ("18", "The answer is 3 boxes of 6 eggs = 18 eggs."),
+        ("18", "The final answer to the question of the eggs is 18. I used 3 steps"),
+        ("18", "答案是 18。因为 9*2 是 18"),
+        ("18", "#### 18"),
+        ("18", "The answer is `18`."),
+        ("18", "The answer is $18 and not $20."),
+        ("18", "The answer is −(−18), that is to say."),
+        ("5", "The answer is 5 m/s^2."),
+        ("5", r"\boxed{5 \text{ m/s}^2}"),
+        ("5", "The answer is 5 m/s^2 downwards"),
+        ("7", "The answer is 7 N"),
+        ("-3/4", "The answer is -3/4 of the pie."),
+        ("7/2", "The answer is 3 1/2 cups."),
+        ("2ab", "The answer is 2ab because of symmetry"),
+        ("MR=SRMC", "The answer is MR=SRMC because nothing else is left."),
+        ("(3, 4)", "The answer is (3, 4), a point of the line"),
+        ("1, 2, 3", "The answer is $1$, $2$ and $3$."),
+        ("1, 2", "The answer is 1 or 2"),
+        ("1/2", "The answer is 0.5, or 1/2."),
+        ("3, 5, 7", "The answer is 3, 5, 7 because they are prime."),
+        (r"\text{Evelyn}", r"The answer is \text{Evelyn} because she is tall"),
+        ("12.5", "The answer is 12.5%."),
+    ],
+)
+def test_what_a_sentence_states(reference: str, response: str) -> None:
+    assert scored(reference, response) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("reference", "response"),
+    [
+        ("3", "The answer is between 3 and 5."),
+        ("5", "The answer is between 3 and 5."),
+        ("18", "The answer is 18 or 19?"),
+        ("19", "The answer is 18 or 19?"),
+        ("18", "The answer is 18 eggs or 19 eggs"),
+        ("20", "The answer is 18, not 20."),
+        ("20", "The answer is not 20 but 18"),
+        ("20", "The answer is not 20."),
+        ("20", "She has 18 (not 20)"),
+        ("18", "The answer is 18!."),
+        ("5", "The answer is 5x^2"),
+        ("2", "The answer is 5 m/s^2"),
+    ],
+)
+def test_what_a_sentence_does_not_state(reference: str, response: str) -> None:
+    assert scored(reference, response) == 0.0
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        "<answer>5</answer>",
+        "<answer>\n5\n</answer>",
+        "<answer>The answer is 5</answer>",
+        "<answer>\nIt takes 3 steps.\nThe answer is 5 eggs.\n</answer>",
+        r"<answer>$\boxed{5}$, not 6</answer>",
+        "<answer>6</answer> No: <ANSWER> 5 </ANSWER>",
+        r"\boxed{6}, no, <answer>5</answer>",
+        r"<answer>6</answer>, no, \boxed{5}",
+        "<think>I must write <answer>6</answer>.</think><answer>5</answer>",
+        "<final_answer>5</final_answer>",
+        "<answer>5",
+    ],
+)
+def test_answer_tags_are_read_as_boxes_are(response: str) -> None:
+    assert scored("5", response) == 1.0
+    assert scored("6", response) == 0.0
+    whole = "</" in response
+    assert scored("5", response, MathSession(InProcess(), "boxed")) == float(whole)
+
+
+def test_empty_tags_hold_no_answer() -> None:
+    assert [scored("5", each) for each in ("5 <answer></answer>", "<answer> </answer>", "</answer>")] == [0.0] * 3
+
+
+@pytest.mark.parametrize(
+    "end",
+    ["</think>", "</thinking>", "</reasoning>", "</seed:think>", "[/THINK]", "◁/think▷", "<|channel|>final<|message|>"],
+)
+def test_a_thought_is_not_searched_where_an_answer_follows(end: str) -> None:
+    text = rf"<think>It is \boxed{{6}}, or {end} rather \boxed{{7}}.{end}"
+    reading = MathSession(InProcess(), "any", "read")
+    assert [scored(each, text + "\nThe answer is 5.") for each in "567"] == [1.0, 0.0, 0.0]
+    assert [scored(each, text + "\nThe answer is 5.", reading) for each in "567"] == [0.0, 0.0, 1.0]
+    assert HERE.answer(text + "\nThe answer is 5.") == "5"
+    assert [scored(each, text + " \n") for each in "567"] == [0.0, 0.0, 1.0]
+
+
+# What Math-Verify takes for the same and is not, and the reverse.
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer"),
+    [
+        ("1/2004!", "1/2006!"),
+        ("2^{-99}", "2^{-98}"),
+        ("e^{-100}", "e^{-101}"),
+        ("x = 2^{-99}", "2^{-98}"),
+        ("(2^{-99}, 1)", "(2^{-98}, 1)"),
+        ("2^{-99}, 1", "2^{-98}, 1"),
+        ("0.0000001", "0.0000002"),
+        ("123_5", "123_7"),
+        ("123_5", "x = 123_7"),
+        ("4210_{5}", r"4210_{\text{six}}"),
+        ("16,3,1,1", "16,3,3,1"),
+        ("x^2+1=0", "x^2+2=0"),
+        (r"\frac{1}{3} E_{1}+\frac{2}{3} E_{2}", r"\frac{2}{3} E_{1}+\frac{1}{3} E_{2}"),
+        ("2", "3 1/2"),
+    ],
+)
+def test_what_only_looks_the_same(reference: str, answer: str) -> None:
+    assert scored(reference, rf"\boxed{{{answer}}}") == scored(answer, rf"\boxed{{{reference}}}") == 0.0
+    assert scored(reference, rf"\boxed{{{reference}}}") == scored(answer, rf"\boxed{{{answer}}}") == 1.0
+
+
+def test_a_list_that_repeats_something_asks_for_it_as_often() -> None:
+    assert [scored("16,3,1,1", each) for each in ("16,3,1", "16,3,3,1", "1, 3, 1, 16")] == [0.0, 0.0, 1.0]
+    assert scored("1,2", "1,2,2") == 1.0
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer"),
+    [
+        (r"\emptyset", r"\varnothing"),
+        ("∅", r"\{\}"),
+        ("(1,2,3)", r"\langle 1,2,3\rangle"),
+        ("(1,2,3)", r"\left\langle 1, 2, \frac62 \right\rangle"),
+        ("1/2004!", r"\frac{1}{2004!}"),
+        ("2^{-99}", r"\frac{1}{2^{99}}"),
+        ("2^{-99}, 1", r"1, \frac{1}{2^{99}}"),
+        ("1/3", "0.333333"),
+        ("1/192", "0.005208"),
+        ("0.125", r"12.5\%"),
+        ("12.5", r"12.5\%"),
+        ("4210_{5}", r"4210_{\text{five}}"),
+        ("4210_{5}", "4210"),
+        ("16,3,1,1", "1, 16, 1, 3"),
+        ("x^2+1=0", "2x^2+2=0"),
+        ("7/2", "3 1/2"),
+        ("3.3e12", r"x = 3.3 \times 10^{12}"),
+        (r"\sqrt{2}", "√2"),
+        ("-5", "−5"),
+    ],
+)
+def test_what_only_looks_different(reference: str, answer: str) -> None:
+    assert scored(reference, rf"\boxed{{{answer}}}") == scored(answer, rf"\boxed{{{reference}}}") == 1.0
+
+
 # Votes.
 
 
@@ -171,9 +384,7 @@ def test_an_answer_that_never_ends_has_its_own_class_and_the_others_theirs() -> 
 def references() -> list[str]:
     if not SETS.is_dir():
         pytest.skip("no public test sets: UPGE_TEST_SETS names their folder")
-    return [
-        problem["answer"] for path in sorted(SETS.glob("*.json")) for problem in json.loads(path.read_text("utf-8"))
-    ]
+    return answer_forms.references()
 
 
 def spellings(reference: str) -> Iterator[str]:
@@ -218,6 +429,19 @@ def test_wrong_answers_do_not_verify(session: MathSession) -> None:
     wrong = [*others[: 200 if PROFILE == "dev" else None], *near[: 100 if PROFILE == "dev" else None]]
     scores = session.score([(Problem("p", "?", a), rf"\boxed{{{unwrapped(b)}}}") for a, b in wrong])
     assert [pair for pair, found in zip(wrong, scores, strict=True) if found != 0.0] == []
+
+
+def test_math_recognises_at_least_what_bare_math_verify_does(session: MathSession) -> None:
+    """Of a few problems every form; `python tests/answer_forms.py` measures all."""
+    references()
+    right, wrong = answer_forms.drawn(3 if PROFILE == "dev" else 30)
+    picked = [each[:: 7 if PROFILE == "dev" else 1] for each in (right, wrong)]
+    ours, bare = answer_forms.measure(*picked)
+    count = len(picked[0])
+    worse = [case for case, a, b in zip(picked[0], ours, bare, strict=False) if a < b]
+    taken = [case for case, a in zip(picked[1], ours[count:], strict=True) if a]
+    assert (worse, taken) == ([], [])
+    assert sum(ours[:count]) > sum(bare[:count])
 
 
 # What can't hold it up.

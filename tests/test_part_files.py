@@ -7,12 +7,16 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from torch import Tensor
 from typer.testing import CliRunner
 
 import upge
+from upge import View
 from upge.command import app
 from upge.recipe import RecipeError, check
+from upge.records.folder import RunFolder
+from upge.testing.batches import RICH
 
 HEAD = "import torch\nimport upge\nfrom upge import Mask, Switch\n\n\n"
 MASK = 'class P(Mask):\n    """x."""\n\n    needs = {{"logp"}}\n\n    def __call__(self, b):\n        return {}\n'
@@ -171,3 +175,22 @@ def test_numbers_per_token_where_a_switch_owes_one_a_prompt_name_the_way(tmp_pat
     path = recipe(tmp_path, code)
     path.write_text("extends: grpo.yaml\nestimator:\n  switch: part.py:P\n")
     assert "b.per_prompt(x) sums over the prompt's trajectories" in validated(path)
+
+
+def test_a_runs_folder_keeps_the_neighbours_too(tmp_path: Path) -> None:
+    """Without them the run couldn't be resumed once the files beside the recipe have changed."""
+    code = "from helpers import half\n\n\n" + MASK.format("half(b.logp)")
+    helpers = "from ours import HALF\n\n\ndef half(x):\n    return x * HALF\n"
+    path = recipe(tmp_path / "mine", code, helpers=helpers, ours="HALF = 0.5\n", unrelated="")
+    run = RunFolder(tmp_path / "run")
+    text = run.resolved(upge.load(path, allow_code=True))
+    (run.path / "recipe.yaml").write_text(text)
+    kept = sorted(file.name for file in (run.path / "code").rglob("*.py"))
+    assert kept == ["helpers.py", "ours.py", "part.py"]
+    again = upge.load(run.path / "recipe.yaml", allow_code=True)
+    for name in ("helpers", "ours", "part"):
+        (tmp_path / "mine" / f"{name}.py").unlink()
+    (mask,) = again.estimator.terms["rl"].mask
+    assert torch.equal(mask(View(RICH.batch, frozenset({"logp"}))), RICH.batch.logp * 0.5)
+    next_run = RunFolder(tmp_path / "next").resolved(upge.load(run.path / "recipe.yaml", allow_code=True))
+    assert next_run == text

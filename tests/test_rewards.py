@@ -133,6 +133,11 @@ def test_only_the_end_of_an_endless_line_is_read() -> None:
         ("A cat and a Dog", None),
         ("the answer is F", None),
         ("", None),
+        ("<answer>C</answer>", "C"),
+        ("<answer>\nThe answer is (C), not A.\n</answer> B", "C"),
+        (r"<answer>$\boxed{C}$</answer>", "C"),
+        (r"<answer>A</answer> or rather \boxed{C}", "C"),
+        (r"<think>\boxed{A}</think> The answer is C", "C"),
     ],
 )
 def test_the_letter_that_a_response_chooses(response: str, letter: str | None) -> None:
@@ -149,6 +154,20 @@ def test_choices_are_compared_with_the_reference_letter() -> None:
 def test_a_reference_that_is_no_letter_is_refused() -> None:
     with pytest.raises(InputError, match="the answer of the problem 'p' is none of the letters ABCDE"):
         score(Choice(), "answer: B", answer="Paris")
+
+
+# The answer letter for letter.
+
+
+def test_a_letter_of_the_thought_counts_where_thoughts_are_read() -> None:
+    assert Choice(thought="read").answer(r"<think>\boxed{A}</think> The answer is C") == "A"
+
+
+def test_an_exact_answer_is_behind_the_thought_and_inside_its_tag() -> None:
+    response = "<think>4?</think>\n<answer>\n5\n</answer>\n"
+    assert score(Exact(after="<answer>"), response, "<answer>5", "5", answer="5") == [1.0, 1.0, 0.0]
+    assert score(Exact(), "<think>4?</think>\n5", "<think>5</think>", answer="5") == [1.0, 0.0]
+    assert score(Exact(thought="read"), "<think>4?</think>\n5", answer="5") == [0.0]
 
 
 # Forms.

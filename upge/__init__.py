@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from upge.asking import PartError as PartError
+    from upge.asking import error_text as error_text
     from upge.batch import Batch as Batch
     from upge.batch import View as View
     from upge.code import Code as Code
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from upge.credit import Credit as Credit
     from upge.discovery import register as register
     from upge.errors import InputError as InputError
+    from upge.errors import Terminated as Terminated
     from upge.estimator import Estimator as Estimator
     from upge.estimator import Term as Term
     from upge.files import parse_json as parse_json
@@ -59,16 +61,18 @@ if TYPE_CHECKING:
     from upge.schedule import Schedule as Schedule
     from upge.schedule import Within as Within
     from upge.schedule import at as at
+    from upge.score import as_list as as_list
+    from upge.score import as_score as as_score
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "upge.asking": ("PartError",),
+    "upge.asking": ("PartError", "error_text"),
     "upge.batch": ("Batch", "View"),
     "upge.code": ("Code", "function_of"),
     "upge.credit": ("Credit",),
     "upge.discovery": ("register",),
-    "upge.errors": ("InputError",),
+    "upge.errors": ("InputError", "Terminated"),
     "upge.estimator": ("Estimator", "Term"),
     "upge.files": ("parse_json", "read_text", "regular_file"),
     "upge.flow": (
@@ -101,6 +105,7 @@ _HOMES = {
     ),
     "upge.policy": ("ModelError", "Policy", "load_policy"),
     "upge.recipe": ("Recipe", "RecipeError", "load"),
+    "upge.score": ("as_list", "as_score"),
     "upge.schedule": ("Number", "Schedule", "Within", "at"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

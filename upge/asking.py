@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from math import isnan
 
 from torch import Tensor
 
 from upge import discovery
 from upge.batch import Batch, Reduce, View, alone
-from upge.errors import InputError
+from upge.errors import InputError, Terminated
 from upge.parts import Factor, Part, Stateful, Switch
 
 State = dict[str, dict[str, Tensor]]
@@ -120,26 +119,58 @@ class BrokenPromise(Exception):
     """What a part returned is not what it owes; said by whoever asked, and turned into a `PartError`."""
 
 
-@contextmanager
-def answering(part: Part, place: str) -> Iterator[None]:
-    """Turns whatever a part raises into a `PartError`; errors about the user's input pass."""
-    try:
-        yield
-    except (InputError, PartError):
-        raise
-    except BrokenPromise as broken:
-        raise PartError(f"{label_of(part, place)} {broken}", place) from broken
-    except Exception as error:  # a part is anybody's code
+class answering:  # noqa: N801 (it is called as the function that `contextlib.contextmanager` would make)
+    """Turns whatever a part raises into a `PartError`; errors about the user's input pass.
+
+    A class, since `contextlib` takes a RuntimeError made of a StopIteration for its own and raises the latter again.
+    """
+
+    def __init__(self, part: Part, place: str) -> None:
+        self._part, self._place = part, place
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, frames: object) -> None:
+        del kind, frames
+        part, place = self._part, self._place
+        if isinstance(error, InputError | PartError | Terminated) or not isinstance(error, Exception | SystemExit):
+            return
+        if isinstance(error, BrokenPromise):
+            raise PartError(f"{label_of(part, place)} {error}", place) from error
+        part, place = _raiser(error, part, place)  # a part is anybody's code
         where = line_of(error, type(part))
-        raise PartError(f"{label_of(part, place)} raised {type(error).__name__}: {error} ({where})", place) from error
+        raise PartError(f"{label_of(part, place)} raised {error_text(error)} ({where})", place) from error
+
+
+def error_text(error: BaseException) -> str:
+    """An error's class and message; the class alone where its message can't be had, since that is anybody's code."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:
+        return type(error).__name__
+
+
+def _raiser(error: BaseException, part: Part, place: str) -> tuple[Part, str]:
+    """Of a part and those that it holds the one in whose file the error was raised, with its place; else the part."""
+    within = [(part, place), *((inner, f"{place}.{at}") for at, inner in part.within().items())]
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        for each, at in within:
+            if frame.filename in _files_of(type(each)):
+                return each, at
+    return part, place
+
+
+def _files_of(kind: type[Part]) -> set[str | None]:
+    """The files of a part's class and of those that it is made from, but for the machine's own."""
+    classes = [each for each in kind.__mro__ if not each.__module__.startswith(("upge.", "pydantic"))]
+    return {getattr(sys.modules.get(each.__module__), "__file__", None) for each in classes}
 
 
 def line_of(error: BaseException, kind: type[Part]) -> str:
     """`file:line` of what raised: the last line of the part's own file that was on the way, else the last of all."""
     frames = traceback.extract_tb(error.__traceback__)
-    classes = [each for each in kind.__mro__ if not each.__module__.startswith(("upge.", "pydantic"))]
-    files = {getattr(sys.modules.get(each.__module__), "__file__", None) for each in classes}
-    own = [frame for frame in frames if frame.filename in files]
+    own = [frame for frame in frames if frame.filename in _files_of(kind)]
     frame = (own or frames)[-1]
     return f"{frame.filename}:{frame.lineno}"
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import builtins
 import hashlib
 import importlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any
@@ -16,7 +17,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, ValidationInfo
 from pydantic_core import PydanticCustomError
 
-from upge.errors import InputError
+from upge.errors import InputError, Terminated
 from upge.parts import Part, Workshop
 
 
@@ -25,9 +26,9 @@ def function_of(name: str) -> Callable[..., Any]:
     place, _, attribute = name.rpartition(":")
     try:
         module = module_in(Path(place)) if place.endswith(".py") else importlib.import_module(place)
-    except InputError:
+    except (InputError, Terminated):
         raise
-    except Exception as error:  # the module is anybody's; whatever it raises is about the module
+    except (Exception, SystemExit) as error:  # the module is anybody's; whatever it raises is about the module
         raise InputError(f"'{place}' can't be imported: {type(error).__name__}: {error}") from error
     found = getattr(module, attribute, None)
     if not callable(found):
@@ -51,14 +52,38 @@ def module_in(path: Path) -> Any:
     vars(module)["__builtins__"] = vars(builtins) | {"__import__": _importer(path.parent)}
     try:
         spec.loader.exec_module(module)
-    except InputError:
+    except (InputError, Terminated):
         del sys.modules[name]
         raise
-    except Exception as error:  # the file is the user's; whatever it raises is about the file
+    except (Exception, SystemExit) as error:  # the file is the user's; whatever it raises is about the file
         del sys.modules[name]
         where = _line_in(path, error)
         raise InputError(f"{path.name} can't be imported: {type(error).__name__}: {error}{where}") from error
     return module
+
+
+def neighbours(path: Path) -> list[Path]:
+    """The files beside a file that its `import` statements are of, and theirs, by name; the file itself left out."""
+    found, queue = {path}, [path]
+    while queue:
+        for name in _imported_names(queue.pop()):
+            beside = path.parent / f"{name}.py"
+            if _is_beside(name, path.parent) and beside not in found:
+                found.add(beside)
+                queue.append(beside)
+    return sorted(found - {path})
+
+
+def _imported_names(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level < 2:
+            yield from [node.module] if node.module else (alias.name for alias in node.names)
+
+
+def _is_beside(name: str, folder: Path) -> bool:
+    return name not in sys.stdlib_module_names and (folder / f"{name}.py").is_file()
 
 
 def _importer(folder: Path) -> Callable[..., Any]:
@@ -72,14 +97,14 @@ def _importer(folder: Path) -> Callable[..., Any]:
         beside = level == 1 and not (scope or {}).get("__package__")
         if beside and not name:  # from . import helpers
             return SimpleNamespace(**{each: module_in((folder / f"{each}.py").resolve()) for each in fromlist or ()})
-        if (beside or level == 0) and name not in sys.stdlib_module_names and (folder / f"{name}.py").is_file():
+        if (beside or level == 0) and _is_beside(name, folder):
             return module_in((folder / f"{name}.py").resolve())
         return builtins.__import__(name, scope, local, fromlist, level)
 
     return imported
 
 
-def _line_in(path: Path, error: Exception) -> str:
+def _line_in(path: Path, error: BaseException) -> str:
     """Where in a file the error arose: ` (file:line)`."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
     line = error.lineno if isinstance(error, SyntaxError) else (lines or [None])[-1]

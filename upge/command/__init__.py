@@ -6,13 +6,13 @@ Exit codes: 0 done; 1 the run failed; 2 the input is wrong; 130 and 143 interrup
 from __future__ import annotations
 
 import signal
-import sys
 from types import FrameType
 
 import typer
 
 from upge import __version__
 from upge.command.errors import reported
+from upge.errors import Terminated
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -39,7 +39,7 @@ def _options(version: bool = typer.Option(False, "--version", help="Print the ve
 
 def _terminated(signum: int, frame: FrameType | None) -> None:
     del frame
-    sys.exit(128 + signum)
+    raise Terminated(128 + signum)
 
 
 from upge.command import (  # noqa: E402  (each registers its verb)

@@ -6,6 +6,8 @@ import json
 import os
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -13,6 +15,7 @@ import typer
 
 from upge.command import app
 from upge.command.arguments import AllowCode, Overrides
+from upge.command.errors import INTERRUPTED
 from upge.command.planning import Processes
 from upge.tables import folding
 
@@ -81,7 +84,7 @@ def evaluate(
     folder = resume or output or Path("evaluations") / settings.name / _name_of(model)
     show = _Progress()
     size = chunk or CHUNK
-    with located(composed):
+    with located(composed), _interrupted(show):
         if completions is not None:
             found = evaluation.evaluate_completions(settings, folder, completions, chunk=size, show=show)
         else:
@@ -159,13 +162,33 @@ def _name_of(model: str) -> str:
     return last[-1] or "model"
 
 
+@contextmanager
+def _interrupted(show: _Progress) -> Iterator[None]:
+    """Ctrl-C is told, with how to go on where responses were sampled."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo(f"interrupted{show.onwards()}", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+
+
 class _Progress:
     """Says on stderr how far it is: at the beginning, at the end, and about twenty times between."""
 
     def __init__(self) -> None:
         self.said = -1
+        self.folder: Path | None = None
+        self.done = self.total = 0
+
+    def onwards(self) -> str:
+        """How far it was, and what goes on with it."""
+        if self.folder is None:
+            return " before the first response"
+        again = f"; to go on, add --resume {self.folder} to the command, in place of --output"
+        return f" after {self.done} of {self.total} responses, which are in {self.folder}{again}"
 
     def __call__(self, folder: Path, done: int, total: int) -> None:
+        self.folder, self.done, self.total = folder, done, total
         if self.said < 0:
             typer.echo(f"evaluation folder: {folder}", err=True)
         share = 20 * done // max(total, 1)

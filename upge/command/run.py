@@ -70,6 +70,14 @@ def run(
     with located(composed):
         folder = train(loaded, resume=resume, again=again)
     if os.environ.get("RANK", "0") == "0":
-        from upge.report.writing import write
+        typer.echo(_report(folder, allow_code), err=True)
 
-        typer.echo(f"report: {write([folder], allow_code=allow_code)}", err=True)
+
+def _report(folder: Path, allow_code: bool) -> str:
+    """Where the run's report is, or why there is none: the run is finished all the same."""
+    from upge.report.writing import write
+
+    try:
+        return f"report: {write([folder], allow_code=allow_code)}"
+    except Exception as error:  # nothing that befalls a report makes the run another
+        return f"the run is finished; its report could not be written: {error}\nto write it again: upge report {folder}"

@@ -24,6 +24,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from upge.code import neighbours
 from upge.files import refuse_links_out
 from upge.flow import Problem, Trajectory
 from upge.recipe import Recipe
@@ -76,12 +77,17 @@ class RunFolder:
         if not isinstance(dumped, str) or not names_file(dumped):
             return dumped
         source, _, name = dumped.rpartition(":")
-        data = Path(source).read_bytes()
-        stem, mark = Path(source).stem, f"-{hashlib.sha256(data).hexdigest()[:16]}"
+        data, beside = Path(source).read_bytes(), neighbours(Path(source))
+        whole = b"".join([data, *(each.name.encode() + each.read_bytes() for each in beside)])
+        stem, mark = Path(source).stem, f"-{hashlib.sha256(whole).hexdigest()[:16]}"
         kept = f"code/{stem.removesuffix(mark)}{mark}.py"  # the same name, when it is such a copy already
+        if beside:  # which it finds by their own names
+            kept = f"code/{stem}{mark}/{stem}.py"
         if self.writes:
-            (self.path / "code").mkdir(exist_ok=True)
+            (self.path / kept).parent.mkdir(parents=True, exist_ok=True)
             (self.path / kept).write_bytes(data)
+            for each in beside:
+                (self.path / kept).with_name(each.name).write_bytes(each.read_bytes())
         return f"{kept}:{name}"
 
     def metrics(self, line: Mapping[str, Any]) -> None:

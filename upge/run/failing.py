@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from upge.asking import PartError
 from upge.errors import InputError
 from upge.recipe import Recipe
 from upge.records import status
@@ -67,7 +68,8 @@ def explain(error: BaseException, recipe: Recipe, folder: Path) -> str | None:
     """What befell the run, if it is one of these: looked for in the error and in what caused it."""
     for each in chain(error):
         if said := _memory(each, recipe) or _disk(each, folder) or _others(each):
-            return said
+            # Python's own lack of memory is met where somebody's code asks for it; what that was comes first.
+            return f"{error}\n{said}" if isinstance(each, MemoryError) and isinstance(error, PartError) else said
     return None
 
 

@@ -9,8 +9,9 @@ from functools import wraps
 from typing import Any, TypeVar, cast
 
 from upge.asking import BrokenPromise, answering
-from upge.flow import Context, Problem, RewardSession
+from upge.flow import Completion, Context, Problem, RewardSession
 from upge.parts import Part
+from upge.score import as_list, as_score
 
 Session = TypeVar("Session")
 
@@ -47,13 +48,28 @@ class Guarded:
         @wraps(found)
         def asked(*given: Any, **named: Any) -> Any:
             with answering(self._part, self._place):
-                return found(*given, **named)
+                result = found(*given, **named)
+                if (owed := _OWED.get(name)) is not None:
+                    _check(name, result, owed[0], owed[1](given))
+                return result
 
         return asked
 
 
-LARGEST = 1e30
-"""The largest score, of either sign: sums of such still are finite."""
+_OWED: dict[str, tuple[type, Callable[[tuple[Any, ...]], int]]] = {
+    "take": (Problem, lambda given: int(given[1])),
+    "sample": (Completion, lambda given: len(given[0])),
+}
+"""What a session's method returns a list of, and how many for what it is given: (step, count), (requests, sampling)."""
+
+
+def _check(method: str, result: object, kind: type, count: int) -> None:
+    if not isinstance(result, Sequence):
+        raise BrokenPromise(f"returned {type(result).__name__} from `{method}`; it owes a list of {count}")
+    wrong = next((each for each in result if not isinstance(each, kind)), None)
+    if wrong is not None or len(result) != count:
+        found = str(len(result)) if wrong is None else type(wrong).__name__
+        raise BrokenPromise(f"returned {found} from `{method}`; it owes {count} of upge.{kind.__name__}")
 
 
 class Scorer:
@@ -66,13 +82,14 @@ class Scorer:
         """The scores, in the order of the pairs."""
         scores = self._session.score(pairs)
         with answering(self._part, "reward"):
-            if not isinstance(scores, Sequence) or len(scores) != len(pairs):
-                counted = len(scores) if isinstance(scores, Sequence) else type(scores).__name__
-                raise BrokenPromise(f"returned {counted} for {len(pairs)} responses; it owes a number for each")
-            wrong = [score for score in scores if not isinstance(score, int | float) or not abs(score) <= LARGEST]
-            if wrong:
-                raise BrokenPromise(f"scored a response {wrong[0]!r}; a score is a finite number, {LARGEST:g} at most")
-        return [float(score) for score in scores]
+            try:
+                listed = as_list(scores, len(pairs))
+            except ValueError as error:
+                raise BrokenPromise(f"returned {error}") from error
+            try:
+                return [as_score(score) for score in listed]
+            except ValueError as error:
+                raise BrokenPromise(f"scored a response {error}") from error
 
     def answers(self, texts: Sequence[str]) -> list[str | None] | None:
         """The final answer in each response, None where it has none; or None if the reward offers no answers."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,7 +50,16 @@ def tracking(recipe: Recipe, accelerator: Accelerator, folder: Path) -> Iterator
     try:
         yield
     finally:
+        _close(recipe, accelerator)
+
+
+def _close(recipe: Recipe, accelerator: Accelerator) -> None:
+    """Close the trackers; one that can't be closed is told, and changes nothing of how the run ended."""
+    try:
         accelerator.end_training()
+    except Exception as error:  # each tracker has errors of its own
+        names, reason = ", ".join(recipe.log.trackers), " ".join(str(error).split())[:300]
+        print(f"log.trackers: {names} can't be closed: {type(error).__name__}: {reason}", file=sys.stderr)
 
 
 def numbers(line: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,21 +6,39 @@ Everything here takes time linear in the response, so that no response can hold 
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from upge import InputError, Problem
 
 Where = Literal["boxed", "last", "any"]
-"""Where the answer stands: in the last complete box; last in the text; in the box if there is one, else last."""
+"""Where the answer stands: in the last complete box or answer tags; last in the text; or in those, else last."""
+
+Thought = Literal["skip", "read"]
+"""Whether a thought in front of the answer is skipped or read like the rest."""
 
 LONGEST = 1000
 """Characters of an answer that are read: a longer box is wrong, of a longer line its beginning or its end is read."""
 
-MARKER = re.compile(r"\banswer(?:\*\*)?\s{0,9}(?:is\b|[:=])(?:\*\*)?:?", re.IGNORECASE)
-"""What announces an answer: "answer is", "answer:", "answer =", also in bold."""
+MARKER = re.compile(
+    r"\banswer(?:\*\*)?\s{0,9}(?:is\b|[:=：])(?:\*\*)?:?|\bfinal answer\b[^.\n:=]{1,60}?\sis\b(?:\*\*)?:?"
+    r"|答案(?:\*\*)?\s{0,9}(?:[是为為][:：]?|[:：])(?:\*\*)?",
+    re.IGNORECASE,
+)
+"""What announces an answer: "answer is", "answer:", "answer =", "final answer to … is", in bold or not; in Chinese."""
 
+_THOUGHT = re.compile(
+    r"</(?:think|thinking|thought|thoughts|reasoning|reflection|seed:think)>|\[/THINK\]|◁/think▷"
+    r"|<\|(?:end_of_thought|/think|think_end)\|>|<\|channel\|>final<\|message\|>",
+    re.IGNORECASE,
+)
+_TAG = re.compile(
+    r"<(?P<close>/?)(?:final_)?answer\s{0,9}>|<\|(?:begin|(?P<end>end))_of_(?:box|solution)\|>", re.IGNORECASE
+)
 _BRACES = re.compile(r"(?P<box>\\(?:boxed|fbox)\s{0,9}\{)|\\.|[{}]", re.DOTALL)
-_DISPLAYED = re.compile(r"\s*(?:\$\$(?P<dollars>[^$]*)\$\$|\\\[(?P<brackets>(?:[^\\]|\\(?!\]))*)\\\])")
+_DISPLAYED = re.compile(r"\s*(?:\$\$(?P<dollars>(?:[^$]|\$(?!\$))*)\$\$|\\\[(?P<brackets>(?:[^\\]|\\(?!\]))*)\\\])")
+_STATES = re.compile(r"\d|\$[^$]+\$|\\[(\[]")
+_CLOSING_LINES = 8
+_HEADING = re.compile(r"\A#{1,6}\s+(?=\S)")
 _WORDY = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox)\s{0,9}\{([^{}]*)\}")
 _SETTING = re.compile(
     r"\\(?:left|right|displaystyle|limits)(?![a-zA-Z])|\\[,;:!]|\\(?=[\s%$])|(?<!\\)\\[()\[\]]|[\s~$]|(?<=\d)\{,\}(?=\d)"
@@ -41,17 +59,65 @@ def reference(problem: Problem) -> str:
     return str(problem.answer)
 
 
-def answer_in(response: str, where: Where) -> str | None:
+class Answer(NamedTuple):
+    """An answer, and whether words like "the answer is" announce it."""
+
+    text: str
+    announced: bool
+
+
+def conclusion(response: str, thought: Thought = "skip") -> str:
+    """What comes behind the last thought of a response; all of it if nothing does, or thoughts are read."""
+    if thought == "read":
+        return response
+    ends = [end.end() for end in _THOUGHT.finditer(response)]
+    return response[ends[-1] :] if ends and response[ends[-1] :].strip() else response
+
+
+def answer_in(response: str, where: Where, thought: Thought = "skip") -> str | None:
     """The part of a response that is its answer, None if there is none."""
-    box = boxed(response) if where != "last" else None
-    if box is not None or where == "boxed":
-        return box
-    found = announced(response)
-    return found if found is not None else ending(response)[-LONGEST:]
+    found = located(conclusion(response, thought), where)
+    return None if found is None else found.text
+
+
+def located(text: str, where: Where) -> Answer | None:
+    """The answer in a text without a thought; None if there is none."""
+    inside, tagged = (enclosed(text) if where != "last" else None) or (None, False)
+    if inside is None and where == "boxed":
+        return None
+    if inside is not None:
+        text = inside.strip()
+        box = boxed(text) if tagged else text
+        if box is not None:
+            return Answer(box, False)
+        if MARKER.search(text) is None and ("\n" not in text or text.startswith(r"\begin")):
+            return Answer(text, False)
+    found = announced(text)
+    return Answer(found, True) if found is not None else Answer(ending(text)[-LONGEST:], False)
+
+
+def enclosed(text: str) -> tuple[str, bool] | None:
+    """What is in the last complete box or pair of answer tags that is in no other, and whether it is tags."""
+    box = _last_box(text)
+    tags: tuple[int, int] | None = None
+    opened: int | None = None
+    for tag in _TAG.finditer(text):
+        if not tag["close"] and not tag["end"]:
+            opened = tag.end()
+        elif opened is not None:
+            tags, opened = (opened, tag.start()), None
+    if tags is not None and (box is None or tags[1] > box[0]):
+        return text[tags[0] : tags[1]], True
+    return None if box is None else (text[box[0] : box[1]], False)
 
 
 def boxed(text: str) -> str | None:
     r"""What is in the last complete `\boxed{…}` or `\fbox{…}`; None where there is none."""
+    box = _last_box(text)
+    return None if box is None else text[box[0] : box[1]]
+
+
+def _last_box(text: str) -> tuple[int, int] | None:
     opened: list[int | None] = []
     found = None
     for brace in _BRACES.finditer(text):
@@ -60,7 +126,7 @@ def boxed(text: str) -> str | None:
         elif brace[0] == "{":
             opened.append(None)
         elif brace[0] == "}" and opened and (start := opened.pop()) is not None:
-            found = text[start : brace.start()]
+            found = start, brace.start()
     return found
 
 
@@ -71,13 +137,19 @@ def announced(text: str) -> str | None:
 
 
 def ending(text: str) -> str:
-    """The displayed formula that a text ends with, or else its last line that isn't empty."""
+    """The displayed formula that a text ends with, or else its last line that isn't empty.
+
+    Before a closing sentence without a number or a formula, as "I hope this helps!", it is the last line with one.
+    """
     text = text.rstrip()
     formula = text.removesuffix(".")
     for left, right in (("$$", "$$"), (r"\[", r"\]")):
         if formula.endswith(right) and (start := formula.rfind(left, 0, -2)) >= 0:
             return formula[start + 2 : -2].strip()
-    return text.rpartition("\n")[2].strip()
+    lines = [line for line in text.rsplit("\n", _CLOSING_LINES)[-_CLOSING_LINES:] if line.strip()] or [""]
+    stated = [line for line in lines if _STATES.search(line)]
+    closing = len(lines[-1].split()) > 2 and not _STATES.search(lines[-1])
+    return (stated[-1] if stated and closing else lines[-1]).strip()
 
 
 def _first_line(text: str) -> str:
@@ -88,12 +160,13 @@ def _first_line(text: str) -> str:
 
 
 def unwrapped(answer: str) -> str:
-    r"""An answer without the full stop behind it, or the box, the dollars and the bold around it.
+    r"""An answer without the full stop behind it, or the box, the dollars, the bold and the answer tags around it.
 
     `$\boxed{4}$.` → `4`
     """
     while True:
-        inner = answer.strip().removesuffix(".").strip().removeprefix("**").removesuffix("**").strip()
+        inner = _TAG.sub("", answer).strip().strip("`").removesuffix("。")
+        inner = _HEADING.sub("", inner).removesuffix(".").strip().removeprefix("**").removesuffix("**").strip()
         for left, right in (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]")):
             body = inner[len(left) : -len(right)]
             if inner == left + body + right and body and left not in body and not body.endswith("\\"):

@@ -9,7 +9,17 @@ from contextlib import contextmanager
 from pydantic import Field
 
 from upge import Context, InputError, Problem, Reward
-from upge_parts.rewards.answers import MARKER, Where, boxed, reference, spelled, unanswered
+from upge_parts.rewards.answers import (
+    MARKER,
+    Thought,
+    Where,
+    boxed,
+    conclusion,
+    enclosed,
+    reference,
+    spelled,
+    unanswered,
+)
 
 
 class Choice(Reward):
@@ -19,11 +29,13 @@ class Choice(Reward):
 
     The letter is looked for in this order, and the first place that there is decides:
 
-    1. the last complete `\boxed{…}`: a letter and nothing else, as `C`, `c`, `(C)`, `C.` or `\text{C}`;
+    1. the last complete `\boxed{…}`: a letter and nothing else, as `C`, `c`, `(C)`, `C.` or `\text{C}`; or the last
+       `<answer>…</answer>`: the same, or a sentence to which rules 2 and 3 apply;
     2. right behind the last "answer is" or "answer:": a capital letter, as `C`, `(C)`, `**C**` or `$C$`;
     3. the last capital letter that stands alone, in brackets or before a full stop, comma, colon or the line's end.
 
-    A response without any is wrong. A reference that is no letter of `letters` is refused.
+    A thought, up to `</think>`, is skipped. A response without any letter is wrong. A reference that is no letter of
+    `letters` is refused.
     Units: dimensionless, {0, 1}. Source: exact match of letters, as for ARC and GPQA.
     """
 
@@ -31,6 +43,8 @@ class Choice(Reward):
     """The letters that there are to choose from, capitals."""
     where: Where = "any"
     """Where the letter is looked for: boxed is rule 1, last is rules 2 and 3, any is all of them."""
+    thought: Thought = "skip"
+    """Whether what stands up to the last `</think>` is skipped where something follows it, or read like the rest."""
 
     @contextmanager
     def open(self, context: Context) -> Iterator[Choice]:
@@ -42,9 +56,18 @@ class Choice(Reward):
 
     def answer(self, text: str) -> str | None:
         """The letter that a response chooses, or None."""
-        box = boxed(text) if self.where != "last" else None
-        if box is not None or self.where == "boxed":
-            return self._alone(box or "")
+        text = conclusion(text, self.thought)
+        inside, tagged = (enclosed(text) if self.where != "last" else None) or (None, False)
+        if inside is not None:
+            box = boxed(inside) if tagged else inside
+            if box is not None or self._alone(inside) is not None:
+                return self._alone(inside if box is None else box)
+        if inside is None and self.where == "boxed":
+            return None
+        return self._last(text if inside is None else inside)
+
+    def _last(self, text: str) -> str | None:
+        """The letter by rules 2 and 3."""
         announced = list(MARKER.finditer(text))
         if announced:
             behind = re.compile(rf"[\s(*$]{{0,20}}(?:\\text\{{)?\(?([{self.letters}])(?![\w'])")

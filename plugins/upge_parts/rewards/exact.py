@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from upge import Context, Problem, Reward
-from upge_parts.rewards.answers import reference, unanswered
+from upge_parts.rewards.answers import Thought, conclusion, reference, unanswered
 
 
 class Exact(Reward):
@@ -14,13 +15,16 @@ class Exact(Reward):
 
         R = 1[strip(the text after the last `after`) = strip(answer)]
 
-    A response without the marker is wrong; by default the whole response is compared. A problem without an answer is
-    refused.
+    A response without the marker is wrong; by default the whole response is compared. A thought, up to `</think>`, is
+    skipped. Behind an opening tag, `after: <answer>`, the answer ends with the closing one. A problem without an answer
+    is refused.
     Units: dimensionless, {0, 1}. Source: exact-match verification.
     """
 
     after: str | None = None
     """What the final answer comes after; null compares the whole response."""
+    thought: Thought = "skip"
+    """Whether what stands up to the last `</think>` is skipped where something follows it, or read like the rest."""
 
     def refusal(self, problem: Problem) -> str | None:
         """What is said of a problem without an answer."""
@@ -36,7 +40,11 @@ class Exact(Reward):
 
     def answer(self, text: str) -> str | None:
         """The final answer in a response, or None if the marker is missing."""
+        text = conclusion(text, self.thought)
         if self.after is None:
             return text.strip()
         _, found, answer = text.rpartition(self.after)
+        tag = re.fullmatch(r"\s*<(\w+)>\s*", self.after)
+        if tag is not None:
+            answer = answer.partition(f"</{tag[1]}>")[0]
         return answer.strip() if found else None

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any
 
 from pydantic import Field
 
-from upge import Code, Context, PartError, Problem, Reward, function_of
+from upge import Code, Context, PartError, Problem, Reward, Terminated, as_list, as_score, error_text, function_of
 
 
 class PythonFunction(Reward):
@@ -21,7 +19,8 @@ class PythonFunction(Reward):
         R = function(problem, response), or with `batch` [R, …] = function(problems, responses)
 
     A problem has `id`, `prompt`, `answer`, `demonstration` and `band`; a response is text. A score is a finite number,
-    or true or false. A function that raises, or returns anything else, ends the run with the problem's id.
+    or true or false, of Python, numpy or torch. A function that raises, or returns anything else, ends the run with
+    the problem's id.
 
         reward: {use: python, function: rewards.py:score}
 
@@ -53,25 +52,33 @@ class FunctionSession:
         if not pairs:
             return []
         problems, texts = [problem for problem, _ in pairs], [text for _, text in pairs]
-        scores = self._called(f"{problems[0].id} … {problems[-1].id}", problems, texts)
-        if not isinstance(scores, Sequence) or len(scores) != len(pairs):
-            counted = len(scores) if isinstance(scores, Sequence) else type(scores).__name__
-            raise self._wrong(f"returned {counted} for {len(pairs)} responses; it owes a number for each")
+        found = self._called(f"{problems[0].id} … {problems[-1].id}", problems, texts)
+        try:
+            scores = as_list(found, len(pairs))
+        except ValueError as error:
+            raise self._wrong(f"returned {error}") from error
         return [self._number(score, problem) for score, problem in zip(scores, problems, strict=True)]
 
     def _called(self, about: str, *given: Any) -> Any:
         try:
             return self.function(*given)
-        except Exception as error:  # the function is anybody's
-            frame = traceback.extract_tb(error.__traceback__)[-1]
-            where = f"problem '{about}', {frame.filename}:{frame.lineno}"
-            raise self._wrong(f"raised {type(error).__name__}: {error} ({where})") from error
+        except Terminated:
+            raise
+        except (Exception, SystemExit) as error:  # the function is anybody's
+            raise self._wrong(f"raised {error_text(error)} (problem '{about}', {self._line(error)})") from error
+
+    def _line(self, error: BaseException) -> str:
+        """`file:line` of what raised: the last line of the function's own file, else the last of all."""
+        frames = traceback.extract_tb(error.__traceback__)[1:] or traceback.extract_tb(error.__traceback__)
+        file = getattr(getattr(self.function, "__code__", None), "co_filename", None)
+        frame = ([each for each in frames if each.filename == file] or list(frames))[-1]
+        return f"{frame.filename}:{frame.lineno}"
 
     def _number(self, score: Any, problem: Problem) -> float:
-        if not isinstance(score, Real) or not math.isfinite(score):
-            said = repr(score)[:100]
-            raise self._wrong(f"returned {said} for the problem '{problem.id}'; a score is a finite number")
-        return float(score)
+        try:
+            return as_score(score, f" for the problem '{problem.id}'")
+        except ValueError as error:
+            raise self._wrong(f"returned {error}") from error
 
     def _wrong(self, fault: str) -> PartError:
         return PartError(f"the reward's function {self.name} {fault}", "reward")
