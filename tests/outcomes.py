@@ -19,7 +19,7 @@ from torch import Tensor
 from upge.recipe import Recipe
 from upge.run.trainer import open_policy
 
-BOUNDS = {"float32": 1e-5, "float64": 1e-10, TIED: 1e-5}
+BOUNDS = {"float32": 1e-5, "float64": 1e-10, TIED: 1e-5, "composite": 2e-4}
 """How far parameters and metrics may be apart, by the kind of model."""
 
 

@@ -113,10 +113,30 @@ SCALED = tiny.LLAMA | {"model_type": "granite", "logits_scaling": 4.0}
 """A network whose logits aren't its head's own product."""
 
 
-def scaled_recipe(folder: Path) -> upge.Recipe:
-    """HPT on such a network."""
-    recipe_of(folder, "hpt", "three", "float32")
-    return upge.load(folder / "recipe.yaml", [f"model.config={json.dumps(SCALED)}"])
+COMPOSITE = {
+    "model_type": "gemma3",
+    "text_config": {
+        **{key: value for key, value in tiny.LLAMA.items() if key != "model_type"},
+        **{"vocab_size": 7, "head_dim": 8, "num_key_value_heads": 1, "sliding_window": 8},
+    },
+    "vision_config": {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    | {"image_size": 8, "patch_size": 4},
+    "mm_tokens_per_image": 4,
+    "image_token_index": 7,
+}
+"""A network with a tower for images, which no text reaches."""
+SPARE = tiny.GPT2 | {"add_cross_attention": True}
+"""A network of text alone with layers that are never used."""
+
+
+def built_recipe(folder: Path, config: Mapping[str, Any], kind: str = "float32") -> upge.Recipe:
+    """HPT on another network."""
+    recipe_of(folder, "hpt", "three", kind)
+    path = folder / "recipe.yaml"
+    blocks = json.loads(path.read_text())
+    blocks["model"]["config"] = config
+    path.write_text(json.dumps(blocks))
+    return upge.load(path)
 
 
 def learned(folder: Path, name: str, recipe: upge.Recipe, *, by_accelerate: bool = False) -> Learner:
@@ -282,14 +302,17 @@ def main() -> None:
         recipe = recipe_of(own_folder(folder), *setting)
         return learned(folder, prefix + "-".join(setting), recipe, **options)
 
+    learned(folder, "hpt-composite", built_recipe(own_folder(folder), COMPOSITE))
+    learned(folder, "spare-float64", built_recipe(own_folder(folder), SPARE, "float64"))
     for setting in possible(WHOLE):
         assert not learn("", setting).optimization.sharded
     if int(os.environ["WORLD_SIZE"]) == 2:
         asked(folder)
-        scaled = scaled_recipe(own_folder(folder))
+        scaled = built_recipe(own_folder(folder), SCALED)
         learned(folder, "scaled-float32", scaled)
         with environment(FSDP2):
             learned(folder, "divided-scaled-float32", scaled)
+            learned(folder, "divided-hpt-composite", built_recipe(own_folder(folder), COMPOSITE))
             for setting in possible(DIVIDED):
                 assert learn("divided-", setting).optimization.sharded
                 if setting[0] not in ("sft", "grpo"):

@@ -109,7 +109,7 @@ def main() -> None:
     if world == 2:
         for name in WAYS:
             with ranks.environment(way(own, name)):
-                ranks.learned(folder, named(name, "scaled", "float32"), ranks.scaled_recipe(own))
+                ranks.learned(folder, named(name, "scaled", "float32"), ranks.built_recipe(own, ranks.SCALED))
                 rounded(folder, own, name)
                 guarded(folder, own, name)
         runs(folder, own)

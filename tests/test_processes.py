@@ -64,6 +64,16 @@ def test_so_do_divided_models_that_do_more_to_their_logits(done: Done) -> None:
     agree(done(2), done(2), ("scaled", "float32"), "divided")
 
 
+@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("setting", [("hpt", "composite"), ("spare", "float64")], ids="-".join)
+def test_what_no_text_reaches_keeps_nobody_waiting(done: Done, processes: int, setting: tuple[str, str]) -> None:
+    agree(done(1), done(processes), setting)
+
+
+def test_nor_where_models_are_divided(done: Done) -> None:
+    agree(done(1), done(2), ("hpt", "composite"), "divided")
+
+
 @pytest.mark.parametrize("setting", cases([each for each in ranks.DIVIDED if each[2] == "float64"]))
 def test_there_was_something_to_learn(done: Done, setting: ranks.Setting) -> None:
     made = [line["updates/made"] for line in metrics(done(1), *setting)]

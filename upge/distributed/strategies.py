@@ -12,11 +12,11 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedType
 from torch import Tensor, nn
 
 from upge.distributed import sharding
-from upge.policy import shards
+from upge.policy import reached, shards
 from upge.recipe.schema import Optimizer
 from upge.schedule import at
 
@@ -94,6 +94,10 @@ class Accelerated(Strategy):
         divided = sharding.own(accelerator)
         if divided:
             sharding.divide(model, accelerator)
+        elif sharding.asked() is None and accelerator.distributed_type != DistributedType.NO:
+            # What no row reaches would keep data parallelism waiting for its gradient, and the others' from their mean.
+            model.to(accelerator.device)
+            reached.freeze(model, reached.unreached(model))
         optimizer = adamw(model, settings)
         if divided:
             wrapped, self.optimizer = model, accelerator.prepare(optimizer)

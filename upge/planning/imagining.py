@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import AutoModelForCausalLM, AutoModelForTokenClassification
+from transformers import AutoModelForTokenClassification
 
-from upge.policy import adapting, recomputing
+from upge.policy import ModelError, adapting, reached, recomputing
 from upge.policy.critic import Critic
 from upge.policy.loading import explained
 from upge.policy.logprobs import log_probs
@@ -62,14 +62,34 @@ def imagined(
     config: PreTrainedConfig, dtype: str, attention: str | None, lora: Lora | None
 ) -> Iterator[PreTrainedModel]:
     """A policy without memory, as `load` would make it. Raises ModelError where peft is missing."""
+    away = _away(config) if reached.composite(config) else ()
     with torch.device("meta"):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, **_arguments(dtype, attention)).eval()
+        model = _outline(config, dtype, attention)
+        reached.freeze(model, away)
         if lora is not None:
             with explained("model.lora"):
-                adapting.adapt(model, lora, base=None, seed=0)
+                adapting.adapt(model, lora, base=None, seed=0, without=away)
     with FakeTensorMode():
         _leave_meta(model)
         yield model
+
+
+def _outline(config: PreTrainedConfig, dtype: str, attention: str | None) -> PreTrainedModel:
+    with explained("model"):
+        outline: PreTrainedModel = reached.kind_of(config).from_config(config, **_arguments(dtype, attention))
+    return outline.eval()
+
+
+def _away(config: PreTrainedConfig) -> tuple[str, ...]:
+    """What no text reaches; nothing, where that can't be told without numbers."""
+    with torch.device("meta"):
+        model = _outline(copy.deepcopy(config), "float32", None)
+    with FakeTensorMode():
+        _leave_meta(model)
+        try:
+            return reached.unreached(model, _forward(model, "float32"))
+        except ModelError:  # whatever its code does without numbers
+            return ()
 
 
 def _leave_meta(model: nn.Module) -> None:

@@ -33,19 +33,23 @@ CONFIG = "adapter_config.json"
 _HANDLED = re.compile(
     r"(rank|alpha)_pattern keys did not match"  # peft looks for stacks of experts among layers; they have their ranks
     r"|fan_in_fan_out is set to"  # which it then sets as it should be
+    r"|exclude_modules="  # what no text reaches has no layer that is a target
     r"|tie_word_embeddings=True"  # shared weights with an adapter are refused
     r"|Could not find a config file in|Unable to fetch remote file"  # to see whether embeddings grew; none do here
 )
 """What peft warns of and a run has seen to."""
 
 
-def adapt(model: PreTrainedModel, settings: Lora, *, base: str | None, seed: int) -> None:
+def adapt(
+    model: PreTrainedModel, settings: Lora, *, base: str | None, seed: int, without: tuple[str, ...] = ()
+) -> None:
     """Put a new adapter into a model and freeze the rest; B = 0, so that the model says what it said before.
     A and B have the weights' type, but float32 at least.
 
     Args:
         model: changed in place. settings: the recipe's. seed: of A.
         base: where the model came from, for the adapter's own config; None: random weights.
+        without: modules that get none, whatever the targets are.
 
     Raises:
         ModelError: peft is missing, or a layer's weights are another's too. peft's own: no layer has such a name.
@@ -57,6 +61,7 @@ def adapt(model: PreTrainedModel, settings: Lora, *, base: str | None, seed: int
         lora_alpha=settings.alpha,
         target_modules=settings.targets if everywhere else layers,
         target_parameters=stacks or None,
+        exclude_modules=_within((*without, *targets.routers(model))),
         lora_dropout=0.0,
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
         task_type="CAUSAL_LM",
@@ -72,6 +77,11 @@ def adapt(model: PreTrainedModel, settings: Lora, *, base: str | None, seed: int
     # Sets until here, which are written in any order.
     adapter.target_modules = sorted(adapter.target_modules)
     adapter.target_parameters = sorted(adapter.target_parameters or ()) or None
+
+
+def _within(places: tuple[str, ...]) -> str | None:
+    """What peft takes for the names of these modules and all in them."""
+    return rf"({'|'.join(map(re.escape, places))})(\..*)?" if places else None
 
 
 def _refuse_tied(model: PreTrainedModel) -> None:

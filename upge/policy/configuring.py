@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import importlib
+import inspect
+import re
 from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from transformers import AutoConfig
@@ -72,8 +76,18 @@ def override(config: PreTrainedConfig, overrides: Mapping[str, Any]) -> PreTrain
 
 def _known(config: PreTrainedConfig) -> set[str]:
     """The arguments that this kind of config has, under any of their names."""
-    known = {field.name for field in dataclasses.fields(config)} | set(config.attribute_map)
+    known = {field.name for field in dataclasses.fields(config)} | set(config.attribute_map) | _read(type(config))
     return known | ({"rope_theta", "rope_scaling"} if "rope_parameters" in known else set())
+
+
+@cache
+def _read(kind: type[PreTrainedConfig]) -> frozenset[str]:
+    """What an architecture's code reads of a config that has it, and its class does not list: `head_dim`, mostly."""
+    try:
+        code = inspect.getsource(importlib.import_module(kind.__module__.replace(".configuration_", ".modeling_")))
+    except (ImportError, OSError, TypeError):
+        return frozenset()
+    return frozenset(re.findall(r"""getattr\(\s*(?:self\.)?config,\s*["'](\w+)["']""", code))
 
 
 def _set(config: PreTrainedConfig, name: str, value: Any) -> None:
@@ -99,4 +113,4 @@ def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
 
 def _nearest(name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, sorted(known), 1)
-    return f"; did you mean {near[0]}?" if near else ""
+    return f"; did you mean {near[0]}?" if near else ", and its code reads none: leave it out"

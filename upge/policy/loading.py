@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers.utils import cached_file
 
-from upge.policy import adapting, packages, recomputing, targets
+from upge.policy import adapting, packages, reached, recomputing, targets
 from upge.policy.configuring import configure, override
 from upge.policy.errors import ModelError
 from upge.policy.policy import Policy
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "tekken.json")
+
+
+_PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json")
 
 
 def load(
@@ -77,13 +81,23 @@ def load(
         model = _open_model(path, arguments, overrides or {})
     else:
         model = _random(config or {}, opened, arguments, seed)
+    several = reached.composite(model.config)
+    with explained("model"):
+        away = reached.settle(model) if several else ()
+    notes = [reached.note(model, away)]
     if lora is not None:
         with explained("model.lora"):
-            adapting.adapt(model, lora, base=None if path is None else _absolute(path), seed=seed)
+            adapting.adapt(model, lora, base=None if path is None else _absolute(path), seed=seed, without=away)
+        notes += [targets.bare(model, away)] if lora.targets == "all-linear" else []
     if gradient_checkpointing:
         recomputing.check(model)
-    notes = [] if lora is None or lora.targets != "all-linear" else [targets.bare(model)]
-    return Policy(model, opened, recompute=gradient_checkpointing, notes=[note for note in notes if note])
+    return Policy(
+        model,
+        opened,
+        recompute=gradient_checkpointing,
+        notes=[note for note in notes if note],
+        files=_processor_files(path) if several and path is not None else None,
+    )
 
 
 def _open_model(
@@ -96,10 +110,11 @@ def _open_model(
     # Other formats of weights are pickles, which are programs.
     settings = arguments | file | (_unpacking() if file else {"use_safetensors": True})
     with explained(path):
+        own = AutoConfig.from_pretrained(place, trust_remote_code=False, **file) if overrides or not file else None
+        kind = AutoModelForCausalLM if own is None or file else reached.kind_of(own)
         if overrides:
-            own = AutoConfig.from_pretrained(place, trust_remote_code=False, **file)
             settings["config"] = override(own, overrides)
-        opened: Any = AutoModelForCausalLM.from_pretrained(place, output_loading_info=True, **settings)
+        opened: Any = kind.from_pretrained(place, output_loading_info=True, **settings)
     model, report = opened
     if file:  # the weights are unpacked by now, and so they will be saved
         vars(model.config).pop("quantization_config", None)
@@ -194,9 +209,24 @@ def _random(
     with torch.random.fork_rng(devices=[]), explained("model.config"):
         torch.manual_seed(seed)
         # Drawn in float32 and then converted, so that another dtype starts from the same weights.
-        drawn = AutoModelForCausalLM.from_config(settings, **(arguments | {"dtype": torch.float32}))
+        drawn = reached.kind_of(settings).from_config(settings, **(arguments | {"dtype": torch.float32}))
     model: PreTrainedModel = drawn.to(arguments["dtype"])
     return model
+
+
+def _processor_files(path: str) -> dict[str, bytes]:
+    """The settings of what makes a model's input of images and sounds, by name; of an adapter, its base model's."""
+    place, _ = find(path)
+    found = {}
+    for name in _PROCESSOR_FILES:
+        file = cached_file(
+            place, name, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
+        )
+        if file is not None:
+            found[name] = Path(file).read_bytes()
+    if not found and (Path(place) / adapting.CONFIG).is_file():
+        return _processor_files(adapting.base_of(Path(place)))
+    return found
 
 
 def find(path: str, of: str = "model") -> tuple[str, dict[str, str]]:
@@ -246,6 +276,8 @@ def _reason(error: BaseException) -> str:
     if any(isinstance(cause, RepositoryNotFoundError) for cause in causes):
         return "neither a folder here nor a model on the Hub (a private one needs `hf auth login`)"
     text = " ".join(str(error).split())
+    if unknown := re.search(r"Unrecognized configuration class <class '[\w.]*\.(\w+)Config'> for .*?: (\w+)\.", text):
+        return f"transformers has no {unknown[2]} of {unknown[1]}"
     if "trust_remote_code" in text:
         return "it comes with code of its own, which is never run: take a model of an architecture transformers has"
     if "couldn't connect" in text or "offline mode" in text:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +39,7 @@ class Policy:
         tokenizer: its tokenizer; without a pad token it gets its end-of-sequence token for one, if it has that.
         recompute: whether activations are computed again in the backward pass and not kept (gradient checkpointing).
         notes: what a person should know of how it was opened, in sentences.
+        files: what lies beside the weights and is saved with them, by name: settings of a processor of images, say.
 
     Attributes:
         stop_ids: the tokens a response ends at: the tokenizer's, the config's and the generation config's, once each,
@@ -57,9 +58,10 @@ class Policy:
         *,
         recompute: bool = False,
         notes: Sequence[str] = (),
+        files: Mapping[str, bytes] | None = None,
     ) -> None:
         self.model: PreTrainedModel = model.eval()
-        self.notes = tuple(notes)
+        self.notes, self.files = tuple(notes), dict(files or {})
         self.tokenizer, self.recompute, self.sharing = tokenizer, recompute, True
         self.stop_ids = tuple(token for token in _stop_ids(model, tokenizer) if token < self.size)
         if tokenizer.pad_token is None and tokenizer.eos_token is not None:
@@ -119,7 +121,8 @@ class Policy:
         return hashlib.sha256(vocabulary.encode()).hexdigest()[:16]
 
     def save(self, folder: str | Path, *, merge: bool = True, writes: bool = True) -> None:
-        """Write model and tokenizer in the Hub's format; `AutoModelForCausalLM.from_pretrained(folder)` opens them.
+        """Write model and tokenizer in the Hub's format; `AutoModelForCausalLM.from_pretrained(folder)` opens them,
+        of a model for images or sounds too `AutoModelForMultimodalLM`.
 
         Args:
             merge: an adapter goes into a copy of the weights; False: it alone is written, in peft's format.
@@ -157,6 +160,8 @@ class Policy:
         with _saveable(model), adapting.warned("the trained model"):
             model.save_pretrained(folder, state_dict=weights)
         self.tokenizer.save_pretrained(folder)
+        for name, content in self.files.items():
+            Path(folder, name).write_bytes(content)
 
     @property
     def size(self) -> int:

@@ -7,10 +7,12 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from upge.policy import shards
+from upge.policy.reached import within
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -29,15 +31,31 @@ def divided(model: nn.Module, targets: tuple[str, ...]) -> tuple[list[str], list
     return [target for target in targets if target in of_layers or target not in of_stacks], of_stacks
 
 
+def routers(model: nn.Module) -> Iterator[str]:
+    """Linear layers that answer with more than a product, which an adapter would add its own to: Llama 4's routers."""
+    for name, module in model.named_modules():
+        own = type(module)
+        if isinstance(module, nn.Linear) and own.__module__.startswith("transformers.models."):
+            with torch.no_grad():
+                answer = module(module.weight.new_zeros(1, module.in_features))
+            if not isinstance(answer, Tensor):
+                yield name
+
+
 def _ends(name: str, target: str) -> bool:
     return name == target or name.endswith(f".{target}")
 
 
-def bare(model: PreTrainedModel) -> str | None:
-    """Which weight matrices between embedding and head have no adapter, in a sentence; None: there are none."""
+def bare(model: PreTrainedModel, without: tuple[str, ...] = ()) -> str | None:
+    """Which weight matrices between embedding and head have no adapter, in a sentence; None: there are none.
+
+    Args: without: modules that aren't looked at.
+    """
     found: dict[str, int] = {}
     stacks = set()
     for name, weight in _matrices(model):
+        if within(name, without):
+            continue
         kind = re.sub(r"(?<=\.)\d+(?=\.)", "*", name)
         found[kind] = found.get(kind, 0) + math.prod(shards.shape(weight))
         if len(shards.shape(weight)) == STACK:
