@@ -77,7 +77,8 @@ def imagined(
 def _outline(config: PreTrainedConfig, dtype: str, attention: str | None) -> PreTrainedModel:
     with explained("model"):
         outline: PreTrainedModel = reached.kind_of(config).from_config(config, **_arguments(dtype, attention))
-    return outline.eval()
+    outline.eval()
+    return outline
 
 
 def _away(config: PreTrainedConfig) -> tuple[str, ...]:

@@ -76,15 +76,16 @@ def override(config: PreTrainedConfig, overrides: Mapping[str, Any]) -> PreTrain
 
 def _known(config: PreTrainedConfig) -> set[str]:
     """The arguments that this kind of config has, under any of their names."""
-    known = {field.name for field in dataclasses.fields(config)} | set(config.attribute_map) | _read(type(config))
+    known = {field.name for field in dataclasses.fields(config)} | set(config.attribute_map)
+    known |= _read(type(config).__module__)
     return known | ({"rope_theta", "rope_scaling"} if "rope_parameters" in known else set())
 
 
 @cache
-def _read(kind: type[PreTrainedConfig]) -> frozenset[str]:
+def _read(module: str) -> frozenset[str]:
     """What an architecture's code reads of a config that has it, and its class does not list: `head_dim`, mostly."""
     try:
-        code = inspect.getsource(importlib.import_module(kind.__module__.replace(".configuration_", ".modeling_")))
+        code = inspect.getsource(importlib.import_module(module.replace(".configuration_", ".modeling_")))
     except (ImportError, OSError, TypeError):
         return frozenset()
     return frozenset(re.findall(r"""getattr\(\s*(?:self\.)?config,\s*["'](\w+)["']""", code))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
-from transformers.utils import cached_file
+from transformers.utils.hub import cached_file
 
 from upge.policy import adapting, packages, reached, recomputing, targets
 from upge.policy.configuring import configure, override
@@ -112,7 +112,7 @@ def _open_model(
     with explained(path):
         own = AutoConfig.from_pretrained(place, trust_remote_code=False, **file) if overrides or not file else None
         kind = AutoModelForCausalLM if own is None or file else reached.kind_of(own)
-        if overrides:
+        if own is not None and overrides:
             settings["config"] = override(own, overrides)
         opened: Any = kind.from_pretrained(place, output_loading_info=True, **settings)
     model, report = opened
