@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import composites
-import extras
 import models
 import pytest
 import tiny
@@ -59,7 +58,7 @@ def test_what_no_text_reaches_is_frozen_and_all_is_saved(tmp_path: Path, kind: s
     assert (tmp_path / "saved" / "preprocessor_config.json").read_text() == PROCESSOR
 
 
-@extras.needs("peft")
+@pytest.mark.needs("peft")
 @pytest.mark.parametrize("kind", ["gemma3", "qwen2_5_vl", "mllama", "llama4"])
 def test_an_adapter_sits_only_where_text_reaches(tmp_path: Path, kind: str) -> None:
     policy = load(str(saved(tmp_path, kind)), lora=Lora(rank=2))

@@ -6,7 +6,6 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import extras
 import models
 import pytest
 import tiny
@@ -63,7 +62,7 @@ def adapted(path: Path, **settings: Any) -> Policy:
     return policy
 
 
-@extras.needs("peft")
+@pytest.mark.needs("peft")
 @pytest.mark.parametrize("kind", EXPERTS)
 def test_a_merged_mixture_says_what_the_policy_said(tmp_path: Path, kind: str) -> None:
     base = saved(tmp_path, kind)
@@ -78,7 +77,7 @@ def test_a_merged_mixture_says_what_the_policy_said(tmp_path: Path, kind: str) -
     assert torch.equal(logits(policy.model), wanted), "saving changes nothing"
 
 
-@extras.needs("peft")
+@pytest.mark.needs("peft")
 @pytest.mark.parametrize("kind", ["qwen3_moe", "deepseek_v3"])
 def test_an_adapter_on_experts_opens_in_plain_peft_and_here_and_goes_on(tmp_path: Path, kind: str) -> None:
     from peft import AutoPeftModelForCausalLM
@@ -98,7 +97,7 @@ def test_an_adapter_on_experts_opens_in_plain_peft_and_here_and_goes_on(tmp_path
     torch.testing.assert_close(logits(load(str(tmp_path / "on top")).model), wanted, rtol=0, atol=6e-6)
 
 
-@extras.needs("peft")
+@pytest.mark.needs("peft")
 def test_reference_critic_and_recomputing_go_with_adapters_on_experts(tmp_path: Path) -> None:
     base = saved(tmp_path, "mixtral")
     policy = adapted(base)
@@ -112,7 +111,7 @@ def test_reference_critic_and_recomputing_go_with_adapters_on_experts(tmp_path: 
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-@extras.needs("peft")
+@pytest.mark.needs("peft")
 @pytest.mark.parametrize("kind", BARE)
 def test_experts_without_an_adapter_are_told_and_get_one_where_they_are_named(tmp_path: Path, kind: str) -> None:
     base = saved(tmp_path, kind)
@@ -130,7 +129,7 @@ def test_experts_without_an_adapter_are_told_and_get_one_where_they_are_named(tm
         torch.testing.assert_close(logits(load(str(tmp_path / str(merge))).model), wanted, rtol=0, atol=3e-6)
 
 
-@extras.needs("peft")
+@pytest.mark.needs("peft")
 def test_experts_alone_can_be_named(tmp_path: Path) -> None:
     base = saved(tmp_path, "granitemoe")
     policy = adapted(base, targets=("experts.down_proj",))
@@ -143,14 +142,14 @@ def test_experts_alone_can_be_named(tmp_path: Path) -> None:
     torch.testing.assert_close(logits(load(str(tmp_path / "merged")).model), wanted, rtol=0, atol=3e-6)
 
 
-@extras.needs("peft")
+@pytest.mark.needs("peft")
 def test_shared_experts_that_peft_cannot_name_are_told(tmp_path: Path) -> None:
     (note,) = load(str(saved(tmp_path, "deepseek_v3")), lora=Lora(rank=2)).notes
     assert "shared_experts.gate_proj" in note
     assert "names them" not in note, "naming them would help nobody"
 
 
-@extras.needs("peft")
+@pytest.mark.needs("peft")
 def test_a_dense_model_has_nothing_to_tell_and_peft_nothing_to_warn_of(
     tmp_path: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
@@ -163,7 +162,7 @@ def test_a_dense_model_has_nothing_to_tell_and_peft_nothing_to_warn_of(
     assert not [each for each in recwarn if "peft" in str(each.message) or "pattern" in str(each.message)]
 
 
-@extras.needs("peft")
+@pytest.mark.needs("peft")
 def test_another_warning_of_pefts_is_one_line_with_its_place() -> None:
     @adapting.warned("model.lora")
     def warn() -> None:
@@ -187,7 +186,7 @@ def recipe(folder: Path, *overrides: str, config: dict[str, Any] = MIXTURE) -> u
     return upge.load(path, ["train.steps=2", "eval.splits=[]", "optimizer.lr=0.05", *overrides])
 
 
-@extras.needs("peft")
+@pytest.mark.needs("peft")
 def test_a_run_on_a_mixture_leaves_a_whole_model_and_resumes(tmp_path: Path) -> None:
     through = train(recipe(tmp_path, "train.save_every=1"))
     (tmp_path / "half").mkdir()
@@ -199,7 +198,7 @@ def test_a_run_on_a_mixture_leaves_a_whole_model_and_resumes(tmp_path: Path) -> 
     assert not list(through.glob("trial*")), "what was tried at the start is gone"
 
 
-@extras.needs("peft")
+@pytest.mark.needs("peft")
 def test_what_cannot_be_merged_ends_a_run_before_its_first_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -214,7 +213,7 @@ def test_what_cannot_be_merged_ends_a_run_before_its_first_step(
     assert not list(tmp_path.rglob("completions.jsonl"))
 
 
-@extras.needs("peft")
+@pytest.mark.needs("peft")
 @pytest.mark.parametrize("merge", [True, False])
 def test_a_large_model_is_tried_without_most_of_its_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, merge: bool
@@ -251,6 +250,6 @@ def test_a_model_that_cannot_be_written_is_found_before_the_first_step(
     assert checkpoint.checkpoints(tmp_path / "run" / "tiny") == []
 
 
-@extras.needs("peft")
+@pytest.mark.needs("peft")
 def test_targets_that_end_no_name_are_still_refused(tmp_path: Path) -> None:
     assert "no_proj" in refusal(saved(tmp_path, "granitemoe"), lora=Lora(targets=("no_proj",)))
