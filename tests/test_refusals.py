@@ -84,6 +84,70 @@ def test_a_switch_gives_coefficients_for_the_terms_that_it_names(result: Any) ->
         estimator({**pushing(), "switch": broken(Switch, result)}).loss(BATCH)
 
 
+class Rude(Mask):
+    """Does to the view whatever the test asks for."""
+
+    needs = frozenset({"logp", "old_logp"})
+    act: Any
+
+    def __call__(self, b: View) -> Any:
+        return self.act(b)
+
+
+HOLD = "it is not the part's own; make a new tensor"
+
+
+@pytest.mark.parametrize(
+    ("act", "changed"),
+    [
+        (lambda b: b.ratio.mul_(2), "ratio"),
+        (lambda b: b.advantage.clamp_(max=0), "advantage"),
+        (lambda b: b.mask[:2].zero_().sum(), "mask"),
+        (lambda b: b.ratio + b.old_logp.zero_(), "old_logp"),
+        (lambda b: b.demonstration.logical_not_() * 0 + b.ratio[0], "demonstration"),
+    ],
+)
+def test_a_part_that_changes_what_it_sees_is_named_with_its_place_and_line(act: Any, changed: str) -> None:
+    batch = dataclasses.replace(BATCH, **{name: getattr(BATCH, name).clone() for name in ("old_logp", "demonstration")})
+    told = rf"changes b\.{changed} in place: {HOLD} \(.*test_refusals\.py:\d+\)"
+    with pytest.raises(PartError, match=rf"Rude \(estimator\.terms\.rl\.mask\.0\) {told}"):
+        estimator(pushing(mask=Rude(act=act))).loss(batch)
+
+
+@pytest.mark.parametrize("slot", ["mask", "denominator", "advantage", "reduction", "switch", "shaping"])
+def test_numbers_that_carry_gradient_are_refused_in_every_slot(slot: str) -> None:
+    wet = torch.ones(BATCH.prompts if slot == "switch" else TOKENS, requires_grad=True)
+    part = broken(upge.parts.SLOTS[slot], {"rl": wet} if slot == "switch" else wet)
+    block = {**pushing(), slot: part} if slot in ("switch", "shaping") else pushing(**{slot: part})
+    with pytest.raises(PartError, match=r"returned a tensor that carries gradient: detach it \(.*:\d+\)"):
+        estimator(block).loss(BATCH)
+
+
+def test_what_a_part_does_to_its_state_in_place_is_told() -> None:
+    class Running(Advantage):
+        """Adds up in place."""
+
+        def initial(self) -> dict[str, Tensor]:
+            return {"seen": torch.zeros(())}
+
+        def advance(self, b: View) -> dict[str, Tensor]:
+            return {"seen": b.state["seen"].add_(1)}
+
+        def __call__(self, b: View) -> Tensor:
+            return b.to_tokens(b.length)
+
+    with pytest.raises(PartError, match=r"changes b\.state\['seen'\] in place"):
+        estimator(pushing(advantage=Running())).credit(BATCH)
+
+
+def test_nan_is_told_with_its_token() -> None:
+    numbers = torch.ones(TOKENS)
+    numbers[2] = torch.nan
+    row = int(BATCH.trajectory[2])
+    with pytest.raises(PartError, match=rf"returned NaN at token \d+ of trajectory {row} \((rollout|demonstration), "):
+        estimator(pushing(mask=broken(Mask, numbers))).loss(BATCH)
+
+
 class Hiding(Switch):
     """Gives a coefficient to a term that it doesn't want."""
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields
 from math import isnan
+from typing import Any
 
 from torch import Tensor
 
 from upge import discovery
 from upge.batch import Batch, Reduce, View, alone
 from upge.errors import InputError, Terminated
-from upge.parts import Factor, Part, Stateful, Switch
+from upge.parts import Advantage, Factor, Part, Stateful, Switch
 
 State = dict[str, dict[str, Tensor]]
 """What stateful parts carry from one rollout batch to the next: place in the estimator → named tensors."""
@@ -38,15 +41,15 @@ class Viewer:
         """(T,) the part's numbers."""
         tokens = self.batch.trajectory.shape
         with answering(part, f"estimator.{place}"):
-            result = part(self.view(part, place, state))
+            result: Tensor = self._called(part, part.__call__, place, state)
             wanted, hint = "a number per token, (T,), or one for all, ()", self._to_tokens(result)
-            check(result, tokens, wanted, scalar=True, hint=hint)
+            check(result, tokens, wanted, scalar=True, hint=hint, batch=self.batch)
         return result.detach().to(self.batch.reward).expand(tokens)
 
     def coefficients(self, switch: Switch, place: str, state: State) -> dict[str, Tensor]:
         """(G,) a switch's coefficients for each term that it names."""
         with answering(switch, f"estimator.{place}"):
-            result = switch(self.view(switch, place, state))
+            result: dict[str, Tensor] = self._called(switch, switch.__call__, place, state)
             if not isinstance(result, dict) or result.keys() != set(switch.terms()):
                 answer = f"for {', '.join(map(str, result))}" if isinstance(result, dict) else type(result).__name__
                 raise BrokenPromise(f"returned {answer or 'nothing'}; it names {', '.join(switch.terms())}")
@@ -82,12 +85,43 @@ class Viewer:
         """The state that a part leaves for the next rollout batch."""
         before = state.get(place, {})
         with answering(part, f"estimator.{place}"):
-            result = part.advance(self.view(part, place, state))
+            result: dict[str, Tensor] = self._called(part, part.advance, place, state)
             check_state(result, "advance")
             if result.keys() != before.keys():
                 told = [", ".join(map(str, names)) or "nothing" for names in (result, before)]
                 raise BrokenPromise(f"returned {told[0]} from `advance`; its state has {told[1]}")
         return result
+
+    def returns(self, part: Advantage, place: str, state: State) -> Tensor | None:
+        """(T,) what the advantage would teach a critic, or None."""
+        with answering(part, f"estimator.{place}"):
+            result: Tensor | None = self._called(part, part.returns, place, state)
+            if result is not None:
+                check(result, self.batch.trajectory.shape, "a number per token, (T,)", batch=self.batch)
+        return result
+
+    def _called(self, part: Part, method: Callable[[View], Any], place: str, state: State | None) -> Any:
+        """What a method of the part returns, held to what it owes to everybody else's tensors."""
+        view = self.view(part, place, state)
+        # Every change in place raises a tensor's version, that of a detached one as well: two reads of an integer.
+        shown = [(name, x, x._version) for name, x in self._shown(view) if not x.is_inference()]
+        result = method(view)
+        for name, x, version in shown:
+            if x._version != version:
+                where = f"it is not the part's own; make a new tensor ({_line(method)})"
+                raise BrokenPromise(f"changes b.{name} in place: {where}")
+        results = result.values() if isinstance(result, dict) else [result]
+        if any(isinstance(x, Tensor) and x.requires_grad for x in results):
+            raise BrokenPromise(f"returned a tensor that carries gradient: detach it ({_line(method)})")
+        return result
+
+    def _shown(self, view: View) -> Iterator[tuple[str, Tensor]]:
+        """Every tensor that a part gets to see, with its name."""
+        named = {field.name: getattr(self.batch, field.name) for field in fields(self.batch)}
+        state = {f"state['{name}']": x for name, x in view.state.items()}
+        # The batch's own reward lies below the shaped one, so what was computed before can't hide a field.
+        for names in (named, self.known, state, {"rows": view.rows, "active": view.active}):
+            yield from ((name, x) for name, x in names.items() if isinstance(x, Tensor))
 
     def view(self, part: Part, place: str, state: State | None = None) -> View:
         """The batch as this part may see it."""
@@ -175,7 +209,21 @@ def line_of(error: BaseException, kind: type[Part]) -> str:
     return f"{frame.filename}:{frame.lineno}"
 
 
-def check(result: object, shape: tuple[int, ...], wanted: str, *, scalar: bool = False, hint: str = "") -> None:
+def _line(method: Callable[..., Any]) -> str:
+    """`file:line` of where a method is defined."""
+    code = inspect.unwrap(getattr(method, "__func__", method)).__code__
+    return f"{code.co_filename}:{code.co_firstlineno}"
+
+
+def check(
+    result: object,
+    shape: tuple[int, ...],
+    wanted: str,
+    *,
+    scalar: bool = False,
+    hint: str = "",
+    batch: Batch | None = None,
+) -> None:
     """Raise BrokenPromise unless the result is a tensor of this shape (or, where allowed, a scalar) without NaN."""
     if not isinstance(result, Tensor):
         raise BrokenPromise(f"returned {type(result).__name__}; it should return a tensor: {wanted}")
@@ -184,7 +232,8 @@ def check(result: object, shape: tuple[int, ...], wanted: str, *, scalar: bool =
         raise BrokenPromise(f"{message}; {hint}" if hint else message)
     # A sum is NaN where a number is: one pass, and no second one but for infinities of both signs.
     if isnan(float(result.sum())) and bool(result.isnan().any()):
-        raise BrokenPromise("returned NaN")
+        here = "" if batch is None or result.ndim == 0 else f" at {batch.token(int(result.isnan().nonzero()[0]))}"
+        raise BrokenPromise(f"returned NaN{here}")
 
 
 def check_state(state: object, method: str) -> None:

@@ -147,6 +147,12 @@ class Batch:
         """(T,) bool: the last tokens of the trajectories."""
         return self.position == self.length[self.trajectory] - 1
 
+    def token(self, index: int) -> str:
+        """How messages name token `index` of the T: its place, its trajectory's, and its prompt's."""
+        row = int(self.trajectory[index])
+        kind = "demonstration" if bool(self.demonstration[row]) else "rollout"
+        return f"token {int(self.position[index])} of trajectory {row} ({kind}, group {int(self.group[row])})"
+
     def select(self, rows: Tensor) -> Batch:
         """The batch of the trajectories that `rows` (N,) bool marks, renumbered from 0, in their order."""
         if rows.dtype != torch.bool or rows.shape != self.reward.shape:

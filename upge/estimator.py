@@ -23,7 +23,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from upge.asking import State, Viewer, answering, initial_of
+from upge.asking import State, Viewer, initial_of
 from upge.batch import Batch, Reduce, alone, log_ratio
 from upge.credit import Credit, TermCredit, TermWeights, Weighed
 from upge.declaring import SCOPES, Scope
@@ -191,8 +191,7 @@ class Estimator(Settings):
             viewer = Viewer(batch, step, rows=rows, known=shaped, reduce=reduce)
             advantage = None if term.live else viewer.factor(term.advantage, place, state)
             after[place] = viewer.after(term.advantage, place, state)
-            with answering(term.advantage, f"estimator.{place}"):
-                returns = None if term.live else term.advantage.returns(viewer.view(term.advantage, place, state))
+            returns = None if term.live else viewer.returns(term.advantage, place, state)
             coefficient = torch.where(rows, coefficients[name], 0)
             terms[name] = TermCredit(coefficient, rows, coefficient != 0, advantage, returns=returns)
         return Credit(terms, step, before=state, state=after, **shaped)
