@@ -11,7 +11,7 @@ from torch import Tensor
 from upge.batch import Batch
 
 Rewards = Literal["mixed", "right", "wrong", "wild"]
-Distance = Literal["none", "equal", "near", "far"]
+Distance = Literal["none", "equal", "near", "far", "beyond"]
 PER_TOKEN = ("logp", "old_logp", "rollout_logp", "reference_logp", "entropy", "value")
 PER_TRAJECTORY = ("group", "demonstration", "reward", "truncated")
 
@@ -27,7 +27,10 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Case:
-    """A reproducible batch: `old` is how far π_old is from π_θ (ratios to e^±0.35 near, e^±3 far)."""
+    """A reproducible batch: `old` is how far π_old is from π_θ.
+
+    Ratios go to e^±0.35 for near, to e^±3 for far, and beyond the ±20 nats at which they are clamped for beyond.
+    """
 
     prompts: tuple[Prompt, ...]
     old: Distance = "near"
@@ -49,7 +52,7 @@ class Case:
             return low + (high - low) * torch.rand(tokens, generator=random, dtype=torch.float64)
 
         logp = uniform(-5.0, -0.05)
-        spread = {"none": 0.0, "equal": 0.0, "near": 0.35, "far": 3.0}[self.old]
+        spread = {"none": 0.0, "equal": 0.0, "near": 0.35, "far": 3.0, "beyond": 25.0}[self.old]
         old = torch.minimum(logp - uniform(-spread, spread), torch.tensor(-0.01, dtype=torch.float64))
         return Batch(
             logp=logp,
@@ -96,6 +99,12 @@ WORDLESS = Case((Prompt(3, 1), Prompt(2)), longest=2, seed=3, shortest=0)
 """Some trajectories have no token at all."""
 RICH = Case((Prompt(4, 1, "wild"), Prompt(3, 1, "wrong"), Prompt(3, 0, "right")), "far", 5, interleaved=True, seed=5)
 """Everything happens: a gate that divides, ratios beyond bounds, all fields."""
+LONG = Case((Prompt(4, 1, "wild"), Prompt(4, 1, "wild"), Prompt(3, 1)), "far", 1500, seed=11)
+"""So many tokens that a share of 2e-4 picks some."""
+BEYOND = Case((Prompt(4, 1), Prompt(3, 1, "wild"), Prompt(2)), "beyond", 5, seed=12)
+"""Ratios beyond all bounds: e^±20 once they are clamped."""
+CROWD = Case(tuple(Prompt(1 + i % 3, i % 2, "wild") for i in range(9)), "near", 4, interleaved=True, seed=13)
+"""Many prompts, some with one rollout only."""
 PINNED = (
     Case((Prompt(1),)),  # a group of one
     Case((Prompt(2), Prompt(3, 1)), old="none", interleaved=True),  # strictly on-policy
@@ -104,6 +113,10 @@ PINNED = (
     Case((Prompt(6, 1, "wild"), Prompt(2, 1, "wild")), old="far", longest=6, interleaved=True, seed=1),
     Case((Prompt(4, 2), Prompt(4, 1), Prompt(5)), old="far", longest=6, interleaved=True, seed=2),
 )
+
+
+CORNERS = (RICH, LONG, PINNED[0], WORDLESS, PINNED[3], PINNED[1], BEYOND, CROWD, PINNED[2], EMPTY)
+"""What random batches are seldom, the most telling first."""
 
 
 def seeded(count: int) -> list[Case]:

@@ -9,10 +9,11 @@ import inspect
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, Phase, assume, settings
 from hypothesis import given as asked_of
 from hypothesis import strategies as st
 from hypothesis.errors import Unsatisfiable
@@ -23,9 +24,9 @@ from upge.estimator import Estimator
 from upge.parts import Factor, Mask, Part, Switch
 from upge.recipe.reading import parse_value, plain
 from upge.recipe.sources import Source
-from upge.testing import laws
-from upge.testing.batches import EMPTY, PINNED, RICH, WORDLESS, Case
-from upge.testing.drawing import cases, parts
+from upge.testing import laws, part_laws, scenes, sessions
+from upge.testing.batches import CORNERS, EMPTY, PINNED, WORDLESS, Case
+from upge.testing.drawing import cases, corner_parts, parts
 from upge.testing.hosting import host
 
 
@@ -72,13 +73,15 @@ def examined_estimator(estimator: Estimator, *, examples: int = 50) -> Iterator[
 def examined(kind: type[Part], given: Mapping[str, Any] | None = None, *, examples: int = 50) -> Iterator[Finding]:
     """How a part stands to every law that concerns its slot, one after the other."""
     yield _documented(kind)
-    chosen = PART_LAWS if issubclass(kind, Factor | Switch) else {}
-    if not chosen and any(
-        field.is_required() for name, field in kind.model_fields.items() if name not in (given or {})
-    ):
-        return  # a source of data or an engine: its parameters name what only its author has
-    drawn = parts(kind, given) if chosen else st.just(kind.model_validate(dict(given or {})))
-    yield from _findings({"it survives the way through YAML": survives_yaml} | chosen, drawn, examples)
+    given = dict(given or {})
+    if issubclass(kind, Factor | Switch):
+        chosen, corners = {"it survives the way through YAML": survives_yaml} | PART_LAWS, corner_parts(kind, given)
+        yield from _findings(chosen, parts(kind, given), examples, corners)
+        return
+    opened = sessions.openable(kind, given)
+    if opened:  # without, its parameters name what only its author has
+        yield from _findings({"it survives the way through YAML": survives_yaml}, st.just(opened[0]), 1)
+        yield from (Finding(law, failure, example) for law, failure, example in sessions.broken_laws(opened, examples))
 
 
 def _laws(broken: Sequence[Finding]) -> str:
@@ -117,9 +120,36 @@ def _hosted(check: Callable[[Estimator, Batch], None]) -> Law:
     return lambda part, case, seed: check(host(part), case.batch)
 
 
+def _detached(part: Part, case: Case, seed: int) -> None:
+    laws.check_detached(part, case.batch)
+    part_laws.check_finite_numbers(part, case, seed)
+
+
 def _split(estimator: Estimator, case: Case, seed: int) -> None:
     ranks, pieces, step = 1 + seed % 3, 1 + seed % 4, seed // 16 % 3
     laws.check_splitting(estimator, case.batch, ranks=ranks, pieces=pieces, seed=seed, step=step)
+
+
+def _split_part(part: Part, case: Case, seed: int) -> None:
+    part_laws.check_ranks(part, case, seed)
+    part_laws.check_pieces(part, case, seed)
+    _split(host(part), case, seed)
+
+
+def _ordered(part: Part, case: Case, seed: int) -> None:
+    part_laws.check_order(part, case, seed)
+    laws.check_permutation(host(part), case.batch, seed=seed)
+
+
+def _dropped(part: Part, case: Case, seed: int) -> None:
+    part_laws.check_dropped(part, case, seed)
+    part_laws.check_counted(part, case, seed)
+    laws.check_dropping(host(part), case.batch)
+
+
+def _double(part: Part, case: Case, seed: int) -> None:
+    laws.check_double_precision(part, case.batch)
+    part_laws.check_double(part, case, seed)
 
 
 def _finite(estimator: Estimator, case: Case, seed: int) -> None:
@@ -134,21 +164,20 @@ def _is_a_value(estimator: Estimator, case: Case, seed: int) -> None:
 
 
 PART_LAWS: dict[str, Law] = {
-    "its numbers are detached, of the right shape, and not NaN": _by_batch(laws.check_detached),
-    "it reads what it declares, and nothing else": lambda part, case, seed: laws.check_declared_needs(part, RICH.batch),
-    "the same batch gives the same numbers": _by_batch(laws.check_repeatable),
-    "it works in single precision": _by_batch(laws.check_single_precision),
+    "its numbers are detached, of the right shape, and finite": _detached,
+    "it reads what it declares, and nothing else": part_laws.check_reads,
+    "the same batch gives the same numbers": part_laws.check_pure,
+    "its state can be saved": part_laws.check_state,
+    "it works in single precision": part_laws.check_single,
     "an empty batch contributes exactly 0": lambda part, case, seed: laws.check_contributes_nothing(
         host(part), EMPTY.batch
     ),
-    "it keeps double precision": _by_batch(laws.check_double_precision),
+    "it keeps double precision": _double,
     "its gradient is finite, at later steps too": lambda part, case, seed: _finite(host(part), case, seed),
     "gradient flows to logp alone": _hosted(laws.check_gradient_flows_only_to_logp),
-    "the order of trajectories does not matter": lambda part, case, seed: laws.check_permutation(
-        host(part), case.batch, seed=seed
-    ),
-    "micro-batches and ranks do not matter": lambda part, case, seed: _split(host(part), case, seed),
-    "what does not matter can be dropped": _hosted(laws.check_dropping),
+    "the order of trajectories does not matter": _ordered,
+    "micro-batches and ranks do not matter": _split_part,
+    "what does not matter can be dropped": _dropped,
     "a trust region never masks on-policy data: g(1) = 1": _keeps_on_policy,
 }
 
@@ -180,32 +209,105 @@ def _documented(kind: type[Part]) -> Finding:
     return Finding(law, f"it lacks {', '.join(missing)}" if missing else None)
 
 
-def _findings(chosen: Mapping[str, Law], drawn: st.SearchStrategy[Any], examples: int) -> Iterator[Finding]:
+def _findings(
+    chosen: Mapping[str, Law], drawn: st.SearchStrategy[Any], examples: int, corners: Sequence[Any] = ()
+) -> Iterator[Finding]:
     for name, law in chosen.items():
-        yield _finding(name, law, drawn, examples)
+        finding = _finding(name, law, drawn, examples)
+        yield _in_corners(name, law, corners, examples) if finding.failure is None else finding
 
 
 def _finding(name: str, law: Law, drawn: st.SearchStrategy[Any], examples: int) -> Finding:
     """The smallest example on which a law breaks, as Hypothesis shrinks it: the last one that it tries."""
     smallest: list[Any] = []
+    idle = 0
 
     def ask(subject: Any, case: Case, seed: int) -> None:
+        nonlocal idle
         try:
             law(subject, case, seed)
         except Exception:
             smallest[:] = [subject, case, seed]
             raise
+        # An example in which the part changes nothing shows nothing, so another is drawn in its place.
+        if idle < examples // 2 and _shows_little(subject, case, seed):
+            idle += 1
+            assume(False)
 
     try:
         _asked(ask, drawn, examples)()
     except Unsatisfiable:
-        return Finding(name, "no valid parameters could be drawn; give them: name=value")
+        return Finding(name) if idle else Finding(name, "no valid parameters could be drawn; give them: name=value")
     except Exception as error:
-        subject, case, _ = smallest or ("", "", 0)
-        reason = str(error).partition("\n\n")[0] or "it does not hold"
-        said = reason if isinstance(error, AssertionError | PartError) else _raised(error, reason, subject)
-        return Finding(name, said, f"{subject!r}\n    and {case!r}")
+        subject, case, _ = smallest or ("", EMPTY, 0)
+        return _failed(name, error, subject, case)
     return Finding(name)
+
+
+def _shows_little(subject: Any, case: Case, seed: int) -> bool:
+    """Whether a part gives everything the same number on an example."""
+    if not isinstance(subject, Factor | Switch):
+        return False
+    try:
+        return not scenes.acts(subject, scenes.scene(subject, case, seed))
+    except Exception:  # a part is anybody's code, and a law of its own looks at what it raises
+        return False
+
+
+def _in_corners(name: str, law: Law, corners: Sequence[Any], examples: int) -> Finding:
+    """Parameters and batches that draws meet too seldom: corners of the one with corners of the other."""
+    pairs = sorted(
+        ((i, j) for i in range(len(corners)) for j in range(len(CORNERS))), key=lambda pair: (sum(pair), pair)
+    )
+    for number, (i, j) in enumerate(pairs[:examples]):
+        subject, case = corners[i], CORNERS[j]
+
+        if _breach(law, subject, case, number) is not None:
+            case = _shrunk(case, partial(_breach_of, law, subject, number))
+            error = _breach(law, subject, case, number)
+            return Finding(name) if error is None else _failed(name, error, subject, case)
+    return Finding(name)
+
+
+def _breach_of(law: Law, subject: Any, seed: int, case: Case) -> Exception | None:
+    return _breach(law, subject, case, seed)
+
+
+def _breach(law: Law, subject: Any, case: Case, seed: int) -> Exception | None:
+    """What a law raises on an example, or None."""
+    try:
+        law(subject, case, seed)
+    except Exception as error:  # a part is anybody's code
+        return error
+    return None
+
+
+def _shrunk(case: Case, breach: Callable[[Case], Exception | None]) -> Case:
+    """A smaller case that breaks the law as well: fewer prompts, shorter responses."""
+    smaller: Iterator[Case] = iter(_smaller(case))
+    for _ in range(40):
+        each = next(smaller, None)
+        if each is None:
+            break
+        if breach(each) is not None:
+            case = each
+            smaller = iter(_smaller(case))
+    return case
+
+
+def _smaller(case: Case) -> Iterator[Case]:
+    for i in range(len(case.prompts)):
+        yield replace(case, prompts=case.prompts[:i] + case.prompts[i + 1 :])
+    if case.longest > max(case.shortest, 1):
+        yield replace(case, longest=max(case.longest // 2, case.shortest, 1))
+    if case.interleaved:
+        yield replace(case, interleaved=False)
+
+
+def _failed(name: str, error: Exception, subject: Any, case: Case) -> Finding:
+    reason = str(error).partition("\n\n")[0] or "it does not hold"
+    said = reason if isinstance(error, AssertionError | PartError) else _raised(error, reason, subject)
+    return Finding(name, said, f"{subject!r}\n    and {case!r}")
 
 
 def _raised(error: Exception, reason: str, subject: object) -> str:

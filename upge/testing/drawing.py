@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import random
 import types
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -13,6 +15,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from upge.parts import Part
+from upge.schedule import Schedule, Within
 from upge.settings import Settings
 from upge.testing.batches import Case, Prompt
 
@@ -29,16 +32,17 @@ def prompts() -> st.SearchStrategy[Prompt]:
 
 
 def cases() -> st.SearchStrategy[Case]:
-    """1 to 4 prompts; now and then no demonstrations at all, or no rollouts at all."""
+    """1 to 4 prompts; now and then no demonstrations at all, or no rollouts at all, or trajectories without a token."""
     no_demonstrations = st.builds(lambda p: replace(p, demonstrations=0, rollouts=max(1, p.rollouts)), prompts())
     no_rollouts = st.builds(lambda p: replace(p, rollouts=0, demonstrations=max(1, p.demonstrations)), prompts())
     return st.builds(
         Case,
         prompts=st.one_of(*(_up_to_four(kind) for kind in (prompts(), prompts(), no_demonstrations, no_rollouts))),
-        old=st.sampled_from(("near", "far", "none", "equal")),
+        old=st.sampled_from(("near", "far", "none", "equal", "beyond")),
         longest=st.integers(1, 6),
         interleaved=st.booleans(),
         seed=st.integers(0, 2**16),
+        shortest=st.sampled_from((1, 1, 1, 0)),
     )
 
 
@@ -102,26 +106,50 @@ def _of(annotation: Any, metadata: Iterable[Any] = ()) -> st.SearchStrategy[Any]
 
 
 def _numbers(kind: type[int] | type[float], metadata: Iterable[Any]) -> st.SearchStrategy[Any]:
-    """Within the bounds: fractions of their range, and as often its ends, 0 and 1, where random search seldom looks."""
-    lowest, highest, closed_below, closed_above = _bounds(metadata)
+    """Within the bounds: fractions of their range and, as often each, small ones evenly over their logarithms, and the
+    corners, where random search seldom looks."""
+    corners, anywhere, small = _choices(kind, metadata)
+    found = [st.sampled_from(some) for some in (corners or anywhere, anywhere, small) if some]
+    return st.one_of(found) if found else st.nothing()
+
+
+TINY = 2e-4
+"""Of 1: as small as shares of tokens are published."""
+
+
+def _choices(kind: type[int] | type[float], metadata: Iterable[Any]) -> tuple[list[Any], list[Any], list[Any]]:
+    """(corners, evenly over the range, evenly over the logarithm of the distance from its lower end)."""
+    lowest, highest, closed_below, closed_above = bounds_of(metadata)
     low = lowest if lowest is not None else (highest if highest is not None else 4) - 8
     high = highest if highest is not None else max(low + 8, 4)
-    pieces = int(high - low) if kind is int else 32
-    fractions = [low + i * (high - low) / max(pieces, 1) for i in range(pieces + 1)]
 
     def allowed(number: float) -> bool:
         above = low < number or (closed_below and number == low)
         return above and (number < high or (closed_above and number == high))
 
-    anywhere = [kind(number) for number in fractions if allowed(number)]
-    pointed = [kind(number) for number in (low, 0, 1, high) if allowed(number)]
-    return st.sampled_from(pointed or anywhere) | st.sampled_from(anywhere) if anywhere else st.nothing()
+    def taken(numbers: Iterable[float]) -> list[Any]:
+        return [kind(number) for number in dict.fromkeys(numbers) if allowed(number)]
+
+    pieces = min(int(high - low), 400) if kind is int else 32
+    span = high - low
+    steps = [low + i * span / max(pieces, 1) for i in range(pieces + 1)]
+    small = [] if lowest is None else [low + span * 10 ** (-k / 4) for k in range(1, 17)]
+    if kind is int:
+        steps, small = [round(x) for x in steps], [round(x) for x in small]
+    elif lowest is not None:
+        small.append(low + span * TINY)
+    ends = [low, 0, 1, high] if kind is int or lowest is None else [low, low + span * TINY, 0, 1, high]
+    return taken(ends), taken(steps), taken(small)
 
 
-def _bounds(metadata: Iterable[Any]) -> tuple[float | None, float | None, bool, bool]:
+def bounds_of(metadata: Iterable[Any]) -> tuple[float | None, float | None, bool, bool]:
+    """(lower, upper, whether the lower is within, whether the upper is): what constraints say; None: no bound."""
     low = high = None
     closed_below = closed_above = True
     for each in metadata:
+        if isinstance(each, Within):
+            low, closed_below = each.low, not each.open_below
+            high = None if each.high == float("inf") else each.high
         for name in ("ge", "gt"):
             if (bound := getattr(each, name, None)) is not None:
                 low, closed_below = bound, name == "ge"
@@ -129,3 +157,70 @@ def _bounds(metadata: Iterable[Any]) -> tuple[float | None, float | None, bool, 
             if (bound := getattr(each, name, None)) is not None:
                 high, closed_above = bound, name == "le"
     return low, high, closed_below, closed_above
+
+
+# Corners, one after the other: what random draws meet too seldom.
+
+
+def corner_parts(kind: type[Part], given: Mapping[str, Any] | None = None, most: int = 24) -> list[Part]:
+    """Parts of this class at the corners of their parameters: as it comes, one parameter at an end, then several."""
+    given = dict(given or {})
+    fields = {n: f for n, f in kind.model_fields.items() if not {n, f.alias} & set(given)}
+    choices: dict[str, list[Any]] = {}
+    for index, (name, field) in enumerate(fields.items()):
+        choices[field.alias or name] = _corners_of_field(field, index)
+    if not all(choices.values()):
+        return []
+    base = {name: values[0] for name, values in choices.items()}
+    single = (
+        {**base, name: value}
+        for place in range(1, 12)
+        for name, values in choices.items()
+        for value in values[place : place + 1]
+    )
+    drawn = random.Random(0)
+    mixed = ({name: drawn.choice(values) for name, values in choices.items()} for _ in range(200))
+    found: dict[Part, None] = {}
+    for values in itertools.chain([base], single, mixed):
+        if len(found) >= most or (not choices and found):
+            break
+        try:
+            found[kind.model_validate({**values, **given})] = None
+        except ValidationError:
+            continue
+    return list(found)
+
+
+def _corners_of_field(field: FieldInfo, index: int) -> list[Any]:
+    if field.examples:
+        return list(field.examples)
+    found = _corners(field.annotation, field.metadata, index)
+    return found if field.is_required() else [field.get_default(call_default_factory=True), *found]
+
+
+def _corners(annotation: Any, metadata: Iterable[Any], index: int) -> list[Any]:
+    """The telling values of a type; a text names another term in another field."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _corners(arguments[0], [*arguments[1:], *metadata], index)
+    if origin is Literal:
+        return list(arguments)
+    if origin in (Union, types.UnionType):
+        return [value for choice in arguments for value in _corners(choice, metadata, index)]
+    if origin is tuple and arguments[1:] == (...,):
+        return [(value,) for value in _corners(arguments[0], (), index)[:2]]
+    if origin is dict:
+        keys, values = (_corners(each, (), index) for each in arguments)
+        return [dict.fromkeys(keys[:2], value) for value in values]
+    if annotation in (str, bool, type(None)):
+        texts = [TERMS[index % 2], TERMS[(index + 1) % 2]]
+        return texts if annotation is str else [False, True] if annotation is bool else [None]
+    if annotation in (int, float):
+        corners, anywhere, small = _choices(annotation, metadata)
+        tiny = [x for x in small if x not in corners][-1:]
+        middle = anywhere[len(anywhere) // 2 : len(anywhere) // 2 + 1]
+        return list(dict.fromkeys([*(x for x in corners if 0 < abs(x) < 1e-2), *middle, *corners, *tiny]))
+    if annotation is Schedule:
+        lowest, highest, _, _ = bounds_of(metadata)
+        return [Schedule(start=lowest or 0.0, end=1.0 if highest is None else highest, steps=8)]
+    return []

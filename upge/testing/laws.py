@@ -6,11 +6,10 @@ on drawn batches, mutants on a fixed set, `upge.testing.conformance` for one par
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,9 +21,10 @@ from upge.declaring import FIELDS
 from upge.estimator import Estimator
 from upge.parts import Advantage, Denominator, Factor, Mask, Part, Stateful, Switch
 from upge.testing.batches import fresh, permuted
+from upge.testing.comparison import assert_close, names
+from upge.testing.lockstep import lockstep as lockstep
 from upge.testing.padded import Padded
 
-Result = TypeVar("Result")
 Gradient = tuple[Tensor, Tensor]
 """With respect to logp and to entropy, (T,) each."""
 
@@ -58,11 +58,17 @@ def state_after(estimator: Estimator, batch: Batch, batches: int) -> State:
     return state
 
 
-def assert_same(actual: Gradient, wanted: Gradient) -> None:
-    """Equal up to rounding in float64, and finite."""
-    for ours, theirs in zip(actual, wanted, strict=True):
-        assert torch.isfinite(ours).all(), "the gradient is not finite"
-        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+def assert_same(actual: Gradient, wanted: Gradient, batch: Batch | None = None, how: str = "the gradient") -> None:
+    """Equal up to rounding in float64, and finite; AssertionError says at which token of `batch`, and by what."""
+    for of, ours, theirs in zip(("", ", of the entropy"), actual, wanted, strict=True):
+
+        def name(index: int) -> str:
+            return f"token {index}" if batch is None else batch.token(index)
+
+        unsteady = ~torch.isfinite(ours)
+        if bool(unsteady.any()):
+            raise AssertionError(f"{how}{of}: {name(int(unsteady.nonzero()[0]))}: the gradient is not finite")
+        assert_close(theirs, ours, name, f"{how}{of}")
 
 
 # 1. Published gradient.
@@ -84,41 +90,10 @@ def check_gradient(
     """
     leaf = fresh(batch)
     textbook = gradient_of(loss(Padded.of(leaf)), leaf)
-    assert_same(gradient(estimator, batch, step, state), textbook)
+    assert_same(gradient(estimator, batch, step, state), textbook, batch, "the gradient, held against the textbook's")
 
 
 # 2. Splitting.
-
-
-def lockstep(ranks: int, work: Callable[[int, Reduce], Result]) -> list[Result]:
-    """Runs `work(rank, reduce)` for every rank at once, in threads; `reduce` really sums over the ranks."""
-    barrier = threading.Barrier(ranks, timeout=60)
-    offered: list[Any] = [None] * ranks
-    results: list[Any] = [None] * ranks
-    errors: list[BaseException] = []
-
-    def run(rank: int) -> None:
-        def reduce(x: Tensor) -> Tensor:
-            offered[rank] = x
-            barrier.wait()
-            total = torch.stack(offered).sum(0)
-            barrier.wait()
-            return total
-
-        try:
-            results[rank] = work(rank, reduce)
-        except BaseException as error:
-            errors.append(error)
-            barrier.abort()
-
-    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(ranks)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise next((e for e in errors if not isinstance(e, threading.BrokenBarrierError)), errors[0])
-    return results
 
 
 def check_splitting(estimator: Estimator, batch: Batch, *, ranks: int, pieces: int, seed: int, step: int = 0) -> None:
@@ -140,7 +115,8 @@ def check_splitting(estimator: Estimator, batch: Batch, *, ranks: int, pieces: i
             rows = piece_of == piece
             loss = loss + estimator.weigh(share.select(rows), credit.select(share, rows)).loss
         _assert_same_state(credit, estimator.credit(batch, step, state=state))
-    assert_same(gradient_of(loss, whole), gradient(estimator, batch, step, state))
+    how = f"by ranks or splitting: the gradient, on {ranks} ranks, each in {pieces} micro-batches"
+    assert_same(gradient_of(loss, whole), gradient(estimator, batch, step, state), batch, how)
 
 
 def check_optimizer_steps(estimator: Estimator, batch: Batch, *, seed: int) -> None:
@@ -162,7 +138,8 @@ def check_dropping(estimator: Estimator, batch: Batch) -> None:
     credit = estimator.count(whole, estimator.credit(whole))
     rows = credit.matter(whole)
     kept = estimator.weigh(whole.select(rows), credit.select(whole, rows)).loss
-    assert_same(gradient_of(kept, whole), gradient(estimator, batch))
+    how = "by splitting: the gradient, without the trajectories that a run drops"
+    assert_same(gradient_of(kept, whole), gradient(estimator, batch), batch, how)
 
 
 def check_permutation(estimator: Estimator, batch: Batch, *, seed: int) -> None:
@@ -170,7 +147,8 @@ def check_permutation(estimator: Estimator, batch: Batch, *, seed: int) -> None:
     order = torch.randperm(batch.size, generator=torch.Generator().manual_seed(seed))
     moved, tokens = permuted(batch, order)
     logp, entropy = gradient(estimator, batch)
-    assert_same(gradient(estimator, moved), (logp[tokens], entropy[tokens]))
+    how = "by order: the gradient, with the trajectories in another order"
+    assert_same(gradient(estimator, moved), (logp[tokens], entropy[tokens]), moved, how)
 
 
 def _pieces(estimator: Estimator, batch: Batch, pieces: int, random: torch.Generator) -> Tensor:
@@ -240,7 +218,8 @@ def check_trust_region(mask: Part, batch: Batch, advantage: Tensor) -> None:
     ones = torch.ones_like(batch.logp)
     same = replace(batch, old_logp=None, rollout_logp=batch.logp)
     view = View(same, mask.reads(), known={"advantage": advantage, "ratio": ones, "mask": ones})
-    assert bool((mask(view) == 1).all()), "it calls itself a trust region, and at ratio 1 it is not 1"
+    found = mask(view).expand(ones.shape)
+    assert_close(ones, found, batch.token, "it calls itself a trust region, and at ratio 1 it is not 1", rtol=0, atol=0)
 
 
 # 5. Detachment.
@@ -271,12 +250,16 @@ def check_detached(part: Part, batch: Batch) -> None:
     wanted = {(batch.prompts,)} if isinstance(part, Switch) else {(), tuple(batch.trajectory.shape)}
     results = called(part, view_for(part, fresh(batch)))
     if isinstance(part, Switch):
-        assert set(results) == set(part.terms()), f"it names {part.terms()} and answers for {tuple(results)}"
+        told = f"expected coefficients for {', '.join(part.terms())}, got some for {', '.join(results) or 'none'}"
+        assert set(results) == set(part.terms()), told
     for result in results.values():
-        assert isinstance(result, Tensor), f"it gives {type(result).__name__}, not a tensor"
-        assert tuple(result.shape) in wanted, f"it gives the shape {tuple(result.shape)}, not one of {wanted}"
-        assert not result.requires_grad, "its numbers carry gradient"
-        assert not torch.isnan(result).any(), "it gives NaN"
+        assert isinstance(result, Tensor), f"expected a tensor, got {type(result).__name__}"
+        shapes = " or ".join(map(str, sorted(wanted, reverse=True)))
+        assert tuple(result.shape) in wanted, f"expected the shape {shapes}, got {tuple(result.shape)}"
+        assert not result.requires_grad, "expected detached numbers, got some that carry gradient"
+        if bool(result.isnan().any()):
+            name = names(batch, len(result))(int(result.isnan().nonzero()[0])) if result.ndim else "for every token"
+            raise AssertionError(f"{name}: expected a number, got nan")
 
 
 def called(part: Part, view: View) -> dict[str, Tensor]:
@@ -320,32 +303,6 @@ def _stopped_without(part: Part, batch: Batch, field: str) -> bool:
     except AttributeError as error:
         return field in str(error)
     return False
-
-
-def check_repeatable(part: Part, batch: Batch) -> None:
-    """The same batch gives the same numbers again: a part draws nothing, keeps nothing, and changes no input."""
-    known, state = known_to(part, batch), part.initial() if isinstance(part, Stateful) else {}
-    inputs = {name: x for name in FIELDS if (x := getattr(batch, name)) is not None} | known
-    inputs |= {f"state[{name!r}]": x for name, x in state.items()}
-    before = {name: x.clone() for name, x in inputs.items()}
-    view = View(batch, part.reads(), known=known, state=state)
-    first = called(part, view)
-    if isinstance(part, Stateful):
-        part.advance(view)
-    for name, x in before.items():
-        assert torch.equal(inputs[name], x), f"it changes b.{name} in place"
-    second = called(part, view_for(part, batch))
-    assert first.keys() == second.keys(), "a second call answers for other terms"
-    assert all(torch.equal(first[name], second[name]) for name in first), "a second call gives other numbers"
-
-
-def check_single_precision(part: Part, batch: Batch) -> None:
-    """On a float32 batch a part gives finite floats, as it does on float64."""
-    named = [name for name in FIELDS if name != "truncated"]
-    single = {name: x.float() for name in named if (x := getattr(batch, name)) is not None}
-    for result in called(part, view_for(part, replace(batch, **single))).values():
-        assert result.is_floating_point(), f"it gives {result.dtype}"
-        assert not torch.isnan(result).any(), "it gives NaN on a float32 batch"
 
 
 def check_double_precision(part: Part, batch: Batch) -> None:
