@@ -220,18 +220,19 @@ def _findings(
 def _finding(name: str, law: Law, drawn: st.SearchStrategy[Any], examples: int) -> Finding:
     """The smallest example on which a law breaks, as Hypothesis shrinks it: the last one that it tries."""
     smallest: list[Any] = []
-    idle = 0
+    idle: set[str] = set()
 
     def ask(subject: Any, case: Case, seed: int) -> None:
-        nonlocal idle
         try:
             law(subject, case, seed)
         except Exception:
             smallest[:] = [subject, case, seed]
             raise
-        # An example in which the part changes nothing shows nothing, so another is drawn in its place.
-        if idle < examples // 2 and _shows_little(subject, case, seed):
-            idle += 1
+        # An example in which the part changes nothing shows nothing, so another is drawn in its place. Hypothesis asks
+        # for the same example again, which must then be the same.
+        example = repr((subject, case, seed))
+        if example in idle or (len(idle) < examples // 2 and _shows_little(subject, case, seed)):
+            idle.add(example)
             assume(False)
 
     try:
