@@ -20,7 +20,7 @@ import upge
 from upge.command import app
 from upge.records.contrasting import Bands, bands, differences, measured, opened, solved
 from upge.records.estimates import bootstrap
-from upge.run.evaluating import problems_of
+from upge.run.evaluating import problems_of, spread
 from upge.run.trainer import train
 from upge_parts.data.session import InMemory
 from upge_parts.engines.recorded import read
@@ -292,7 +292,7 @@ def test_bands_count_problems_by_how_often_they_are_solved(run: Path) -> None:
     assert bands(one)[0] == Bands("test", never=1, sometimes=1, often=1)
 
 
-@pytest.mark.parametrize(("limit", "places"), [(3, [0, 3, 6]), (4, [0, 2, 5, 7]), (10, range(10)), (11, range(10))])
+@pytest.mark.parametrize(("limit", "places"), [(3, [0, 4, 7]), (4, [0, 1, 4, 7]), (10, range(10)), (11, range(10))])
 def test_a_limit_takes_problems_from_all_over_a_split(limit: int, places: Sequence[int]) -> None:
     settings: Any = SimpleNamespace(eval=SimpleNamespace(limit=limit))
     data = InMemory([], {"test": [upge.Problem(str(index), "?", "a") for index in range(10)]}, 0)
@@ -300,3 +300,17 @@ def test_a_limit_takes_problems_from_all_over_a_split(limit: int, places: Sequen
     given = {"1", "4", "5"}
     chosen = [int(each.id) for each in problems_of(settings, data, "test", given)]
     assert chosen == ([1, 4, 5] if limit == 3 else list(places))
+
+
+@pytest.mark.parametrize("size", [24, 60, 198, 500, 1319])
+@pytest.mark.parametrize("limit", [6, 20, 24])
+def test_a_limit_gives_each_kind_its_share_of_sorted_data_and_of_data_whose_kinds_take_turns(
+    size: int, limit: int
+) -> None:
+    taken = spread(size, limit)
+    assert taken == sorted(set(taken))
+    assert len(taken) == limit
+    for kinds in (2, 3):
+        sort, turns = [place * kinds // size for place in taken], [place % kinds for place in taken]
+        assert all(abs(sort.count(kind) - limit / kinds) < 2 for kind in range(kinds))
+        assert all(abs(turns.count(kind) - limit / kinds) <= limit / kinds / 2 for kind in range(kinds))

@@ -242,7 +242,7 @@ class Eval(Settings):
     pass_at: tuple[Positive, ...] = ()
     """The k of each pass@k to report, by the unbiased estimator; k ≤ n."""
     limit: Positive | None = None
-    """So many problems of each split at most, evenly spaced over it; all by default."""
+    """So many problems of each split at most, spread over it; all by default."""
     temperature: float = Field(default=1.0, ge=0)
     """Sampling temperature; 0 is greedy."""
     top_p: float = Field(default=1.0, gt=0, le=1)
