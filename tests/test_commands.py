@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import tiny
+from hostility import said_by
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 UPGE = str(Path(sys.executable).parent / "upge")
@@ -62,16 +63,26 @@ def test_every_shipped_recipe_is_valid_and_a_screen_or_less(recipe: Path) -> Non
     text = recipe.read_text()
     assert len(text.splitlines()) <= 40
     if recipe.stem != "habit":  # the second lesson starts from the first one's run
-        finished = upge("validate", str(recipe))
-        assert finished.returncode == 0, finished.stderr
+        code, said = said_by("validate", str(recipe))
+        assert code == 0, said
 
 
 @pytest.mark.parametrize("name", ["sft", "reinforce", "grpo", "hpt"])
-def test_a_shipped_recipe_is_explained_from_any_folder(name: str, tmp_path: Path) -> None:
-    finished = upge("explain", name, folder=tmp_path)
+def test_a_shipped_recipe_is_explained_from_any_folder(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, said = said_by("explain", name)
+    assert code == 0, said
+    assert "∇J" in said
+    assert "∇log π_θ" in said
+
+
+@pytest.mark.parametrize(("verb", "says"), [("validate", "hpt: valid"), ("explain", "∇J")])
+def test_a_process_of_its_own_does_so_too(verb: str, says: str, tmp_path: Path) -> None:
+    finished = upge(verb, "hpt", folder=tmp_path)
     assert finished.returncode == 0, finished.stderr
-    assert "∇J" in finished.stdout
-    assert "∇log π_θ" in finished.stdout
+    assert says in finished.stdout
 
 
 def test_wrong_input_exits_with_2_and_says_where(tmp_path: Path) -> None:
@@ -89,19 +100,29 @@ def test_wrong_input_exits_with_2_and_says_where(tmp_path: Path) -> None:
     "override",
     ["model=nobody/nothing", "data.path=nowhere.jsonl", "model.tokenizer=./nowhere", "model.config.model_type=lama"],
 )
-def test_what_only_a_run_can_find_exits_with_2_too(override: str, tmp_path: Path) -> None:
-    path = tiny.recipe(tmp_path)
-    extra = ["model.config=null"] if override.startswith("model=") else []
-    finished = subprocess.run(
-        [UPGE, "run", str(path), override, *extra],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
-        check=False,
-    )
+def test_what_only_a_run_can_find_exits_with_2_too(
+    override: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    code, said = said_by("run", *without(override, tmp_path))
+    assert code == 2, said
+    assert "Traceback" not in said
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_so_does_a_process_of_its_own(tmp_path: Path) -> None:
+    words = without("model=nobody/nothing", tmp_path)
+    offline = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    finished = subprocess.run([UPGE, "run", *words], capture_output=True, text=True, env=offline, check=False)
     assert finished.returncode == 2, finished.stderr
     assert "Traceback" not in finished.stderr
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def without(override: str, folder: Path) -> list[str]:
+    """The tiny recipe with something that is nowhere."""
+    extra = ["model.config=null"] if override.startswith("model=") else []
+    return [str(tiny.recipe(folder)), override, *extra]
 
 
 def test_a_run_that_is_interrupted_exits_with_130_and_keeps_its_lines(tmp_path: Path) -> None:
