@@ -21,6 +21,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 import upge
+from upge.command import app
+from upge.command.errors import reported
 from upge.planning import Plan, configs, imagining, plan
 from upge.planning.imagining import Held, Pass, critic_peak, imagined, policy_peak
 from upge.planning.memory import count
@@ -43,6 +45,24 @@ def upge_run(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "empty"), "COLUMNS": "120"}
     command = [sys.executable, "-m", "upge", "run", *arguments]
     return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, check=False)
+
+
+Ended = tuple[int, str, str]
+"""An exit code, and what was said on stdout and on stderr."""
+
+
+@pytest.fixture
+def called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
+    """`upge run …` in this process, in an empty folder and off line."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+    def call(*arguments: str) -> Ended:
+        with pytest.raises(SystemExit) as ended, reported():
+            app(["run", *arguments])
+        return int(ended.value.code or 0), *capsys.readouterr()
+
+    return call
 
 
 # Parameters.
@@ -173,33 +193,48 @@ from contextlib import nullcontext
 model = load("upge_parts:data/lab/base").model
 for each in model.parameters():
     each.grad = torch.zeros_like(each)
-def run(rows):
-    with recomputing.recomputed(model) if {recompute} else nullcontext():
+def run(rows, recompute):
+    with recomputing.recomputed(model) if recompute else nullcontext():
         logp, _ = log_probs(model, [([1] * 160, [1] * 96)] * rows, torch.ones(rows), sharing=False)
     (-logp.sum()).backward()
-run(1)
-print(peak(lambda: run(64)))
+for recompute in (True, False):  # the larger one last
+    run(1, recompute)
+    print(peak(lambda: run(64, recompute)))
 """
+
+
+@pytest.fixture(scope="module")
+def peaks() -> dict[bool, int]:
+    """Bytes that a pass takes by the operating system's count, by whether layers are recomputed.
+
+    Where the allocator gives back what is freed, at once.
+    """
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
+    command = [sys.executable, "-c", MEASURED]
+    measured = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    recomputed, kept = map(int, measured.stdout.split())
+    return {True: recomputed, False: kept}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak of a process is Linux's account")
 @pytest.mark.parametrize("recompute", [False, True], ids=["kept", "recomputed"])
-def test_the_operating_system_agrees(recompute: bool) -> None:
-    """Where the allocator gives back what is freed, at once."""
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
-    script = MEASURED.format(recompute=recompute)
-    measured = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True
-    )
+def test_the_operating_system_agrees(recompute: bool, peaks: dict[bool, int]) -> None:
     with imagined(configs.config_of(Model(path="upge_parts:data/lab/base")).config, "float32", None, None) as model:
         guess = policy_peak(model, Pass(64, 160, 96, recompute=recompute))
-    assert guess == pytest.approx(int(measured.stdout), rel=0.05)
+    assert guess == pytest.approx(peaks[recompute], rel=0.05)
 
 
 def share(found: Plan, name: str) -> tuple[float, float]:
     return next((each.whole, each.sharded) for each in found.shares if each.name == name)
 
 
+@pytest.fixture
+def weights_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Passes over models of billions of parameters, whose weights are what matters, aren't imagined."""
+    monkeypatch.setattr("upge.planning.memory.policy_peak", lambda *_: 0)
+
+
+@pytest.mark.usefixtures("weights_alone")
 def test_weights_gradients_and_moments_are_divided_over_ranks() -> None:
     found = planned("paper/qwen-7b/hpt", processes=8)
     size = 4 * 7_615_616_512
@@ -219,6 +254,7 @@ def test_with_an_adapter_only_it_has_gradients_and_moments() -> None:
 
 
 @pytest.mark.needs("peft")
+@pytest.mark.usefixtures("weights_alone")
 def test_quantized_weights_take_half_a_byte() -> None:
     lora = "lora: {rank: 1, quantize: nf4, save: adapter}"
     found = planned("sft", f"model={{path: meta-llama/Llama-3.1-8B, dtype: bfloat16, {lora}}}", "train.prompts=1")
@@ -276,11 +312,11 @@ def test_a_split_that_the_data_lacks_is_refused_before_the_data_opens(tmp_path: 
         upge.load("paper/qwen-7b/hpt", ["eval.splits=[aime24]"])
 
 
-def test_a_model_that_is_nowhere_is_refused_with_a_way_out(tmp_path: Path) -> None:
-    finished = upge_run("hpt", "model.path=nobody/nothing", "--dry-run", folder=tmp_path)
-    assert (finished.returncode, finished.stdout) == (2, "")
-    assert "command line:1:12: nobody/nothing: not in the local cache" in finished.stderr
-    assert "--config FILE" in finished.stderr
+def test_a_model_that_is_nowhere_is_refused_with_a_way_out(called: Callable[..., Ended]) -> None:
+    code, out, errors = called("hpt", "model.path=nobody/nothing", "--dry-run")
+    assert (code, out) == (2, "")
+    assert "command line:1:12: nobody/nothing: not in the local cache" in errors
+    assert "--config FILE" in errors
 
 
 def test_a_config_of_ones_own_is_taken(tmp_path: Path) -> None:
@@ -382,10 +418,10 @@ def test_the_dry_run_prints_tables_on_stdout_and_leaves_nothing(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("option", ["--prompt-tokens=9", "--config=x.json"])
-def test_its_options_go_with_it(option: str, tmp_path: Path) -> None:
-    finished = upge_run("hpt", option, folder=tmp_path)
-    assert (finished.returncode, finished.stdout) == (2, "")
-    assert "goes with --dry-run" in finished.stderr
+def test_its_options_go_with_it(option: str, called: Callable[..., Ended]) -> None:
+    code, out, errors = called("hpt", option)
+    assert (code, out) == (2, "")
+    assert "goes with --dry-run" in errors
 
 
 @pytest.mark.parametrize("name", ["grpo", "ppo", "grpo_kl", "hpt_upt", "sft", "gspo"])
