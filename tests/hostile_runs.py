@@ -252,7 +252,8 @@ def logs() -> Iterator[tuple[str, Make]]:
     }  # fmt: skip
     for line, says in junk.items():
         before = edited(lambda old, line=line: line + b"\n" + old)  # type: ignore[misc]
-        yield f"a line {line[:45]!r}", going_on(before, rf"metrics\.jsonl.*{says}")
+        code = 0 if line == DEEP.encode() else 2  # only the report reads it: the run is finished without one
+        yield f"a line {line[:45]!r}", going_on(before, rf"metrics\.jsonl.*{says}", code=code)
     for name in ("metrics.jsonl", "completions.jsonl", "status.json", "model", "checkpoints", "manifest.json", "code"):
         yield f"a link for {name}", going_on(linked(name), rf"run/{name}: a link that leads out of the run folder")
     aside = linked("recipe.yaml.partial")

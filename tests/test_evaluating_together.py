@@ -18,6 +18,7 @@ from evaluations import FILES, call, done, lines, refused, same
 from transformers import LlamaForCausalLM
 
 import upge
+from upge.run.evaluating import spread
 from upge.run.trainer import train
 
 UPGE = [sys.executable, "-m", "upge"]
@@ -77,7 +78,7 @@ def test_processes_share_the_responses_and_leave_what_one_leaves(run: Path, laun
     assert same(Path("one"), Path("two"), *FILES)
     first, second = scored()
     assert (first.total(), second.total()) == (4 + 4 + 1, 4 + 4 + 1)
-    assert first + second == Counter({f"p{index}": 3 for index in range(6)})
+    assert first + second == Counter({f"p{place}": 3 for place in spread(24, 6)})
     assert ended.stdout.count("measured on") == 1
     assert ended.stderr.count("18/18 responses") == 1
 

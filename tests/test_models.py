@@ -255,7 +255,7 @@ def test_a_demonstration_that_does_not_fit_is_left_out_and_counted(tmp_path: Pat
 def test_what_is_measured_is_never_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("upge_parts.engines.generating.Generating.sample", _unasked)
     with pytest.raises(ModelError, match=r"eval.splits: test: problem p2: .* 62 tokens .* 4 exceed .* of 64"):
-        fitted(tmp_path, [2])
+        fitted(tmp_path, [2], "eval.limit=24")
 
 
 def test_a_run_none_of_whose_problems_fit_does_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -166,8 +166,8 @@ class TreeBuilder:
         try:
             if _ACCOUNT.search(text):
                 self._fault("a name or a password in an address: the run folder would keep it", place, "take it out")
-            if variable := _VARIABLE.search(text):
-                hint = 'give the value on the command line, where the shell fills it in: key="$NAME"'
+            if event.style is None and (variable := _VARIABLE.search(text)):  # in quotes it is text
+                hint = 'give the value on the command line, where the shell fills it in: key="$NAME"; a text has quotes'
                 self._fault(f"a recipe has no variables, and {variable[1]} would stay as it is", place, hint)
             if event.style is None:
                 return resolve(text)
