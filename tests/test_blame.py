@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,6 +16,8 @@ import torch
 from pydantic import TypeAdapter
 
 from upge import Completion, Context, PartError, Problem, Request, Sampling
+from upge.asking import Viewer
+from upge.batch import Batch
 from upge.code import module_in
 from upge.errors import InputError, Terminated
 from upge.parts import AReward, SomeData
@@ -107,10 +110,20 @@ def test_a_wrong_number_of_scores_is_the_function_s(tmp_path: Path, body: str) -
     blamed(lambda: scored({**value, "batch": True}), None, "theirs.py:fails returned ", "2 responses")
 
 
-SCORES: list[Any] = [1, True, 0.5, np.bool_(True), np.float32(0.5), np.int64(2), torch.tensor(0.5), torch.tensor(True)]
+SCORES: list[Any] = [
+    1,
+    True,
+    0.5,
+    np.bool_(True),
+    np.float32(0.5),
+    np.int64(2),
+    torch.tensor(0.5),
+    torch.tensor(True),
+    Decimal("0.5"),
+]
 
 
-@pytest.mark.parametrize("score", [*SCORES, np.array(0.25)], ids=repr)
+@pytest.mark.parametrize("score", [*SCORES, torch.tensor(True), np.array(0.25), Decimal("0.5")], ids=repr)
 def test_numbers_of_numpy_and_torch_are_scores(score: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     given = ModuleType("given_scores")
     given.one = lambda problem, text: score  # type: ignore[attr-defined]
@@ -215,3 +228,17 @@ def test_a_right_completion_passes_as_it_is(tmp_path: Path) -> None:
     _, theirs = part(tmp_path, "Engine", "return [upge.Completion((1,), None, False)] * 2")
     with session_of(theirs, "rollout.engine") as session:
         assert CALLS["Engine"][1](session) == [Completion((1,), None, False)] * 2
+
+
+def test_a_method_of_another_signature_is_its_own_class_s(tmp_path: Path) -> None:
+    path = written(
+        tmp_path,
+        "import upge\n\n\n"
+        "class Gate(upge.Mask):  # here\n"
+        '    """Nothing.\n\n    Formula: 1. Source: none."""\n\n'
+        "    def __call__(self):\n        return 1.0\n",
+    )
+    part = module(path).Gate()
+    tokens = torch.zeros(1, dtype=torch.long)
+    batch = Batch(torch.zeros(1), tokens, tokens, torch.zeros(1, dtype=torch.bool), torch.zeros(1))
+    blamed(lambda: Viewer(batch, 0).factor(part, "terms.rl.mask.0"), path, "raised TypeError", "Gate")

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +15,12 @@ import tiny
 from typer.testing import CliRunner
 
 import upge
-from upge.command import app
+from upge.command import app, main
 from upge.errors import InputError
 from upge.report import writing
-from upge.run import evaluation, tracking
+from upge.run import evaluation, guarding, tracking
+from upge.run.trainer import train
+from upge.study import studying
 
 
 @pytest.mark.parametrize("error", [InputError("report.html: can't be written"), OSError(28, "full"), ValueError("odd")])
@@ -59,3 +66,40 @@ def test_a_tracker_that_can_not_be_closed_is_told(capsys: pytest.CaptureFixture[
     gone: Any = Gone()
     tracking._close(recipe, gone)
     assert capsys.readouterr().err == "log.trackers: wandb can't be closed: ConnectionError: gone\n"
+
+
+def test_ctrl_c_is_told_by_every_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def study(*given: Any, **named: Any) -> None:
+        error = KeyboardInterrupt()
+        error.add_note("to go on: upge")
+        raise error
+
+    monkeypatch.setattr(studying, "study", study)
+    monkeypatch.setattr(signal, "signal", lambda *given: None)  # the handler would outlive this test
+    monkeypatch.setattr(sys, "argv", ["upge", "study", "grpo"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 130
+    assert capsys.readouterr().err.endswith("interrupted\nto go on: upge\n")
+
+
+def test_a_finished_run_stays_so_where_a_session_can_not_be_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = guarding.opened
+
+    @contextmanager
+    def closing_fails(part: Any, place: str, *rest: Any) -> Iterator[Any]:
+        with opened(part, place, *rest) as session:
+            yield session
+        if place == "reward":
+            raise ConnectionError("gone")
+
+    monkeypatch.setattr(guarding, "opened", closing_fails)
+    recipe = tiny.recipe(tmp_path, train={"steps": 0}, eval={"splits": []})
+    with pytest.raises(ConnectionError) as error:
+        train(upge.load(recipe))
+    folder = tmp_path / "run"
+    assert error.value.__notes__ == [f"the run is finished all the same; trained model: {folder / 'model'}"]
+    assert json.loads((folder / "status.json").read_text())["state"] == "finished"
+    assert (folder / "model").is_dir()

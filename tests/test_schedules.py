@@ -36,7 +36,7 @@ def lines(folder: Path) -> list[dict[str, Any]]:
 
 def test_more_steps_at_a_rate_of_0_are_refused_and_the_command_that_is_named_goes_on(finished: Path) -> None:
     folder = finished.parent / "run"
-    with pytest.raises(InputError, match=r"came to 0 at step 2.* 2 more steps would change nothing") as caught:
+    with pytest.raises(InputError, match=r"is 0 from step 2 on.* more steps would change nothing") as caught:
         train(upge.load(finished, ["train.steps=4"]), resume=folder)
     assert str(caught.value).endswith("train.steps=4 optimizer.lr.steps=4")
     with pytest.raises(InputError, match=r"finished, after 2 steps.* train.steps=4 optimizer.lr.steps=4"):
@@ -44,6 +44,14 @@ def test_more_steps_at_a_rate_of_0_are_refused_and_the_command_that_is_named_goe
     train(upge.load(finished, ["train.steps=4", "optimizer.lr.steps=4"]), resume=folder)
     assert [line["lr"] for line in lines(folder)] == pytest.approx([0.004, 0.002, 0.002, 0.001])
     assert upge.load(folder / "recipe.yaml").optimizer.lr.steps == 4  # type: ignore[union-attr]
+
+
+def test_a_finished_run_without_a_checkpoint_gets_no_advice_that_would_be_refused(tmp_path: Path) -> None:
+    path = tiny.recipe(tmp_path, train={"steps": 1}, optimizer={"lr": {**FALLING, "steps": 1}})
+    folder = train(upge.load(path))
+    for more in ([], ["train.steps=2"], ["train.steps=2", "optimizer.lr.steps=2"]):
+        with pytest.raises(InputError, match="has no checkpoint to go on from; a new run may start from"):
+            choose(upge.load(path, more), folder)
 
 
 def test_a_number_may_take_an_ended_schedules_place(finished: Path) -> None:
@@ -55,8 +63,8 @@ def test_a_number_may_take_an_ended_schedules_place(finished: Path) -> None:
 def test_what_becomes_of_every_ended_schedule_is_told(finished: Path) -> None:
     more = upge.load(finished, ["train.steps=4", "optimizer.lr.steps=4"])
     told = choose(more, finished.parent / "run").told
-    assert "estimator.terms.sft.weight stays at 0.5, where it came to at step 2" in told
-    assert "optimizer.lr takes the way that is given now; the steps before it were of the old one" in told
+    assert "estimator.terms.sft.weight stays at 0.5, the end of its schedule, reached at step 2" in told
+    assert "optimizer.lr follows its new schedule from here on; the steps before followed the old one" in told
 
 
 def test_a_schedule_that_goes_on_stays_as_it_began(finished: Path) -> None:
@@ -71,7 +79,7 @@ def test_steps_that_will_change_nothing_are_told_before_the_run(tmp_path: Path) 
     assert cautions.before(upge.load(path, ["train.steps=2"])) == []
     assert cautions.before(upge.load(path, ["optimizer.lr.end=0.001"])) == []
     (said,) = cautions.before(upge.load(path))
-    assert said.startswith("optimizer.lr is 0 from step 2 on, where its schedule ends: 3 of the 5 steps to come")
-    assert said.endswith("optimizer.lr.steps=5 spreads it over all of them")
+    assert said.startswith("optimizer.lr is 0 from step 2 on, where its schedule ends: 3 of the next 5 steps")
+    assert said.endswith("to extend the schedule: optimizer.lr.steps=5")
     (said,) = cautions.before(upge.load(path), done=4)
-    assert "1 of the 1 steps" in said
+    assert "1 of the next 1 steps" in said

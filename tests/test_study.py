@@ -308,4 +308,4 @@ def test_a_price_on_length_that_begins_beyond_the_study_leaves_the_table_whole()
     answer = CliRunner().invoke(app, ["study", "dapo", "rloo", *world, "--no-sweep", "--json"])
     assert answer.exit_code == 0, answer.output
     assert {row["recipe"] for row in json.loads(answer.stdout)} == {"dapo", "rloo"}
-    assert "dapo: keeps its own rollout.max_tokens, 96; of 1, the study's --length: soft_limit 76" in answer.stderr
+    assert "dapo: keeps its own rollout.max_tokens, 96; with the study's --length, 1: soft_limit 76" in answer.stderr

@@ -6,8 +6,10 @@ import inspect
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import fields
 from math import isnan
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -180,7 +182,7 @@ class answering:  # noqa: N801 (it is called as the function that `contextlib.co
 def error_text(error: BaseException) -> str:
     """An error's class and message; the class alone where its message can't be had, since that is anybody's code."""
     try:
-        return f"{type(error).__name__}: {error}"
+        return f"{type(error).__name__}: {error}".removesuffix(": ")
     except Exception:
         return type(error).__name__
 
@@ -201,11 +203,20 @@ def _files_of(kind: type[Part]) -> set[str | None]:
     return {getattr(sys.modules.get(each.__module__), "__file__", None) for each in classes}
 
 
+_MACHINE = Path(__file__).parent
+
+
 def line_of(error: BaseException, kind: type[Part]) -> str:
-    """`file:line` of what raised: the last line of the part's own file that was on the way, else the last of all."""
+    """`file:line` of what raised: the last line of the part's own file that was on the way, else the last of all.
+
+    Where a method of the part can't be called at all, the last of all is the machine's; then it is the part's class.
+    """
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if frame.filename in _files_of(kind)]
     frame = (own or frames)[-1]
+    if Path(frame.filename).is_relative_to(_MACHINE):
+        with suppress(OSError, TypeError):  # of a class without a source file
+            return f"{inspect.getsourcefile(kind)}:{inspect.getsourcelines(kind)[1]}"
     return f"{frame.filename}:{frame.lineno}"
 
 

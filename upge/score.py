@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from decimal import Decimal
 from numbers import Real
 from typing import Any
 
@@ -16,13 +17,9 @@ def as_score(value: Any, about: str = "") -> float:
     Raises ValueError, with what `about` says of the value, where it is no number, not finite, or beyond `LARGEST`.
     """
     plain: Any = value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
-    if not _is_real(plain) or not -LARGEST <= plain <= LARGEST:
+    if not isinstance(plain, Real | Decimal) or not -LARGEST <= plain <= LARGEST:
         raise ValueError(f"{brief(value)}{about}; a score is a finite number, {LARGEST:g} at most")
     return float(plain)
-
-
-def _is_real(value: Any) -> bool:
-    return isinstance(value, Real)
 
 
 def as_list(values: Any, count: int) -> list[Any]:

@@ -38,6 +38,14 @@ def spread(b: View, x: Tensor, group: Tensor) -> Tensor:
     return largest - zeros.scatter_reduce(0, index, values, "amin", include_self=False)
 
 
+def standard_deviation(b: View, x: Tensor, group: Tensor, *, unbiased: bool) -> Tensor:
+    """(G,) √(Σ (x − mean)² / (n − 1)), or / n, over the prompt's `group` (N,) bool; 0 where it has fewer than two."""
+    scale = power_above(spread(b, x, group))
+    squares = ((deviation(b, x, group) / b.to_trajectories(scale)) ** 2).where(group, 0.0)
+    freedom = (b.per_prompt(group) - float(unbiased)).clamp(min=1)
+    return (b.per_prompt(squares) / freedom).sqrt() * scale
+
+
 def power_above(x: Tensor) -> Tensor:
     """The power of two above each x > 0, and 1 where x is 0.
 

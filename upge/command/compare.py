@@ -155,7 +155,6 @@ def _compare_evaluations(folders: list[Path], metric: Sequence[str], output: Pat
 
 
 def _tables(first: Evaluated, other: Evaluated) -> tuple[Table, Table, Table]:
-
     from upge.files import shown
     from upge.records.contrasting import differences, solved
 
@@ -177,7 +176,6 @@ def _tables(first: Evaluated, other: Evaluated) -> tuple[Table, Table, Table]:
 
 def _bands(first: Evaluated, other: Evaluated) -> Table:
     """Of each evaluation, how many problems it solves never, sometimes and often."""
-
     from upge.files import shown
     from upge.records.contrasting import bands
 

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 def curves(metrics: Sequence[str], runs: Sequence[Run]) -> Table:
     """A line for each metric and run: first and last value, and the curve between them."""
-
     from upge.files import shown
 
     table = folding()

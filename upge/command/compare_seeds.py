@@ -94,7 +94,6 @@ def _finished(given: Sequence[Group]) -> list[Group]:
 
 
 def _table(title: str, first: str, scores: Sequence[Score]) -> Table:
-
     from upge.files import shown
 
     caption = f"difference: to {shown(first)}, over the shared seeds; 95 %: Student's t"

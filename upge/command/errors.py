@@ -20,7 +20,9 @@ def reported() -> Iterator[None]:
     except KeyboardInterrupt:
         _say("interrupted")
         sys.exit(INTERRUPTED)
-    except SystemExit:
+    except SystemExit as error:
+        if isinstance(interrupt := _origin(error), KeyboardInterrupt):
+            _say("\n".join(["interrupted", *_notes(interrupt)]))
         raise
     except BaseException as error:
         code = _code(error)
@@ -28,6 +30,11 @@ def reported() -> Iterator[None]:
             raise  # a fault of the program: its traceback is what helps
         _say("\n".join([str(error), *_notes(error)]) if code is not None else traceback.format_exc())
         sys.exit(FAILED if code is None else code)
+
+
+def _origin(error: SystemExit) -> BaseException | None:
+    """What an exit was made of: typer makes one of Ctrl-C, and says nothing."""
+    return None if error.__context__ is None else error.__context__.__cause__
 
 
 def _say(message: str) -> None:

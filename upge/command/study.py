@@ -96,8 +96,8 @@ def _loaded(name: str, length: int, *, allow_code: bool) -> Recipe:
     try:
         return load(name, [f"rollout.max_tokens={length}"], allow_code=allow_code)
     except RecipeError as error:
-        kept = f"{whole.name}: keeps its own rollout.max_tokens, {whole.rollout.max_tokens}; of {length}, the study's"
-        typer.echo(f"{kept} --length: {error.faults[0].message}", err=True)
+        kept = f"{whole.name}: keeps its own rollout.max_tokens, {whole.rollout.max_tokens}"
+        typer.echo(f"{kept}; with the study's --length, {length}: {error.faults[0].message}", err=True)
         return whole
 
 

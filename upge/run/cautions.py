@@ -20,8 +20,8 @@ def _alone(recipe: Recipe) -> Iterator[str]:
     if recipe.rollout.n == 1:
         for name in probe.silent(recipe.estimator, prompts=min(4, recipe.train.prompts), rollouts=1):
             yield (
-                f"rollout.n: with one rollout a prompt the term '{name}' learns nothing, whatever the rewards: what it "
-                "compares a rollout with are others of its prompt; set rollout.n to 2 or more"
+                f"rollout.n: with one rollout a prompt the term '{name}' learns nothing, whatever the rewards: it "
+                "compares a rollout with the others of its prompt; set rollout.n to 2 or more"
             )
 
 
@@ -31,8 +31,8 @@ def _at_rest(recipe: Recipe, done: int) -> Iterator[str]:
         first, steps = max(end, done), recipe.train.steps
         if first < steps:
             yield (
-                f"{block}.lr is 0 from step {first} on, where its schedule ends: {steps - first} of the {steps - done} "
-                f"steps to come change nothing there; {block}.lr.steps={steps} spreads it over all of them"
+                f"{block}.lr is 0 from step {end} on, where its schedule ends: {steps - first} of the next "
+                f"{steps - done} steps train nothing there; to extend the schedule: {block}.lr.steps={steps}"
             )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -35,12 +36,20 @@ def accounted(recipe: Recipe, folder: RunFolder) -> Iterator[None]:
             yield
     except BaseException as error:
         if folder.writes and (said := status.read(folder.path)) is not None:
-            asked = isinstance(error, Stopped | KeyboardInterrupt | SystemExit)
-            with suppress(OSError):
-                status.note(folder.path, "stopped" if asked else "failed", said.step, "" if asked else str(error))
-            if not isinstance(error, InputError):  # the same again would be as wrong
-                error.add_note(_onwards(recipe, folder.path))
+            if said.state == "finished" and said.pid == os.getpid():  # what was open couldn't be closed
+                error.add_note(f"the run is finished all the same; trained model: {folder.path / 'model'}")
+            else:
+                _note_end(error, recipe, folder.path, said.step)
         raise
+
+
+def _note_end(error: BaseException, recipe: Recipe, folder: Path, step: int) -> None:
+    """Keep in the folder how the run ended, and add to the error how to go on."""
+    asked = isinstance(error, Stopped | KeyboardInterrupt | SystemExit)
+    with suppress(OSError):
+        status.note(folder, "stopped" if asked else "failed", step, "" if asked else str(error))
+    if not isinstance(error, InputError):  # the same again would be as wrong
+        error.add_note(_onwards(recipe, folder))
 
 
 def _onwards(recipe: Recipe, folder: Path) -> str:

@@ -181,11 +181,9 @@ class Learner:
 
     def _temperature(self, step: int, trajectories: Sequence[Trajectory]) -> Tensor:
         """(N,) the sampling temperature for rollouts, 1 for demonstrations; in float64 where the model is."""
-        hot, kind = (
-            at(self.recipe.rollout.temperature, step),
-            torch.promote_types(torch.float32, self.policy.model.dtype),
-        )
-        return torch.tensor([1.0 if each.demonstration else hot for each in trajectories], dtype=kind)
+        hot = at(self.recipe.rollout.temperature, step)
+        dtype = torch.promote_types(torch.float32, self.policy.model.dtype)
+        return torch.tensor([1.0 if each.demonstration else hot for each in trajectories], dtype=dtype)
 
     # What an optimizer step takes.
 

@@ -130,10 +130,10 @@ def _schedules(recipe: Recipe, folder: Path, over: Mapping[str, Schedule], follo
     told = []
     for place, schedule in over.items():
         if any(f"{key}.".startswith(f"{place}.") for key in new):
-            told.append(f"{place} takes the way that is given now; the steps before it were of the old one")
+            told.append(f"{place} follows its new schedule from here on; the steps before followed the old one")
         elif schedule.end != 0 or place not in (f"{block}.lr" for block in ended_rates(recipe)):
-            told.append(f"{place} stays at {schedule.end:g}, where it came to at step {schedule.steps}")
-    was = dict(flat(plain(_own(folder)), "")).get("train.steps")
+            told.append(f"{place} stays at {schedule.end:g}, the end of its schedule, reached at step {schedule.steps}")
+    was = _flat(_own(folder)).get("train.steps")
     values = dict(flat(recipe.model_dump(mode="json"), ""))
     told += [
         f"{place} stays {was}, as train.steps was; to let it follow: {place}={steps}"
@@ -159,22 +159,22 @@ def _refuse_finished(recipe: Recipe, folder: Path, found: Found) -> None:
         raise InputError(f"{folder}: {done} steps are done already; train.steps is {steps}")
     if last is None:
         return
+    if found.progress is None:
+        hint = f"a new run may start from what it has learned: model={folder}"
+        raise InputError(f"{folder}: the run is finished and has no checkpoint to go on from; {hint}")
     if steps <= last:
         more = _more(recipe, folder, last, 2 * max(1, last))
         raise InputError(f"{folder}: the run is finished, after {last} steps; to do more: {more}")
     if (end := ended_rates(recipe).get("optimizer", steps)) <= last:
         more = _more(recipe, folder, last, steps)
         raise InputError(
-            f"{folder}: optimizer.lr came to 0 at step {end}, where its schedule ends, so {steps - last} more steps "
-            f"would change nothing; to give it a new way: {more}"
+            f"{folder}: optimizer.lr is 0 from step {end} on, where its schedule ends, so more steps would change "
+            f"nothing; to extend the schedule: {more}"
         )
-    if found.progress is None:
-        hint = f"a new run may start from what it has learned: model={folder}"
-        raise InputError(f"{folder}: the run is finished and has no checkpoint to go on from; {hint}")
 
 
 def _more(recipe: Recipe, folder: Path, last: int, steps: int) -> str:
-    """The command that goes on to `steps`, with new ways for the learning rates that have come to 0."""
+    """The command that goes on to `steps`, with longer schedules for the learning rates that have come to 0."""
     ways = (f" {block}.lr.steps={steps}" for block, end in ended_rates(recipe).items() if end <= last)
     return f"{command(recipe, folder)} train.steps={steps}" + "".join(ways)
 

@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from upge import Advantage, View
-from upge_parts.groups import Over, deviation, members, power_above, spread
+from upge_parts.groups import Over, deviation, members, standard_deviation
 
 
 class GroupNorm(Advantage):
@@ -32,8 +32,5 @@ class GroupNorm(Advantage):
     def __call__(self, b: View) -> Tensor:
         group = members(b, self.over)
         centred = deviation(b, b.reward, group)
-        freedom = (b.per_prompt(group) - float(self.unbiased)).clamp(min=1)
-        scale = power_above(spread(b, b.reward, group))
-        squares = ((centred / b.to_trajectories(scale)) ** 2).where(group, 0.0)
-        std = b.to_trajectories((b.per_prompt(squares) / freedom).sqrt() * scale)
+        std = b.to_trajectories(standard_deviation(b, b.reward, group, unbiased=self.unbiased))
         return b.to_tokens(torch.where(std == 0, 0.0, centred / (std + self.epsilon)))

@@ -19,11 +19,15 @@ def whitened(b: View, x: Tensor, *, unbiased: bool = True, epsilon: float = 1e-8
     mean = b.total(x * counted) / count.clamp(min=1)
     centred = x - mean
     scale = power_above(b.total(centred.abs() * counted) / count.clamp(min=1))
-    scaled = centred / scale
-    variance = b.total((scaled**2).where(counted > 0, 0.0)) / (count - float(unbiased)).clamp(min=1)
-    added = x.new_tensor(epsilon) / scale / scale
-    # Of deviations so small that epsilon is beyond all numbers in their scale, the variance adds nothing to it.
-    least = centred / epsilon**0.5 if epsilon else torch.zeros_like(x)
-    white = torch.where(added.isinf(), least, scaled / (variance + added).sqrt())
+    squares = ((centred / scale) ** 2).where(counted > 0, 0.0)
+    variance = b.total(squares) / (count - float(unbiased)).clamp(min=1)  # in units of scale²
     rounding = 64 * torch.finfo(x.dtype).eps * mean.abs()
-    return torch.where(variance.sqrt() * scale <= rounding, 0.0, white)
+    alike = variance.sqrt() * scale <= rounding
+    return torch.where(alike, 0.0, centred / _root(variance, epsilon, scale))
+
+
+def _root(variance: Tensor, epsilon: float, scale: Tensor) -> Tensor:
+    """√(variance·scale² + epsilon), where scale² may be beyond all numbers."""
+    added = variance.new_tensor(epsilon) / scale / scale
+    # Beside an epsilon that is beyond all numbers in units of scale² the variance is nothing.
+    return torch.where(added.isinf(), epsilon**0.5, (variance + added).sqrt() * scale)
