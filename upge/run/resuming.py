@@ -160,8 +160,8 @@ def _refuse_finished(recipe: Recipe, folder: Path, found: Found) -> None:
     if last is None:
         return
     if found.progress is None:
-        hint = f"a new run may start from what it has learned: model={folder}"
-        raise InputError(f"{folder}: the run is finished and has no checkpoint to go on from; {hint}")
+        hint = f"no checkpoint to go on from; a new run may start from what it has learned: model={folder}"
+        raise InputError(f"{folder}: the run is finished, after {last} steps, and has {hint}")
     if steps <= last:
         more = _more(recipe, folder, last, 2 * max(1, last))
         raise InputError(f"{folder}: the run is finished, after {last} steps; to do more: {more}")
