@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from decimal import Decimal
+from math import nan
 from numbers import Real
 from typing import Any
 
@@ -17,9 +18,17 @@ def as_score(value: Any, about: str = "") -> float:
     Raises ValueError, with what `about` says of the value, where it is no number, not finite, or beyond `LARGEST`.
     """
     plain: Any = value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
-    if not isinstance(plain, Real | Decimal) or not -LARGEST <= plain <= LARGEST:
+    number = _as_float(plain) if isinstance(plain, Real | Decimal) else nan
+    if not -LARGEST <= number <= LARGEST:
         raise ValueError(f"{brief(value)}{about}; a score is a finite number, {LARGEST:g} at most")
-    return float(plain)
+    return number
+
+
+def _as_float(number: Real | Decimal) -> float:
+    try:
+        return float(number)
+    except (OverflowError, ValueError):  # an integer beyond all floats; a Decimal's signalling NaN
+        return nan
 
 
 def as_list(values: Any, count: int) -> list[Any]:
