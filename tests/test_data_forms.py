@@ -7,6 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy
+import pyarrow
+import pyarrow.parquet
 import pytest
 from sources import data, lines, parquet, training
 
@@ -50,6 +53,23 @@ def test_a_number_is_the_same_answer_in_every_format(tmp_path: Path, form: str, 
     path = str(file.parent if form == "huggingface" else file)
     assert training(data(form, path=path), 1)[0].answer == answer
     assert of_line(tmp_path, json.dumps({"prompt": "?", "answer": value})).answer == answer
+
+
+@pytest.mark.parametrize("form", ["parquet", "huggingface"])
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("kind", [pyarrow.float16(), pyarrow.float32(), pyarrow.float64()], ids=str)
+def test_a_short_float_has_the_digits_that_it_was_written_with(
+    tmp_path: Path, form: str, streaming: bool, kind: pyarrow.DataType
+) -> None:
+    numbers = [0.5, None, 0.1]
+    values = pyarrow.array([[numpy.float16(n) if n else None] for n in numbers], pyarrow.list_(pyarrow.float16()))
+    values = values if kind == pyarrow.float16() else pyarrow.array([[n] for n in numbers], pyarrow.list_(kind))
+    nested = pyarrow.StructArray.from_arrays([values], ["values"])
+    pyarrow.parquet.write_table(pyarrow.table({"prompt": ["a", "b", "c"], "of": nested}), tmp_path / "train.parquet")
+    path = str(tmp_path if form == "huggingface" else tmp_path / "train.parquet")
+    settings: dict[str, Any] = {"streaming": True} if form == "huggingface" and streaming else {}
+    found = training(data(form, path=path, answer="of.values.0", **settings), 3)
+    assert {each.answer for each in found} == {"0.5", None, "0.1"}
 
 
 @pytest.mark.parametrize(

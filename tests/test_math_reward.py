@@ -194,6 +194,22 @@ def test_every_noun_is_a_noun(noun: str) -> None:
         ("3, 5, 7", "The answer is 3, 5, 7 because they are prime."),
         (r"\text{Evelyn}", r"The answer is \text{Evelyn} because she is tall"),
         ("12.5", "The answer is 12.5%."),
+        (r"\frac{5}{2}", r"The answer is $\frac{5}{2}$ m/s."),
+        ("18", "The answer is 18/day"),
+        ("18", "The answer is 18 °C"),
+        ("18", "答案是：18个鸡蛋。"),
+        ("18", "答案是18，不是20。"),
+        ("18", "####18"),
+        ("18", "The answer is ***18***."),
+        ("18", "***Answer:*** _18_"),
+        ("18", "The answer is <b>18</b> eggs"),
+        ("18", "The answer is 18 🎉"),
+        ("18", "The answer is 18 :)"),
+        ("18", "The answer is 18,"),
+        ("18", "Answer\n======\n18"),
+        ("18", "The answer is 18.<|im_end|>"),
+        ("18", r"The answer is $\boldsymbol{18}$"),
+        ("1000000", "The answer is 1 000 000."),
     ],
 )
 def test_what_a_sentence_states(reference: str, response: str) -> None:
@@ -215,6 +231,8 @@ def test_what_a_sentence_states(reference: str, response: str) -> None:
         ("18", "The answer is 18!."),
         ("5", "The answer is 5x^2"),
         ("2", "The answer is 5 m/s^2"),
+        ("12", "The answer is 1 2."),
+        ("20", "答案是18，不是20。"),
     ],
 )
 def test_what_a_sentence_does_not_state(reference: str, response: str) -> None:
@@ -250,7 +268,16 @@ def test_empty_tags_hold_no_answer() -> None:
 
 @pytest.mark.parametrize(
     "end",
-    ["</think>", "</thinking>", "</reasoning>", "</seed:think>", "[/THINK]", "◁/think▷", "<|channel|>final<|message|>"],
+    [
+        "</think>",
+        "</think >",
+        "</thinking>",
+        "</reasoning>",
+        "</seed:think>",
+        "[/THINK]",
+        "◁/think▷",
+        "<|channel|>final<|message|>",
+    ],
 )
 def test_a_thought_is_not_searched_where_an_answer_follows(end: str) -> None:
     text = rf"<think>It is \boxed{{6}}, or {end} rather \boxed{{7}}.{end}"
@@ -258,7 +285,8 @@ def test_a_thought_is_not_searched_where_an_answer_follows(end: str) -> None:
     assert [scored(each, text + "\nThe answer is 5.") for each in "567"] == [1.0, 0.0, 0.0]
     assert [scored(each, text + "\nThe answer is 5.", reading) for each in "567"] == [0.0, 0.0, 1.0]
     assert HERE.answer(text + "\nThe answer is 5.") == "5"
-    assert [scored(each, text + " \n") for each in "567"] == [0.0, 0.0, 1.0]
+    for nothing in (" \n", "<|im_end|>\n"):
+        assert [scored(each, text + nothing) for each in "567"] == [0.0, 0.0, 1.0]
 
 
 # What Math-Verify takes for the same and is not, and the reverse.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +14,7 @@ from upge import Context, DataSession, InputError, Problem
 from upge_parts.data.columns import Columns, Row, gathered
 from upge_parts.data.session import InMemory
 from upge_parts.data.streamed import Streamed
+from upge_parts.data.texts import as_stored
 
 
 class HuggingFace(Columns):
@@ -62,8 +63,8 @@ class Source:
         """A whole split. Raises InputError where it can't be had, or with its rows at fault."""
         found = self._loaded(split, streaming=False)
         rows = found.select_columns(self._heads(found.column_names, split))
-        where = f"{self.settings.path}, {split}, row"
-        numbered = ((f"{where} {number}", f"{split}-{number}", row) for number, row in enumerate(rows))
+        where, stored = f"{self.settings.path}, {split}, row", _as_stored(rows)
+        numbered = ((f"{where} {number}", f"{split}-{number}", stored(row)) for number, row in enumerate(rows))
         problems = gathered(self.settings, numbered)
         if not problems:
             raise InputError(f"{self.settings.path}: the split '{split}' holds no problems")
@@ -75,7 +76,7 @@ class Source:
         if found.column_names is not None:
             found = found.select_columns(self._heads(found.column_names, self.settings.train))
         try:
-            yield from found
+            yield from map(_as_stored(found), found)
         except Exception as error:  # the network's, the format's, the library's
             raise self._fault(error, self.settings.train) from error
 
@@ -113,6 +114,12 @@ class Source:
             return error
         reason = (str(error).strip().splitlines() or [""])[0]
         return InputError(f"{self.settings.path}: the split '{split}' can't be had: {type(error).__name__}: {reason}")
+
+
+def _as_stored(rows: Any) -> Callable[[Row], Row]:
+    """What gives a row's numbers the digits that they are stored with; streams may not know their types."""
+    schema = None if rows.features is None else rows.features.arrow_schema
+    return lambda row: row if schema is None else as_stored(row, schema)
 
 
 def _saved(folder: Path, split: str, streaming: bool) -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path
 from upge import InputError, regular_file
 from upge_parts.data.columns import Row
 from upge_parts.data.files import FromFiles
+from upge_parts.data.texts import as_stored
 
 
 class Parquet(FromFiles):
@@ -33,11 +34,11 @@ class Parquet(FromFiles):
                 heads = self.heads(opened.schema_arrow.names)
             except InputError as error:
                 raise InputError(f"{file}: {error}") from error
-            number = 0
+            schema, number = opened.schema_arrow, 0
             try:
                 for batch in opened.iter_batches(columns=heads):
                     for row in batch.to_pylist():
                         number += 1
-                        yield number, row
+                        yield number, as_stored(row, schema)
             except (OSError, ArrowException, UnicodeDecodeError) as error:
                 raise InputError(f"{file}: can't be read after row {number}: {error}") from error

@@ -30,6 +30,26 @@ def whole(value: Any) -> int | None:
     return int(text) if text.lstrip("-").isdecimal() else None
 
 
+def as_stored(row: Mapping[str, Any], schema: Any) -> Mapping[str, Any]:
+    """A row of an Arrow table, its short floats with the fewest digits that make the same: a float32 of 0.1 is 0.1."""
+    short = [name for name in row if "float" in str(schema.field(name).type)]  # float64 is called double
+    return {**row, **{name: _stored(row[name], schema.field(name).type) for name in short}} if short else row
+
+
+def _stored(value: Any, kind: Any) -> Any:
+    import numpy
+    from pyarrow import types
+
+    if isinstance(value, float) and (types.is_float32(kind) or types.is_float16(kind)):
+        return float(str((numpy.float32 if types.is_float32(kind) else numpy.float16)(value)))
+    if isinstance(value, Mapping) and types.is_struct(kind):
+        inner = {kind.field(at).name: kind.field(at).type for at in range(kind.num_fields)}
+        return {name: _stored(each, inner[name]) if name in inner else each for name, each in value.items()}
+    if isinstance(value, list) and hasattr(kind, "value_type"):
+        return [_stored(each, kind.value_type) for each in value]
+    return value
+
+
 def _written(value: int | float | Decimal, column: str) -> str:
     """A number in digits: the fewest that make the same double, without an exponent, without zeros that say nothing."""
     number = value if isinstance(value, Decimal) else Decimal(repr(value))

@@ -20,14 +20,14 @@ LONGEST = 1000
 """Characters of an answer that are read: a longer box is wrong, of a longer line its beginning or its end is read."""
 
 MARKER = re.compile(
-    r"\banswer(?:\*\*)?\s{0,9}(?:is\b|[:=：])(?:\*\*)?:?|\bfinal answer\b[^.\n:=]{1,60}?\sis\b(?:\*\*)?:?"
-    r"|答案(?:\*\*)?\s{0,9}(?:[是为為][:：]?|[:：])(?:\*\*)?",
+    r"(?<![^\W_])answer(?:[*_]{1,3})?\s{0,9}(?:is\b|[:：]|=(?!=))(?:\*{2,3}|__)?:?"
+    r"|\bfinal answer\b[^.\n:=]{1,60}?\sis\b(?:\*\*)?:?|答案(?:\*{1,3})?\s{0,9}(?:[是为為][:：]?|[:：])(?:\*\*)?",
     re.IGNORECASE,
 )
 """What announces an answer: "answer is", "answer:", "answer =", "final answer to … is", in bold or not; in Chinese."""
 
 _THOUGHT = re.compile(
-    r"</(?:think|thinking|thought|thoughts|reasoning|reflection|seed:think)>|\[/THINK\]|◁/think▷"
+    r"<\s?/\s?(?:think|thinking|thought|thoughts|reasoning|reflection|seed:think)\s{0,9}>|\[/THINK\]|◁/think▷"
     r"|<\|(?:end_of_thought|/think|think_end)\|>|<\|channel\|>final<\|message\|>",
     re.IGNORECASE,
 )
@@ -38,11 +38,17 @@ _BRACES = re.compile(r"(?P<box>\\(?:boxed|fbox)\s{0,9}\{)|\\.|[{}]", re.DOTALL)
 _DISPLAYED = re.compile(r"\s*(?:\$\$(?P<dollars>(?:[^$]|\$(?!\$))*)\$\$|\\\[(?P<brackets>(?:[^\\]|\\(?!\]))*)\\\])")
 _STATES = re.compile(r"\d|\$[^$]+\$|\\[(\[]")
 _CLOSING_LINES = 8
-_HEADING = re.compile(r"\A#{1,6}\s+(?=\S)")
-_WORDY = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox)\s{0,9}\{([^{}]*)\}")
+_OVER = re.compile(r"(?:\s|<\|(?:end|eo|im_end)[^\s|<>]{0,40}\|>|</s>|<(?:eos|end_of_turn)>)\Z")
+_STOPS = ".,;:?。，；：？"
+_HEADING = re.compile(r"\A(?:#\s+|#{2,6}\s*)(?=\S)")
+_EMPHASIS = re.compile(r"(\*{1,3}|_{1,3})([^*_]+)\1")
+_SET_OFF = re.compile(r"<(b|strong|i|em|u)>([^<>]*)</\1>", re.IGNORECASE)
+_CHEER = re.compile(r"(?:[\u2600-\u27bf\U0001f000-\U0001faff\ufe0f]|\s[:;]-?[)D])\Z")
+_WORDY = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|boldsymbol|mbox)\s{0,9}\{([^{}]*)\}")
 _SETTING = re.compile(
-    r"\\(?:left|right|displaystyle|limits)(?![a-zA-Z])|\\[,;:!]|\\(?=[\s%$])|(?<!\\)\\[()\[\]]|[\s~$]|(?<=\d)\{,\}(?=\d)"
+    r"\\(?:left|right|displaystyle|limits)(?![a-zA-Z])|\\[,;:!]|\\(?=[\s%$])|(?<!\\)\\[()\[\]]|\$|(?<=\d)\{,\}(?=\d)"
 )
+_BLANKS = re.compile(r"(?<![\d\s~])[\s~]++|(?<![\s~])[\s~]++(?!\d)|(?<=\d)[\s~](?=\d{3}(?!\d))")
 
 
 def unanswered(problem: Problem) -> str | None:
@@ -71,7 +77,16 @@ def conclusion(response: str, thought: Thought = "skip") -> str:
     if thought == "read":
         return response
     ends = [end.end() for end in _THOUGHT.finditer(response)]
-    return response[ends[-1] :] if ends and response[ends[-1] :].strip() else response
+    behind = response[ends[-1] :] if ends else ""
+    return behind if without_end(behind) else response
+
+
+def without_end(response: str) -> str:
+    """A response without blanks and tokens such as `<|im_end|>` at its end, which aren't all end-of-sequence tokens."""
+    end = len(response)
+    while (over := _OVER.search(response, max(0, end - 64), end)) is not None:
+        end = over.start()
+    return response[:end]
 
 
 def answer_in(response: str, where: Where, thought: Thought = "skip") -> str | None:
@@ -82,6 +97,7 @@ def answer_in(response: str, where: Where, thought: Thought = "skip") -> str | N
 
 def located(text: str, where: Where) -> Answer | None:
     """The answer in a text without a thought; None if there is none."""
+    text = without_end(text)
     inside, tagged = (enclosed(text) if where != "last" else None) or (None, False)
     if inside is None and where == "boxed":
         return None
@@ -165,8 +181,12 @@ def unwrapped(answer: str) -> str:
     `$\boxed{4}$.` → `4`
     """
     while True:
-        inner = _TAG.sub("", answer).strip().strip("`").removesuffix("。")
-        inner = _HEADING.sub("", inner).removesuffix(".").strip().removeprefix("**").removesuffix("**").strip()
+        inner = _SET_OFF.sub(r"\2", _TAG.sub("", answer)).strip().strip("`")
+        cheer = _CHEER.search(inner, max(0, len(inner) - 4))
+        inner = _HEADING.sub("", inner if cheer is None else inner[: cheer.start()]).strip()
+        inner = inner if inner[-2:-1] == "\\" else inner.rstrip(_STOPS).strip()
+        emphasis = _EMPHASIS.fullmatch(inner)
+        inner = (emphasis[2] if emphasis else inner.removeprefix("**").removesuffix("**")).strip()
         for left, right in (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]")):
             body = inner[len(left) : -len(right)]
             if inner == left + body + right and body and left not in body and not body.endswith("\\"):
@@ -184,11 +204,12 @@ def unwrapped(answer: str) -> str:
 def spelled(answer: str) -> str:
     r"""An answer without what only sets it in type: blanks, dollars, `\left`, `\,`, `\text{…}`, dfrac for frac.
 
-    Two answers that are equal so are the same answer; the reverse doesn't hold.
+    Two answers that are equal so are the same answer; the reverse doesn't hold. Blanks between digits stay, but for
+    those of thousands: `1 2` isn't `12`.
     """
     words = _WORDY.sub(r"\1", unwrapped(answer))
     fractions = re.sub(r"\\[dtc]frac(?![a-zA-Z])", r"\\frac", words)
-    return unwrapped(_SETTING.sub("", fractions))
+    return unwrapped(_BLANKS.sub("", _SETTING.sub("", fractions)))
 
 
 def integer(answer: str) -> int | None:

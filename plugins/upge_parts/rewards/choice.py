@@ -19,6 +19,7 @@ from upge_parts.rewards.answers import (
     reference,
     spelled,
     unanswered,
+    without_end,
 )
 
 
@@ -56,7 +57,7 @@ class Choice(Reward):
 
     def answer(self, text: str) -> str | None:
         """The letter that a response chooses, or None."""
-        text = conclusion(text, self.thought)
+        text = without_end(conclusion(text, self.thought))
         inside, tagged = (enclosed(text) if self.where != "last" else None) or (None, False)
         if inside is not None:
             box = boxed(inside) if tagged else inside

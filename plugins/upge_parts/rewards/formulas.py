@@ -16,15 +16,16 @@ FUNCTIONS = "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln 
 UNITS = (
     "mm cm dm km mi ft in yd kg mg lb oz ml mL cl dl kW kWh MW GW Wh kJ MJ eV keV MeV GeV Hz kHz MHz GHz Pa kPa MPa "
     "bar atm mol mmol rad sr deg kV mV mA kN mN nm pm fm μm um μs us ms ns min hr hrs sec yr kB MB GB TB bit bits cal "
-    "kcal dB erg dyn Gyr Myr pc kpc Mpc AU mph kph rpm USD EUR GBP m s g h d N J W V A K C F T L l Ω"
+    "kcal dB erg dyn Gyr Myr pc kpc Mpc AU mph kph rpm USD EUR GBP m s g h d N J W V A K C F T L l Ω °C °F"
 )
 """Symbols of units."""
 
 _SYMBOL = "(?:" + "|".join(sorted(map(re.escape, UNITS.split()), key=len, reverse=True)) + ")"
 _POWER = r"(?:\^\{?-?\d\}?|[²³])?"
 _UNIT = re.compile(
-    rf"(?<=[\d}}).])(?:\s|\\[,; ]|~){{0,9}}{_SYMBOL}{_POWER}"
+    rf"(?<=[\d}}).$])(?:\s|\\[,; ]|~){{0,9}}{_SYMBOL}{_POWER}"
     rf"(?:(?:\s|\\[,; ]|[*/·]|\\cdot){{1,9}}{_SYMBOL}{_POWER})*\s*$"
+    r"|(?<=[\d}).$])\s?/\s?(?:second|minute|hour|day|week|month|year|person|hr|min|sec|wk|yr)\s*$"
 )
 
 _WORDED = r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|operatorname)\s{0,9}\{[^{}]*\}"
@@ -39,6 +40,7 @@ _TOKEN = re.compile(
     | (?P<number>\d{{1,3}}(?:,\d{{3}})+(?![\d,])(?:\.\d+)? | \d+(?:\.\d+)?(?:[eE][-+]?\d+(?![\w.]))? | \.\d+)
     | (?P<space>\\[,;:!\s] | ~ | [^\S\n]+)
     | (?P<command>\\[a-zA-Z]+ | \\.)
+    | (?P<script>[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+)
     | (?P<word>[^\W\d_]{{2,}}(?:['’-][^\W\d_]+)*)
     | (?P<letter>[^\W\d_])
     | (?P<bold>\*\*)
@@ -166,7 +168,9 @@ def _tokens(text: str) -> Iterator[Token]:
         if match is None:  # nothing is no token
             return
         kind, end = match.lastgroup or "other", match.end()
-        if kind == "math" and match[0][0] == "$" and _is_money(match[0]):
+        if kind == "script":  # Chinese, Japanese and Korean put no blank between a number and a word
+            kind = "word"
+        elif kind == "math" and match[0][0] == "$" and _is_money(match[0]):
             kind, end = "money", position + 1
         elif kind == "word" and _belongs(text, match):
             kind = "letter"
