@@ -164,7 +164,7 @@ class Hiding(Switch):
 def test_a_switch_weighs_no_term_that_it_does_not_want() -> None:
     block = estimator({**pushing(), "switch": Hiding()})
     assert torch.isfinite(block.loss(BATCH, step=1))
-    with pytest.raises(PartError, match="gives 'rl' a coefficient at step 2, which it doesn't want then"):
+    with pytest.raises(PartError, match="gives 'rl' a coefficient at step 2, when it wants none: expected 0, got"):
         block.loss(BATCH, step=2)
 
 

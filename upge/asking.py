@@ -60,7 +60,10 @@ class Viewer:
                 hint = self._to_prompts(coefficient)
                 check(coefficient, (self.batch.prompts,), "a coefficient per prompt, (G,)", hint=hint)
                 if name not in wanted and bool(coefficient.any()):
-                    raise BrokenPromise(f"gives '{name}' a coefficient at step {self.step}, which it doesn't want then")
+                    given = f"expected 0, got {float(coefficient[coefficient != 0][0]):g}"
+                    raise BrokenPromise(
+                        f"gives '{name}' a coefficient at step {self.step}, when it wants none: {given}"
+                    )
         return result
 
     def _to_tokens(self, result: object) -> str:

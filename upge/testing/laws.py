@@ -314,11 +314,14 @@ def check_double_precision(part: Part, batch: Batch) -> None:
     for default in (torch.float32, torch.float64):
         with default_type(default):
             results.append(called(part, view_for(part, batch)))
+    how = (
+        "it rounds to float32: torch.where of two Python numbers, and torch.tensor of one, have torch's default type; "
+        "take b.dtype, or multiply a tensor of the batch"
+    )
     for name, result in results[0].items():
-        assert torch.equal(result.double(), results[1][name].double()), (
-            "it rounds to float32: torch.where of two Python numbers, and torch.tensor of one, have torch's default "
-            "type; take b.dtype, or multiply a tensor of the batch"
-        )
+        numbers, precise = (x.double().reshape(-1) for x in (result, results[1][name]))
+        place = names(batch, len(numbers)) if result.ndim else lambda _: "the one number for all tokens"
+        assert_close(precise, numbers, place, how, rtol=0.0, atol=0.0)
 
 
 @contextmanager
