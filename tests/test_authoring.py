@@ -317,7 +317,7 @@ def test_check_of_a_recipe_holds_its_estimator_to_the_laws(tmp_path: Path) -> No
 def test_check_says_a_failure_once(site: Site) -> None:
     site.install("failing", OFFERS, {"soft": SOUND.replace("torch.exp(", "torch.nowhere(")})
     result = call("check", "soft_clip", "--examples", "3")
-    assert result.stdout.count("has no attribute 'nowhere'") == 2, "raised by the part itself, and within an estimator"
+    assert result.stdout.count("has no attribute 'nowhere'") == 1, "whichever call of the part raised it"
     assert "as above (" in result.stdout
     assert re.search(r"has no attribute 'nowhere'.*soft\.py:\d+\)", result.stdout)
 

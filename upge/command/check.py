@@ -126,8 +126,9 @@ def _report(name: str, findings: Iterable[Finding]) -> int:
         typer.echo(f"{name}  {'BROKEN  ' if finding.failure else 'ok  '}{finding.law}")
         if finding.failure is None:
             continue
-        before = next((law for law, failure in broken.items() if failure == finding.failure), None)
+        cause = finding.failure.rpartition(" raised ")[2]  # one error, whichever call of the part meets it
+        before = next((law for law, earlier in broken.items() if earlier == cause), None)
         said = [finding.failure, *([f"on {finding.example}"] if finding.example else [])]
         typer.echo("    " + (f"as above ({before})" if before else "\n        ".join("\n".join(said).splitlines())))
-        broken[finding.law] = finding.failure
+        broken[finding.law] = cause
     return len(broken)
