@@ -34,12 +34,21 @@ Done = Callable[[int], Path]
 
 
 def launched(script: str, folders: pytest.TempPathFactory) -> Done:
-    """What a script leaves; each number of processes is launched once."""
+    """What a script leaves; each number of processes is launched once, also where that fails."""
 
     @cache
-    def done(processes: int) -> Path:
+    def outcome(processes: int) -> tuple[Path, AssertionError | None]:
         folder = folders.mktemp(f"{Path(script).stem}-{processes}")
-        launch(script, processes, folder)
+        try:
+            launch(script, processes, folder)
+        except AssertionError as error:
+            return folder, error
+        return folder, None
+
+    def done(processes: int) -> Path:
+        folder, failure = outcome(processes)
+        if failure is not None:
+            raise failure
         return folder
 
     return done

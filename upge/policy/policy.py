@@ -168,7 +168,7 @@ class Policy:
         """How many token ids the model has embeddings for; those beyond can't be fed to it."""
         weight = self.model.get_input_embeddings().weight
         assert isinstance(weight, Tensor)
-        return weight.shape[0]
+        return shards.shape(weight)[0]  # of a divided model a rank may hold no row itself
 
     def _check_vocabulary(self) -> None:
         # Some tokenizers carry added tokens that their model has no embedding for, and never needs (Gemma 3's image).
