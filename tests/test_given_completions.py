@@ -135,6 +135,16 @@ def test_classes_that_are_none_are_the_rewards_fault(run: Path, wrong: str) -> N
     assert "Plain (reward) returned" in str(result.exception)
 
 
+@pytest.mark.parametrize(("score", "said"), [("'a'", "'a'"), ("float('nan')", "nan"), ("None", "None")])
+def test_a_reward_within_weighted_answers_for_its_own_scores(run: Path, score: str, said: str) -> None:
+    Path("plain.py").write_text(PLAIN.replace("0.5", score))
+    reward = ("reward={use: weighted, rewards: [{use: 'plain.py:Plain'}, format], weights: [1, 1]}", "--allow-code")
+    file = given_completions({"p0": ["a", "bb"]})
+    result = call("--completions", file, "--recipe", "recipe.yaml", "eval.limit=1", *reward)
+    assert type(result.exception).__name__ == "PartError"
+    assert f"Plain (reward, one of 'weighted') returned {said}" in str(result.exception)
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from pydantic import Field, model_validator
 
-from upge import AReward, Context, Problem, Reward, RewardSession
+from upge import AReward, Context, PartError, Problem, Reward, RewardSession, as_list, as_score
 
 
 class Weighted(Reward):
@@ -41,20 +41,29 @@ class Weighted(Reward):
     def open(self, context: Context) -> Iterator[WeightedSession]:
         with ExitStack() as stack:
             sessions = tuple(stack.enter_context(reward.open(context)) for reward in self.rewards)
-            yield WeightedSession(sessions, self.weights)
+            yield WeightedSession(self.rewards, sessions, self.weights)
 
 
 @dataclass(frozen=True)
 class WeightedSession:
-    """Open rewards and their weights."""
+    """Rewards, their open sessions and their weights."""
 
+    rewards: tuple[Reward, ...]
     sessions: tuple[RewardSession, ...]
     weights: tuple[float, ...]
 
     def score(self, pairs: Sequence[tuple[Problem, str]]) -> list[float]:
-        """The sum of each (problem, response text) pair."""
-        scores = [session.score(pairs) for session in self.sessions]
+        """The sum of each (problem, response text) pair. Raises PartError naming a reward whose scores are none."""
+        scores = [_scores(*each, pairs) for each in zip(self.rewards, self.sessions, strict=True)]
         return [
             sum(weight * score for weight, score in zip(self.weights, of_one, strict=True))
             for of_one in zip(*scores, strict=True)
         ]
+
+
+def _scores(reward: Reward, session: RewardSession, pairs: Sequence[tuple[Problem, str]]) -> list[float]:
+    scores = session.score(pairs)
+    try:
+        return [as_score(score) for score in as_list(scores, len(pairs))]
+    except ValueError as error:
+        raise PartError(f"{type(reward).__name__} (reward, one of 'weighted') returned {error}", "reward") from error
