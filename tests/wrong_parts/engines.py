@@ -13,7 +13,7 @@ import torch
 from upge import Context, Engine, discovery
 
 ONE_RANK: set[str] = set()
-CORNER = {"Greedy", "OneMore"}
+CORNER = {"Greedy", "OneMore", "BeforeCuts"}
 
 
 class Base(Engine):
@@ -140,3 +140,39 @@ class Training(Base):
         result = super().sample(requests, sampling)
         self._policy.model.train()
         return result
+
+
+class Mute(Base):
+    """Responses without a token."""
+
+    def changed(self, completion: Any) -> Any:
+        return replace(completion, tokens=(), logp=())
+
+
+class Coarse(Base):
+    """It says that it samples the policy, and rounds the weights to bfloat16."""
+
+    samples_policy = True
+
+    def given(self, context: Context) -> Context:
+        policy = copy.deepcopy(context.policy)
+        with torch.no_grad():
+            for weight in policy.model.parameters():
+                weight.copy_(weight.bfloat16())
+        return replace(context, policy=policy)
+
+    def sync(self, policy: Any) -> None:
+        super().sync(self.given(Context(seed=0, policy=policy)).policy)
+
+
+class BeforeCuts(Base):
+    """Log-probs of the distribution before `top_k` cuts it, as inference servers report them unless they are told."""
+
+    def sample(self, requests: Any, sampling: Any) -> Any:
+        found = super().sample(requests, sampling)
+        if not sampling.top_k:
+            return found
+        heat = torch.full((len(found),), sampling.temperature)
+        asked = [(r.prompt, c.tokens) for r, c in zip(requests, found, strict=True)]
+        logp = iter(self._policy.log_probs(asked, heat)[0].tolist())
+        return [replace(c, logp=tuple(next(logp) for _ in c.tokens)) for c in found]

@@ -7,31 +7,29 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from upge.errors import InputError
-from upge.flow import Completion, Problem, Request, Sampling
+from upge.flow import Completion, EngineSession, Problem, Request, Sampling
 from upge.parts import Engine
+from upge.policy import Policy, load_policy
 from upge.testing.sessions import context, shown, shuffled, world
-
-if TYPE_CHECKING:
-    from upge.policy import Policy
 
 MODEL = "upge_parts:data/lab/base"
 """The embedded model, which is a second's work to open."""
 PLAIN = Sampling(max_tokens=12)
 HOT = Sampling(temperature=3.0, max_tokens=6)
 """So hot that equal draws are no chance."""
+ROUNDING = 1e-3
+"""How far an engine's log-probs may be from the policy's, nats, and as a share of them: the rounding of its kernels."""
 
 
 @cache
 def policy(turned: bool = False) -> Policy:
     """The embedded policy, or one whose every weight has the other sign."""
-    # By the door, as a package's own tests would: models lie floors above the laws, and engines alone need one.
-    opened: Policy = import_module("upge").load_policy(MODEL)
+    opened = load_policy(MODEL)
     if turned:
         with torch.no_grad():
             for weight in opened.model.parameters():
@@ -48,7 +46,22 @@ def requests(samples: int = 4) -> list[Request]:
 
 def _sample(part: Engine, asked: Sequence[Request], sampling: Sampling, **different: Any) -> list[Completion]:
     with part.open(context(**{"policy": policy(), **different})) as session:
-        return session.sample(list(asked), sampling)
+        return _sampled(part, session, asked, sampling)
+
+
+def _sampled(part: Engine, session: EngineSession, asked: Sequence[Request], sampling: Sampling) -> list[Completion]:
+    """What the session answers, held to what every law reads: a completion for each request, none without a token."""
+    found, whose = session.sample(list(asked), sampling), f"the engine {type(part).__name__}"
+    count = len(found) if isinstance(found, Sequence) else type(found).__name__
+    assert count == len(asked), f"{whose}, for {len(asked)} requests: expected {len(asked)} completions, got {count}"
+    for place, completion in enumerate(found):
+        at = f"{whose}, {_named(asked, place)}"
+        assert isinstance(completion, Completion), f"{at}: expected a Completion, got {shown(completion)}"
+        count = len(completion.tokens)
+        assert count, f"{at}: expected at least 1 token, the stop token if no other, got {shown(completion.tokens)}"
+        logps = count if completion.logp is None else len(completion.logp)
+        assert logps == count, f"{at}: expected {count} log-probs, for as many tokens, got {logps}"
+    return list(found)
 
 
 def _named(asked: Sequence[Request], place: int) -> str:
@@ -59,11 +72,9 @@ def check_completions(part: Engine, examples: int) -> None:
     """A completion for each request, within its budget, ended by a stop token or truncated, with its log-probs."""
     del examples
     asked = requests()
-    assert list(_sample(part, [], PLAIN)) == [], "for no requests: expected no completions"
+    _sample(part, [], PLAIN)
     for sampling in (PLAIN, replace(PLAIN, max_tokens=1), HOT):
-        found = _sample(part, asked, sampling)
-        assert len(found) == len(asked), f"for {len(asked)} requests: expected as many completions, got {len(found)}"
-        for place, completion in enumerate(found):
+        for place, completion in enumerate(_sample(part, asked, sampling)):
             fault = _fault(part, completion, sampling.max_tokens)
             assert fault is None, f"{_named(asked, place)}, max_tokens {sampling.max_tokens}: {fault}"
 
@@ -77,7 +88,7 @@ def _fault(part: Engine, completion: Completion, most: int) -> str | None:
     wrong = [t for t in tokens if not isinstance(t, int) or not 0 <= t < size]
     if wrong:
         return f"expected token ids below {size}, got {shown(wrong[0])}"
-    if not 1 <= len(tokens) <= most:
+    if len(tokens) > most:
         return f"expected 1 to {most} tokens, got {len(tokens)}"
     if any(token in stops for token in tokens[:-1]):
         return f"expected an end at the first stop token, got tokens after it: {shown(tokens)}"
@@ -88,8 +99,6 @@ def _fault(part: Engine, completion: Completion, most: int) -> str | None:
         return f"expected {most} tokens where it is truncated, got {len(tokens)}"
     if logp is None:
         return "expected log-probs, for `reports_logp` is True, got None" if part.reports_logp else None
-    if len(logp) != len(tokens):
-        return f"expected {len(tokens)} log-probs, got {len(logp)}"
     bad = [x for x in logp if not (isinstance(x, int | float) and math.isfinite(x) and x <= 1e-6)]
     return f"expected log-probs of at most 0, got {shown(bad[0])}" if bad else None
 
@@ -106,7 +115,7 @@ def check_order(part: Engine, examples: int) -> None:
         with world(2):
             moved = _sample(part, [asked[i] for i in order], sampling)
         with part.open(context(policy=policy())) as session:
-            single = [session.sample([request], sampling)[0] for request in asked[::3]]
+            single = [_sampled(part, session, [request], sampling)[0] for request in asked[::3]]
         for how, places, found in (
             ("again, in another session", range(len(asked)), again),
             ("in another order", order, moved),
@@ -137,25 +146,63 @@ def check_noise(part: Engine, examples: int) -> None:
     assert found != expected, f"for another seed: expected other draws, got the same: {shown(found[0])}"
 
 
+def check_policy(part: Engine, examples: int) -> None:
+    """Where it says `samples_policy`, its log-probs are the policy's own of its tokens, after `sync` the new ones."""
+    del examples
+    if not part.measures(str(policy().model.dtype).removeprefix("torch.")):
+        return
+    asked = requests()
+    for sampling in (PLAIN, HOT):
+        _assert_of_policy(policy(), asked, _sample(part, asked, sampling), sampling, "")
+        with part.open(context(policy=policy())) as session:
+            session.sync(policy(True))
+            found = _sampled(part, session, asked, sampling)
+        _assert_of_policy(policy(True), asked, found, sampling, " after sync()")
+
+
+def _assert_of_policy(
+    of: Policy, asked: Sequence[Request], found: Sequence[Completion], sampling: Sampling, when: str
+) -> None:
+    """Raise AssertionError for the first token whose log-prob isn't the policy's at the sampling temperature."""
+    heat = torch.full((len(asked),), sampling.temperature)
+    sequences = [(request.prompt, completion.tokens) for request, completion in zip(asked, found, strict=True)]
+    with torch.no_grad():
+        expected = iter(of.log_probs(sequences, heat)[0].tolist())
+    for place, completion in enumerate(found):
+        wanted = [next(expected) for _ in completion.tokens]
+        how = f"it says `samples_policy`; {_named(asked, place)} at temperature {sampling.temperature:g}{when}"
+        for at, (one, other) in enumerate(zip(wanted, completion.logp or wanted, strict=True)):
+            assert abs(one - other) <= ROUNDING * max(1.0, abs(one)), (
+                f"{how}, token {at} (id {completion.tokens[at]}): expected the policy's {one:.6g}, got {other:.6g}"
+            )
+
+
 def check_distribution(part: Engine, examples: int) -> None:
     """Log-probs are those of the distribution that is drawn from: tokens come as often as these say."""
     del examples
-    count, first = 400, requests(1)[0]
-    asked = [replace(first, sample=i) for i in range(count)]
-    for temperature in (1.0, 3.0):
-        found = _sample(part, asked, Sampling(temperature=temperature, max_tokens=1))
-        if any(completion.logp is None for completion in found):
+    first = requests(1)[0]
+    for sampling in (Sampling(max_tokens=1), replace(HOT, max_tokens=1), replace(HOT, max_tokens=1, top_k=2)):
+        try:
+            found = _sample(part, [replace(first, sample=i) for i in range(400)], sampling)
+        except InputError:  # a cut that it can't make
+            continue
+        logp = {c.tokens[0]: c.logp[0] for c in found if c.logp is not None}
+        if len(logp) < len({c.tokens[0] for c in found}):
             return
-        logp = {c.tokens[0]: (c.logp or (0.0,))[0] for c in found}
-        total = sum(map(math.exp, logp.values()))
-        at = f"at temperature {temperature:g}"
-        assert total <= 1 + 1e-3, f"{at}: expected probabilities of at most 1 together, got {total:.6g}"
-        for token, times in Counter(c.tokens[0] for c in found).items():
-            wanted = count * math.exp(logp[token])
-            slack = 5 * math.sqrt(max(wanted * (1 - wanted / count), 0.0)) + 2
-            assert abs(times - wanted) <= slack, (
-                f"{at}, token {token}: expected {wanted:.1f} of {count} draws by its log-prob, got {times}"
-            )
+        at = f"at temperature {sampling.temperature:g}" + (f", top_k {sampling.top_k}" if sampling.top_k else "")
+        _assert_as_often(logp, Counter(c.tokens[0] for c in found), at)
+
+
+def _assert_as_often(logp: dict[int, float], drawn: Counter[int], at: str) -> None:
+    """Raise AssertionError unless tokens were drawn as often as their log-probs say, to five standard deviations."""
+    count, total = drawn.total(), sum(map(math.exp, logp.values()))
+    assert total <= 1 + 1e-3, f"{at}: expected probabilities of at most 1 together, got {total:.6g}"
+    for token, times in drawn.items():
+        wanted = count * math.exp(logp[token])
+        slack = 5 * math.sqrt(max(wanted * (1 - wanted / count), 0.0)) + 2
+        assert abs(times - wanted) <= slack, (
+            f"{at}, token {token}: expected {wanted:.1f} of {count} draws by its log-prob, got {times}"
+        )
 
 
 def check_cuts(part: Engine, examples: int) -> None:
@@ -187,7 +234,7 @@ def check_sync(part: Engine, examples: int) -> None:
     with part.open(context(policy=policy())) as session:
         session.sample(asked, greedy)
         session.sync(policy(True))
-        found = [completion.tokens for completion in session.sample(asked, greedy)]
+        found = [completion.tokens for completion in _sampled(part, session, asked, greedy)]
     for place, (one, other) in enumerate(zip(wanted, found, strict=True)):
         assert one == other, f"{_named(asked, place)} after sync(): expected {shown(one)}, got {shown(other)}"
 
@@ -215,6 +262,7 @@ LAWS = {
     "a completion for each request, within its budget": check_completions,
     "a draw depends on its request's key alone": check_order,
     "every coordinate of the key matters": check_noise,
+    "it samples the policy, if it says so": check_policy,
     "log-probs are those of the draws": check_distribution,
     "what is cut is never drawn": check_cuts,
     "it follows the policy": check_sync,
