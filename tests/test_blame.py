@@ -194,6 +194,15 @@ def test_what_a_class_of_a_file_raises_names_its_line(tmp_path: Path, base: str,
         ("Data", "return (each for each in ())", "returned generator from `take`; it owes a list of 2"),
         ("Data", "return []", "returned 0 from `take`; it owes 2 of upge.Problem"),
         ("Data", "return [1, 2]", "returned int from `take`; it owes 2 of upge.Problem"),
+        (
+            "Data",
+            "return [upge.Problem('p', '?', 4.0)] * 2",
+            "returned the answer 4.0 of the problem 'p' from `take`; it should be text, or None",
+        ),
+        ("Data", "return [upge.Problem(7, '?', '4')] * 2", "returned the id 7 of the problem 7 from `take`"),
+        ("Data", "return [upge.Problem('p', None, '4')] * 2", "returned the prompt None of the problem 'p'"),
+        ("Data", "return [upge.Problem('p', [], '4')] * 2", "returned the prompt [] of the problem 'p'"),
+        ("Data", "return [upge.Problem('p', [{'role': 'user'}], '4')] * 2", "messages with the texts 'role' and 'cont"),
         ("Engine", "return [upge.Completion((1,), None, False)]", "returned 1 from `sample`; it owes 2"),
         ("Engine", "return ['a', 'b']", "returned str from `sample`; it owes 2 of upge.Completion"),
     ],
@@ -202,7 +211,56 @@ def test_what_a_session_owes_is_asked_of_it(tmp_path: Path, base: str, body: str
     _, theirs = part(tmp_path, base, body)
     place, call = CALLS[base]
     with session_of(theirs, place) as session:
-        blamed(lambda: call(session), None, f"Theirs ({place}) {said}")
+        blamed(lambda: call(session), None, f"Theirs ({place}) ", said)
+
+
+def test_a_split_owes_problems_too(tmp_path: Path) -> None:
+    _, theirs = part(tmp_path, "Data", "return [upge.Problem('p', '?', True)]")
+    type(theirs).split = type(theirs).take
+    with session_of(theirs, "data") as session:
+        blamed(lambda: session.split("test"), None, "Theirs (data) returned the answer True of the problem 'p' from")
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("return None", "returned NoneType from `{method}`; it owes a list"),
+        ("return ['p']", "returned str from `{method}`; it owes "),
+        ("return [upge.Problem('p', '?', 4)]", "returned the answer 4 of the problem 'p' from `{method}`"),
+    ],
+)
+@pytest.mark.parametrize("method", ["take", "split"])
+def test_what_a_source_of_a_mixture_returns_is_the_source_s(tmp_path: Path, method: str, body: str, said: str) -> None:
+    _, theirs = part(tmp_path, "Data", body)
+    type(theirs).split = type(theirs).take
+    type(theirs).splits = lambda self: ("test",)
+    mixture = TypeAdapter(SomeData).validate_python({"use": "mixture", "sources": {"one": theirs}})
+    calls = {"take": lambda: session.take(0, 1), "split": lambda: session.split("one/test")}
+    with guarding.opened(mixture, "data", mixture.open, Context()) as session:
+        blamed(calls[method], None, "Theirs (data.sources.one) " + said.format(method=method))
+
+
+@pytest.mark.parametrize("within", [False, True], ids=["alone", "in a mixture"])
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("pass", "opened a Session, which has no `splits`"),
+        ("splits = None", "opened a Session, which has no `splits`"),
+        ("splits = lambda self: 'test'", "returned 'test' from `splits`; it owes a list of names"),
+        ("splits = lambda self: [1]", "returned [1] from `splits`; it owes a list of names"),
+    ],
+)
+def test_a_session_without_a_method_is_its_part_s(tmp_path: Path, within: bool, body: str, said: str) -> None:
+    head = f"{HEAD}class Session:\n    {body}\n\n\n"
+    path = written(
+        tmp_path, CLASSES.format(head=head, base="Data", body="pass").replace("yield self", "yield Session()")
+    )
+    theirs = module(path).Theirs()
+    place = "data.sources.one" if within else "data"
+    if within:
+        theirs = TypeAdapter(SomeData).validate_python({"use": "mixture", "sources": {"one": theirs}})
+    with session_of(theirs, "data") as session:
+        blamed(lambda: session.splits(), None, f"Theirs ({place}) {said}")
 
 
 def test_a_part_within_a_part_answers_for_itself(tmp_path: Path) -> None:

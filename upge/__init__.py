@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from upge.recipe import Recipe as Recipe
     from upge.recipe import RecipeError as RecipeError
     from upge.recipe import load as load
+    from upge.run.guarding import opened as opened
     from upge.schedule import Number as Number
     from upge.schedule import Schedule as Schedule
     from upge.schedule import Within as Within
@@ -104,6 +105,7 @@ _HOMES = {
         "Switch",
     ),
     "upge.policy": ("ModelError", "Policy", "load_policy"),
+    "upge.run.guarding": ("opened",),
     "upge.recipe": ("Recipe", "RecipeError", "load"),
     "upge.score": ("as_list", "as_score"),
     "upge.schedule": ("Number", "Schedule", "Within", "at"),

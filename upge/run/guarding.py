@@ -11,7 +11,8 @@ from typing import Any, TypeVar, cast
 from upge.asking import BrokenPromise, answering
 from upge.flow import Completion, Context, Problem, RewardSession
 from upge.parts import Part
-from upge.score import as_list, as_score
+from upge.problems import as_problems
+from upge.score import as_list, as_score, brief
 
 Session = TypeVar("Session")
 
@@ -20,7 +21,12 @@ Session = TypeVar("Session")
 def opened(
     part: Part, place: str, open_: Callable[[Context], AbstractContextManager[Session]], context: Context
 ) -> Iterator[Session]:
-    """The part's session, open; errors in opening, in any of its methods and in closing are the part's own."""
+    """The part's session, open; errors in opening, in any of its methods and in closing are the part's own.
+
+    A part that holds others opens them so too. Then each answers for itself, whatever it raises or returns.
+
+    Args: place: of the part in the recipe, `data.sources.one`. open_: its method. context: what it is opened with.
+    """
     with answering(part, place):
         manager = open_(context)
         session = manager.__enter__()
@@ -41,6 +47,10 @@ class Guarded:
         self._session, self._part, self._place = session, part, place
 
     def __getattr__(self, name: str) -> Any:
+        if name in _OWED:
+            with answering(self._part, self._place):
+                if not callable(getattr(self._session, name, None)):
+                    raise BrokenPromise(f"opened a {type(self._session).__name__}, which has no `{name}`")
         found = getattr(self._session, name)
         if not callable(found):
             return found
@@ -49,27 +59,46 @@ class Guarded:
         def asked(*given: Any, **named: Any) -> Any:
             with answering(self._part, self._place):
                 result = found(*given, **named)
-                if (owed := _OWED.get(name)) is not None:
-                    _check(name, result, owed[0], owed[1](given))
+                if (check := _OWED.get(name)) is not None:
+                    check(result, given)
                 return result
 
         return asked
 
 
-_OWED: dict[str, tuple[type, Callable[[tuple[Any, ...]], int]]] = {
-    "take": (Problem, lambda given: int(given[1])),
-    "sample": (Completion, lambda given: len(given[0])),
-}
-"""What a session's method returns a list of, and how many for what it is given: (step, count), (requests, sampling)."""
+def _problems(method: str, result: object, count: int | None) -> None:
+    try:
+        as_problems(result, method, count)
+    except ValueError as error:
+        raise BrokenPromise(f"returned {error}") from error
 
 
-def _check(method: str, result: object, kind: type, count: int) -> None:
+def _completions(result: object, count: int) -> None:
     if not isinstance(result, Sequence):
-        raise BrokenPromise(f"returned {type(result).__name__} from `{method}`; it owes a list of {count}")
-    wrong = next((each for each in result if not isinstance(each, kind)), None)
+        raise BrokenPromise(f"returned {type(result).__name__} from `sample`; it owes a list of {count}")
+    wrong = next((each for each in result if not isinstance(each, Completion)), None)
     if wrong is not None or len(result) != count:
         found = str(len(result)) if wrong is None else type(wrong).__name__
-        raise BrokenPromise(f"returned {found} from `{method}`; it owes {count} of upge.{kind.__name__}")
+        raise BrokenPromise(f"returned {found} from `sample`; it owes {count} of upge.Completion")
+
+
+def _names(result: object) -> None:
+    if not isinstance(result, list | tuple) or not all(isinstance(each, str) for each in result):
+        raise BrokenPromise(f"returned {brief(result)} from `splits`; it owes a list of names")
+
+
+def _anything(result: object, given: object) -> None:
+    """A result that nobody looks at here."""
+
+
+_OWED: dict[str, Callable[[Any, tuple[Any, ...]], None]] = {
+    "take": lambda result, given: _problems("take", result, int(given[1])),
+    "split": lambda result, given: _problems("split", result, None),
+    "splits": lambda result, given: _names(result),
+    "sample": lambda result, given: _completions(result, len(given[0])),
+    **dict.fromkeys(("state", "restore", "sync", "score"), _anything),
+}
+"""The methods that sessions owe, and what looks at their results: given (step, count), (name,), (requests, sampling)."""
 
 
 class Scorer:

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from upge import Context, Data, DataSession, Problem, SomeData
+from upge import Context, Data, DataSession, Problem, SomeData, opened
 
 
 class Mixture(Data):
@@ -50,7 +50,10 @@ class Mixture(Data):
     @contextmanager
     def open(self, context: Context) -> Iterator[Mixed]:
         with ExitStack() as stack:
-            sessions = {name: stack.enter_context(source.open(context)) for name, source in self.sources.items()}
+            sessions = {
+                name: stack.enter_context(opened(source, f"data.sources.{name}", source.open, context))
+                for name, source in self.sources.items()
+            }
             yield Mixed(sessions, {name: self.weight(name) for name in sessions}, context.seed)
 
 
