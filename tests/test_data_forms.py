@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import datetime
 import json
 from pathlib import Path
 from typing import Any
@@ -142,7 +143,7 @@ ASKED = [{"role": "system", "content": "Add."}, {"role": "user", "content": "2+2
         [
             {"role": "system", "content": "Add."},
             {"role": "user", "content": [{"type": "text", "text": "2+"}, {"type": "text", "text": "2"}]},
-            {"role": "assistant", "content": [{"type": "text", "text": "4"}]},
+            {"role": "assistant", "content": [{"type": "output_text", "text": "4"}]},
         ],
         [
             {"from": "system", "value": "Add.", "role": None, "content": None},
@@ -175,6 +176,15 @@ def test_conversations_by_other_names_are_read_from_parquet(tmp_path: Path) -> N
         ),
         ({"role": "user", "content": 7}, "turn 1, 'content' should be text, or a list of parts of text, not int"),
         (
+            {"role": "user", "content": "q", "images": ["a.png"]},
+            "turn 1 has 'images', which isn't read; only text is",
+        ),
+        (
+            {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f"}}]},
+            "turn 1 has 'tool_calls', which isn't read; only text is",
+        ),
+        ({"role": "assistant", "content": "4"}, "turn 1 is the assistant's, and nothing asks for it"),
+        (
             {"role": "user", "content": None},
             "turn 1 should have 'role' and 'content', or 'from' and 'value'; it has role",
         ),
@@ -188,6 +198,90 @@ def test_a_turn_that_is_not_read_says_what_would_be(turn: dict[str, Any], said: 
     with pytest.raises(ValueError, match="'messages' should be text, or a list of messages") as refused:
         conversation_of([turn], "messages")
     assert said in str(refused.value)
+
+
+@pytest.mark.parametrize("key", ["reasoning_content", "reasoning", "thinking", "thought"])
+def test_a_demonstration_whose_thought_stands_elsewhere_is_refused(key: str) -> None:
+    turns = [{"role": "user", "content": "2+2"}, {"role": "assistant", "content": "4", key: "two and two"}]
+    with pytest.raises(ValueError, match=f"turn 2 has its thought in '{key}', where it isn't read; write it into"):
+        conversation_of(turns, "messages")
+    assert conversation_of([turns[0], {**turns[1], key: " "}], "messages")[1] == "4"
+    assert conversation_of([turns[0], {"role": "assistant", "content": "4", "tool_calls": []}], "messages")[1] == "4"
+
+
+@pytest.mark.parametrize("content", ["", " \n", None])
+def test_an_assistants_turn_without_words_shows_nothing(tmp_path: Path, content: str | None) -> None:
+    turns = [{"role": "user", "content": "2+2"}, {"role": "assistant", "content": content}]
+    shown = of_line(tmp_path, json.dumps({"messages": turns, "answer": "4"})).demonstration
+    assert not (shown or "").strip()
+
+
+@pytest.mark.parametrize(
+    ("speaker", "name"),
+    [("Human", "user"), (" USER ", "user"), ("chatgpt", "assistant"), ("GPT", "assistant"), ("critic", "critic")],
+)
+def test_speakers_are_who_they_are_however_they_are_written(speaker: str, name: str) -> None:
+    turns, _ = conversation_of([{"from": speaker, "value": "q"}, {"from": "human", "value": "q"}], "conversations")
+    assert isinstance(turns, list)
+    assert turns[0]["role"] == name
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet", "huggingface"])
+@pytest.mark.parametrize("said", ["Add.", None, " "])
+def test_a_system_prompt_may_stand_beside_a_conversation(tmp_path: Path, form: str, said: str | None) -> None:
+    turns = [{"from": "human", "value": "2+2"}, {"from": "gpt", "value": "4"}]
+    own = [{"from": "system", "value": "Own."}, *turns]
+    rows = [{"system": said, "conversations": each, "answer": "4"} for each in (turns, own)]
+    path = lines(tmp_path, *rows) if form == "jsonl" else str(parquet(tmp_path / "set", rows, "train.parquet"))
+    found = training(data(form, path=str(Path(path).parent) if form == "huggingface" else path), 2)
+    heads = {each.prompt[0]["content"] for each in found if not isinstance(each.prompt, str)}
+    assert heads == {"Add." if said == "Add." else "2+2", "Own."}
+    assert {each.demonstration for each in found} == {"4"}
+
+
+def test_a_system_prompt_beside_a_conversation_is_text(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"rows.jsonl:1: 'system' should be text, not int"):
+        of_line(tmp_path, json.dumps({"system": 7, "messages": ASKED, "answer": "4"}))
+    assert of_line(tmp_path, json.dumps({"system": "Add.", "prompt": "2+2", "answer": "4"})).prompt == "2+2"
+
+
+def test_of_the_columns_of_prompts_the_first_that_is_not_null_is_read(tmp_path: Path) -> None:
+    assert of_line(tmp_path, json.dumps({"prompt": None, "messages": ASKED, "answer": "4"})).prompt == ASKED
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        (
+            '{"prompt": "?", "answer": "1", "answer": "2"}',
+            ":1: not JSON that can be read: the key 'answer' stands twice",
+        ),
+        (
+            '{"prompt": "?", "answer": {"x": 1, "x": 1}}',
+            ":1: not JSON that can be read: the key 'x' stands twice in one",
+        ),
+        ('{"prompt": "?", "answer": %s}' % ("9" * 5000), ":1: 'answer' is a number of more than 400 digits; in quotes"),
+        ('\n[{"prompt": "?", "answer": "1"}]', r":2: one JSON list, where each line should be an object; write a line"),
+        ('{"prompt": "\t"}', ":1: not JSON: Invalid control character at column 13"),
+        ('{"prompt": " ", "answer": "1"}', ":1: 'prompt' should be text, or a list of messages"),
+    ],
+)
+def test_a_line_that_can_not_be_read_in_one_way_only_is_refused(tmp_path: Path, written: str, said: str) -> None:
+    with pytest.raises(InputError) as refused:
+        of_line(tmp_path, written)
+    assert f"rows.jsonl{said}" in str(refused.value)
+
+
+def test_a_date_is_no_answer_and_says_what_is(tmp_path: Path) -> None:
+    path = parquet(tmp_path, [{"prompt": "?", "answer": datetime.date(2020, 1, 1)}])
+    with pytest.raises(InputError, match="'answer' should be text, not date: store it as text, spelled as a response"):
+        training(data("parquet", path=str(path)), 1)
+
+
+def test_what_the_library_finds_wrong_with_a_file_is_told(tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text('{"prompt": "?", "answer": "1", "answer": "2"}\n')
+    with pytest.raises(InputError, match=r"the split 'train' can't be had: .*specified twice"):
+        training(data("huggingface", path=str(tmp_path)), 1)
 
 
 def test_one_line_of_a_file_is_what_it_was(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import torch
 import vocabularies
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import PreTrainedTokenizerBase
+from transformers import AddedToken, PreTrainedTokenizerBase
 from vocabularies import KINDS
 
 import upge
@@ -124,6 +124,53 @@ def test_a_stop_token_that_is_a_word_like_others_is_part_of_the_text() -> None:
     tokenizer = vocabularies.characters()
     newline = tokenizer.convert_tokens_to_ids("\n")
     assert Templater(tokenizer, stop_ids=[tokenizer.eos_token_id, newline]).text((4, newline)) == "4\n"
+
+
+def test_what_ends_a_turn_has_no_text_even_where_the_tokenizer_does_not_call_it_special() -> None:
+    tokenizer = vocabularies.characters()
+    tokenizer.add_tokens([AddedToken("<|end|>", special=False, normalized=False)])
+    tokenizer.chat_template = CHAT.replace("<|im_end|>", "<|end|>").replace("OPENING", "")
+    end = tokenizer.convert_tokens_to_ids("<|end|>")
+    templater = Templater(tokenizer, stop_ids=[tokenizer.eos_token_id, end])
+    asked = collector(templater).ask(problem("12"), 0)
+    with Exact().open(Context()) as reward:
+        collecting = Collector(templater, Echo(*templater.response("12", asked.put)), reward, 64)
+        ((_, drawn),) = collecting.rollouts([asked], 1, Sampling(), stream="t", step=0)
+    assert drawn.response[-1] == end
+    assert (drawn.text, drawn.reward) == ("12", 1.0)
+
+
+def test_a_line_break_that_ends_turns_has_a_text() -> None:
+    tokenizer = vocabularies.characters()
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}\n{% endfor %}"
+    newline = tokenizer.convert_tokens_to_ids("\n")
+    templater = Templater(tokenizer, stop_ids=[tokenizer.eos_token_id, newline])
+    assert templater.end_id == newline
+    assert templater.text((4, newline)) == "4\n"
+
+
+# What a template leaves out.
+
+SILENT = "{% for m in messages if m.role in ('user', 'assistant') %}{{ m.content | trim }}\n{% endfor %}"
+
+
+def test_a_template_that_leaves_out_a_turn_is_an_error() -> None:
+    tokenizer = vocabularies.characters()
+    tokenizer.chat_template = SILENT
+    turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": " 6 + 6\n"}]
+    assert Templater(tokenizer).put(problem(prompt=turns[1:])).text == "6 + 6\n"
+    for templater, prompt in ((Templater(tokenizer, system="Be brief."), "6 + 6"), (Templater(tokenizer), turns)):
+        with pytest.raises(ModelError, match="leaves out the turn by system of problem p; put it into the user's turn"):
+            templater.put(problem(prompt=prompt))
+
+
+def test_a_plain_template_without_room_for_a_system_prompt_is_an_error() -> None:
+    turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "6 + 6"}]
+    with pytest.raises(ModelError, match=r"problem p: data.template has no \{system\} for its system prompt"):
+        Templater(vocabularies.characters(), "{prompt}\n").put(problem(prompt=turns))
+    assert (
+        Templater(vocabularies.characters(), "{system} {prompt}\n").put(problem(prompt=turns)).text[:9] == "Be brief."
+    )
 
 
 # What a template opens itself.

@@ -14,6 +14,8 @@ from upge.errors import InputError
 
 _ESCAPED = re.compile(r"(?i)\\ud[89a-f]")
 _HALF = re.compile(r"[\ud800-\udfff]")
+_DIGITS = 4000
+"""Digits of an integer that Python reads; by default it refuses more than 4300."""
 _MOVING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Control characters but tab and line feed, marks that turn the direction of writing, and halves of characters."""
 
@@ -58,20 +60,37 @@ def read_text(path: Path) -> str:
         raise InputError(f"{path}:{line}: can't be read: {wrong}") from error
 
 
-def parse_json(text: str | bytes, *, decimals: bool = False) -> Any:
-    """The value of a JSON text; with `decimals` a number with a point or an exponent is a Decimal, digit for digit.
+def parse_json(text: str | bytes, *, exact: bool = False) -> Any:
+    """The value of a JSON text. Where it is `exact` nothing that stands there is lost: numbers keep all their digits.
+
+    Then a number with a point or an exponent is a Decimal, as is an integer beyond what Python reads, and a key that
+    stands twice is an error; else the last one counts.
 
     Raises ValueError, also for what is nested too deeply to be parsed, and for half of a character (a `\\ud800` to
     `\\udfff` escape without its partner), which no tokenizer takes and no file can hold.
     """
+    ways: dict[str, Any] = {"parse_float": Decimal, "parse_int": _integer, "object_pairs_hook": _object}
     try:
-        found = json.loads(text, parse_float=Decimal if decimals else None)
+        found = json.loads(text, **ways if exact else {})
         half = _ESCAPED.search(str(text)) and _HALF.search(json.dumps(found, ensure_ascii=False, default=str))
     except RecursionError:
         raise ValueError("nested too deeply") from None
     if half:
         raise ValueError("half of a character: a \\ud800 to \\udfff escape without its partner")
     return found
+
+
+def _integer(digits: str) -> int | Decimal:
+    return int(digits) if len(digits) <= _DIGITS else Decimal(digits)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key '{twice}' stands twice in one object")
+    return made
 
 
 def shown(text: str) -> str:

@@ -26,7 +26,7 @@ GROUPS = {
     "What parts are made of": (
         *("Part", "Mask", "Denominator", "Advantage", "Switch", "Reduction", "Shaping", "View", "register"),
         *("Follows", "AReward", "SomeData", "Number", "Schedule", "Within", "at", "Code", "function_of", "PartError"),
-        *("error_text", "as_score", "as_list", "Terminated"),
+        *("error_text", "as_score", "as_list", "opened", "Terminated"),
     ),
     "Where problems, scores and responses come from": (
         *("Data", "Reward", "Engine", "Context", "DataSession", "RewardSession", "EngineSession"),

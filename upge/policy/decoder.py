@@ -20,14 +20,19 @@ class Decoder:
         tokenizer: the policy's.
         stop_ids: the tokens that the model stops at. One that the tokenizer doesn't count among its special tokens has
             a text, as a line break has.
+        turn_end: the one of them that the chat template writes after a turn. It has no text if it is an added token.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop_ids: Sequence[int]) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, stop_ids: Sequence[int], turn_end: int | None = None
+    ) -> None:
         self._tokenizer = tokenizer
-        added = tokenizer.added_tokens_decoder.items()
-        special = {*tokenizer.all_special_ids, *(index for index, token in added if token.special)}
+        added = tokenizer.added_tokens_decoder
+        special = {*tokenizer.all_special_ids, *(index for index, token in added.items() if token.special)}
         ends = {tokenizer.eos_token_id, tokenizer.pad_token_id} - {None}
-        self._silent = frozenset(ends | (special & set(stop_ids)))
+        # Some tokenizers forget to call `<|im_end|>` special; a line break that ends turns is a word like any other.
+        turn = {turn_end} & added.keys()
+        self._silent = frozenset(ends | turn | (special & set(stop_ids)))
 
     def text(self, tokens: Sequence[int]) -> str:
         """The text of response tokens."""

@@ -80,9 +80,9 @@ class Templater:
         self.plain = template is not None
         self.template = template or ("{system}\n\n{prompt}" if system else "{prompt}")
         self.stop_ids = tuple(_ids(tokenizer.eos_token_id) if stop_ids is None else stop_ids)
-        self.decoder = Decoder(tokenizer, self.stop_ids)
         _check(self.template, None if self.chat else system)
         self.end_id = self._end()
+        self.decoder = Decoder(tokenizer, self.stop_ids, self.end_id if self.chat else None)
 
     def prompt(self, problem: Problem) -> tuple[int, ...]:
         """The ids that a response to `problem` follows. Raises ModelError where the template can't take it."""
@@ -94,7 +94,9 @@ class Templater:
         Raises ModelError where the template can't take it, or writes a token that the model has no embedding for.
         """
         if self.chat:
-            text = self._render(self._turns(problem))
+            turns = self._turns(problem)
+            text = self._render(turns)
+            _refuse_lost(turns, text, problem)
             tail = opening = self._opening if text.endswith(self._opening) else ""
         else:
             fields = self._fields(problem)
@@ -171,6 +173,8 @@ class Templater:
         if roles not in (["user"], ["system", "user"]):
             wanted = "data.template takes one user turn, with or without a system turn before it"
             raise ModelError(f"problem {problem.id}: a conversation of {', '.join(map(str, roles))}; {wanted}")
+        if len(turns) == 2 and turns[0]["content"].strip() and "{system}" not in self.template:
+            raise ModelError(f"problem {problem.id}: data.template has no {{system}} for its system prompt")
         return {"prompt": turns[-1]["content"], "system": turns[0]["content"] if len(turns) == 2 else ""}
 
     def _render(self, turns: list[Message], *, generation: bool = True) -> str:
@@ -232,6 +236,25 @@ class Templater:
                 opening = prompt[len(head) :]
                 return opening if opening.strip() else ""
         return ""
+
+
+def _refuse_lost(turns: Sequence[Message], text: str, problem: Problem) -> None:
+    """Raise ModelError where a template leaves a system prompt or a user's turn out without a word.
+
+    It may leave out an assistant's thought, or write a tool's answer in its own way.
+    """
+    for turn in turns:
+        role, content = turn["role"], turn["content"].strip()
+        if role in ("system", "developer", "user") and not _has_words_of(text, content):
+            wanted = "put it into the user's turn, or set data.template"
+            where = f" of problem {problem.id}" if problem.id else ""
+            raise ModelError(f"the tokenizer's chat template leaves out the turn by {role}{where}; {wanted}")
+
+
+def _has_words_of(text: str, content: str) -> bool:
+    """Whether one of the lines of a turn is in the text; a template may write the blanks and the brackets anew."""
+    lines = [line.strip() for line in content.splitlines() if line.strip()]
+    return not lines or any(line in text for line in lines)
 
 
 def _check(template: str, system: str | None) -> None:

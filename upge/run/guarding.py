@@ -98,7 +98,7 @@ _OWED: dict[str, Callable[[Any, tuple[Any, ...]], None]] = {
     "sample": lambda result, given: _completions(result, len(given[0])),
     **dict.fromkeys(("state", "restore", "sync", "score"), _anything),
 }
-"""The methods that sessions owe, and what looks at their results: given (step, count), (name,), (requests, sampling)."""
+"""The methods that sessions owe, and what looks at the result for what was given, as (step, count) or (name,)."""
 
 
 class Scorer:

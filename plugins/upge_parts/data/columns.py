@@ -11,7 +11,7 @@ from pydantic import model_validator
 
 from upge import Data, InputError, Message, Problem
 from upge_parts.data.choices import Choices, filled, of_column, of_columns
-from upge_parts.data.conversations import conversation_of
+from upge_parts.data.conversations import conversation_of, with_system
 from upge_parts.data.texts import text_of
 
 Row = Mapping[str, Any]
@@ -24,8 +24,9 @@ class Columns(Data):
     """The base of sources with columns; each may be a dotted path: `reward_model.ground_truth`, `target.0.content`.
 
     A prompt is text or a conversation (a list of `role` and `content`, or of `from` and `value`). A conversation that
-    ends with the assistant's turn is a prompt and its demonstration, unless `demonstration` names another. A named
-    column must be in every row; its value may be null, except a prompt's.
+    ends with the assistant's turn is a prompt and its demonstration, unless `demonstration` names another. A column
+    `system` beside a conversation is its system prompt, unless the conversation has its own. A named column must be in
+    every row; its value may be null, except a prompt's.
     """
 
     prompt: str | None = None
@@ -69,7 +70,7 @@ class Columns(Data):
             if not any(head in there for head in _heads(path)):
                 raise InputError(f"there is no column {_missing(path.partition('.')[0], there)}")
         read = {head for path in filter(None, named) for head in _heads(path)}
-        return [name for name in there if name in read | {*PROMPTS, "demonstration", "id", "band"}]
+        return [name for name in there if name in read | {*PROMPTS, "system", "demonstration", "id", "band"}]
 
     def problem(self, row: Row, default_id: str) -> Problem:
         """The problem in a row. Raises ValueError saying what is wrong with it."""
@@ -78,6 +79,8 @@ class Columns(Data):
         answer = self._answer(row) if choices is None else choices.letter
         prompt = value_at(row, self.prompt) if self.prompt else _either(row, *PROMPTS)
         turns, shown = conversation_of(prompt, self.prompt or "prompt")
+        if not isinstance(turns, str):
+            turns = with_system(turns, text_of(row.get("system"), "system", numbers=False))
         if choices is not None:
             turns = _asked(turns, choices.listed(self.choice_template), self.choices_template)
         demonstration = self._text(row, "demonstration", self.demonstration) or shown
@@ -194,9 +197,9 @@ def _heads(path: str) -> list[str]:
 
 
 def _either(row: Row, *names: str) -> Any:
-    for name in names:
-        if name in row:
-            return row[name]
+    there = [name for name in names if name in row]
+    if there:  # rows of several forms in one table have null for the others
+        return next((row[name] for name in there if row[name] is not None), None)
     raise ValueError(f"has no {_missing(names[0], row)}")
 
 

@@ -112,6 +112,10 @@ class Source:
     def _fault(self, error: Exception, split: str) -> InputError:
         if isinstance(error, InputError):
             return error
+        cause: BaseException = error
+        while type(error).__module__.startswith("datasets") and cause.__cause__ is not None:
+            cause = cause.__cause__  # the library says in its own words only that something went wrong
+        error = cause if isinstance(cause, Exception) else error
         reason = (str(error).strip().splitlines() or [""])[0]
         return InputError(f"{self.settings.path}: the split '{split}' can't be had: {type(error).__name__}: {reason}")
 

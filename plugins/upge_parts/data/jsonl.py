@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from upge import parse_json, read_text
+from upge import InputError, parse_json, read_text
 from upge_parts.data.columns import Row
 from upge_parts.data.files import FromFiles
 
@@ -22,7 +22,9 @@ class Jsonl(FromFiles):
 
     def rows(self, file: Path) -> Iterator[tuple[int, Row | ValueError]]:
         """The objects of a file's lines."""
-        for number, line in enumerate(_lines(file), start=1):
+        lines = _lines(file)
+        _refuse_document(file, lines)
+        for number, line in enumerate(lines, start=1):
             if line.strip():
                 yield number, _object(line)
 
@@ -32,12 +34,20 @@ def _lines(file: Path) -> list[str]:
     return read_text(file).split("\n")
 
 
+def _refuse_document(file: Path, lines: Sequence[str]) -> None:
+    """Raise InputError where a file isn't lines, but one list of rows as files named .json often are."""
+    first = next((number for number, line in enumerate(lines, start=1) if line.strip()), 1)
+    if lines[first - 1].strip().startswith("["):
+        wanted = "write a line for each row (jq -c '.[]'), or read its folder with use: huggingface"
+        raise InputError(f"{file}:{first}: one JSON list, where each line should be an object; {wanted}")
+
+
 def _object(line: str) -> Row | ValueError:
     try:
         # Files with a byte order mark may have been put together; and a number keeps all of its digits.
-        found = parse_json(line.removeprefix("\ufeff"), decimals=True)
+        found = parse_json(line.removeprefix("\ufeff"), exact=True)
     except json.JSONDecodeError as error:
-        return ValueError(f"not JSON: {error.msg} at column {error.colno}")
+        return ValueError(f"not JSON: {error.msg.removesuffix(' at')} at column {error.colno}")
     except ValueError as error:
         return ValueError(f"not JSON that can be read: {error}")
     return found if isinstance(found, dict) else ValueError("not a JSON object")

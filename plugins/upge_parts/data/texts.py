@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import date, time, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -69,4 +70,6 @@ def _remedy(value: Any, column: str) -> str:
         return f": name an item of it, {column}.0"
     if isinstance(value, Mapping) and value:
         return f": name a key of it, {column}.{next(iter(value))}"
+    if isinstance(value, date | time | timedelta | bytes):
+        return ": store it as text, spelled as a response should say it"
     return ""
