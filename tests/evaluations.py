@@ -11,8 +11,8 @@ import tiny
 from typer.testing import CliRunner, Result
 
 import upge
-from upge.command import app
 from upge.command.errors import is_about_input
+from upge.command.main import app
 from upge.run.trainer import train
 
 FILES = ("completions.jsonl", "problems.jsonl", "summary.json", "recipe.yaml")

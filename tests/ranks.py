@@ -27,11 +27,13 @@ from safetensors.torch import save_file
 
 import upge
 from upge.distributed import sharding
+from upge.distributed.accelerator import open_accelerator
 from upge.flow import Problem, Trajectory
 from upge.policy import shards
+from upge.policy.loading import open_policy
 from upge.run.display import Display
 from upge.run.learning import Learner
-from upge.run.trainer import open_accelerator, open_learner, open_policy, train
+from upge.run.trainer import open_learner, train
 from upge_parts.engines.exchange import Exchange
 
 RL, SFT = tiny.HYBRID["terms"]["rl"], tiny.HYBRID["terms"]["sft"]  # type: ignore[index]

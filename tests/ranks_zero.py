@@ -14,9 +14,11 @@ import ranks
 import torch
 
 import upge
+from upge.distributed.accelerator import open_accelerator
+from upge.policy.loading import open_policy
 from upge.run.display import Display
 from upge.run.tally import Tally
-from upge.run.trainer import open_accelerator, open_learner, open_policy, train
+from upge.run.trainer import open_learner, train
 
 SETTINGS: list[ranks.Setting] = [
     *product(ranks.METHODS, ("three",), ("float32", ranks.TIED)),

@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 
 import upge
 from upge import discovery
-from upge.command import app
+from upge.command.main import app
 from upge.errors import InputError
 from upge.explaining.formula import filled, formula
 from upge.explaining.latex import latex, verbatim

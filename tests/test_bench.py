@@ -21,7 +21,7 @@ from upge.bench.gradients import distance, of_step
 from upge.bench.measuring import Spread, Timing, in_turns
 from upge.bench.memory import peak
 from upge.bench.work import Work
-from upge.command import app
+from upge.command.main import app
 from upge.errors import InputError
 from upge.policy.rows import Reach, collate
 

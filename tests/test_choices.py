@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 import upge
 from upge import Context, InputError, Problem
-from upge.command import app
+from upge.command.main import app
 from upge.run.trainer import train
 from upge_parts.data.choices import Choices
 from upge_parts.rewards.choice import Choice

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from upge.command import app
+from upge.command.main import app
 from upge.errors import InputError
 from upge.records.comparing import WIDTH, opened, shared_metrics, sparkline
 

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 import upge
-from upge.command import app
+from upge.command.main import app
 
 ROOT = Path(__file__).parent.parent
 VERBS = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}

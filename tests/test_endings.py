@@ -15,7 +15,7 @@ import tiny
 from typer.testing import CliRunner
 
 import upge
-from upge.command import app, main
+from upge.command.main import app, main
 from upge.errors import InputError
 from upge.report import writing
 from upge.run import evaluation, guarding, tracking

@@ -17,10 +17,10 @@ from evaluations import FILES, UPGE, done, given_completions, lines, measured_ru
 from typer.testing import CliRunner, Result
 
 import upge
-from upge.command import app
+from upge.command.main import app
 from upge.records.contrasting import Bands, bands, differences, measured, opened, solved
 from upge.records.estimates import bootstrap
-from upge.run.evaluating import problems_of, spread
+from upge.run.problems import problems_of, spread
 from upge.run.trainer import train
 from upge_parts.data.session import InMemory
 from upge_parts.engines.recorded import read

@@ -18,7 +18,7 @@ from evaluations import FILES, call, done, lines, refused, same
 from transformers import LlamaForCausalLM
 
 import upge
-from upge.run.evaluating import spread
+from upge.run.problems import spread
 from upge.run.trainer import train
 
 UPGE = [sys.executable, "-m", "upge"]

@@ -24,7 +24,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import upge
-from upge.command import app
+from upge.command.main import app
 from upge.errors import InputError
 from upge.grid import working
 from upge.grid.cells import Cell, planned, standings

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from watching import Watched
 
 from upge.bench.head import Head
-from upge.command import app
+from upge.command.main import app
 from upge.policy import log_probs
 from upge.policy.head import Factor, Processing, Tiling, streamed
 

@@ -10,7 +10,7 @@ from conftest import Site
 
 import upge
 from upge.records.folder import RunFolder
-from upge.run import resuming
+from upge.records.recipe_file import changed
 from upge.run.trainer import train
 
 PARTS = "[upge.mask]\nclip = theirs:Clip\n[upge.engine]\ntransformers = theirs:Clip\n"
@@ -98,10 +98,10 @@ def test_a_run_keeps_the_parts_that_it_had(tmp_path: Path, site: Site) -> None:
     after = upge.load(folder / "recipe.yaml")
     assert after == before
     assert RunFolder(folder, writes=False).resolved(after) != (folder / "recipe.yaml").read_text(), "which says whose"
-    assert resuming.changed(after, folder) == []
+    assert changed(after, folder) == []
     kept, full = (folder / "recipe.yaml").read_text(), RunFolder(folder, writes=False).resolved(after)
     (folder / "recipe.yaml").write_text(full)
-    assert resuming.changed(before, folder) == [], "nor does it matter what was installed when it began"
+    assert changed(before, folder) == [], "nor does it matter what was installed when it began"
     (folder / "recipe.yaml").write_text(kept)
     (folder / "manifest.json").unlink()
     with pytest.raises(upge.RecipeError, match="2 packages offer"):

@@ -19,7 +19,7 @@ import upge
 from upge.policy import ModelError, Policy, adapting, load, load_critic, load_reference
 from upge.policy import policy as policies
 from upge.recipe.schema import Lora
-from upge.run import checkpoint
+from upge.records.folder import checkpoints
 from upge.run.trainer import train
 
 WIDTHS = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -247,7 +247,7 @@ def test_a_model_that_cannot_be_written_is_found_before_the_first_step(
     plain = upge.load(tiny.recipe(tmp_path), ["eval.splits=[]"])
     with pytest.raises(ModelError, match=r"can't be saved \(ValueError: no conversion back\), so it isn't begun$"):
         train(plain)
-    assert checkpoint.checkpoints(tmp_path / "run" / "tiny") == []
+    assert checkpoints(tmp_path / "run" / "tiny") == []
 
 
 @pytest.mark.needs("peft")

@@ -17,7 +17,7 @@ from test_gradients import of, pinned
 from typer.testing import CliRunner
 
 import upge
-from upge.command import app
+from upge.command.main import app
 from upge.recipe import check
 from upge.recipe.finding import find_recipe
 from upge.testing.batches import Case

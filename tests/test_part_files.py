@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 import upge
 from upge import View
-from upge.command import app
+from upge.command.main import app
 from upge.recipe import RecipeError, check
 from upge.records.folder import RunFolder
 from upge.testing.batches import RICH

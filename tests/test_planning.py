@@ -21,8 +21,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 import upge
-from upge.command import app
 from upge.command.errors import reported
+from upge.command.main import app
 from upge.planning import Plan, configs, imagining, plan
 from upge.planning.imagining import Held, Pass, critic_peak, imagined, policy_peak
 from upge.planning.memory import count

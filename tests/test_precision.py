@@ -10,8 +10,10 @@ import tiny
 import torch
 
 import upge
+from upge.distributed.accelerator import open_accelerator
 from upge.flow import Problem, Trajectory
-from upge.run.trainer import open_accelerator, open_learner, open_policy, train
+from upge.policy.loading import open_policy
+from upge.run.trainer import open_learner, train
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [("float64", 1e-14), ("float32", 1e-5)])

@@ -11,7 +11,7 @@ from test_authoring import call
 
 import upge
 from upge import Context, InputError, PartError, Problem, RecipeError
-from upge.run.resuming import command
+from upge.records.recipe_file import command
 from upge.run.trainer import train
 from upge_parts.rewards.python_function import PythonFunction
 from upge_parts.rewards.weighted import Weighted

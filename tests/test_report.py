@@ -16,7 +16,7 @@ import tiny
 from typer.testing import CliRunner, Result
 
 import upge
-from upge.command import app
+from upge.command.main import app
 from upge.errors import InputError
 from upge.report import logs, responses, weights
 from upge.report.choosing import chosen

@@ -19,7 +19,7 @@ from upge.bench.resume import EQUAL, PHASES, Killer, look, measure, moments
 from upge.command.resuming import named
 from upge.errors import InputError
 from upge.records import status
-from upge.run import checkpoint
+from upge.records.folder import checkpoints
 from upge.run.display import Display
 from upge.run.trainer import train
 
@@ -171,7 +171,7 @@ def test_of_a_damaged_checkpoint_the_one_before_is_used(run: Run, damage: str, f
 def test_without_a_whole_checkpoint_a_run_starts_again(run: Run) -> None:
     through, killed = run("through"), run("killed")
     unfinished(killed, 5)
-    for place in checkpoint.checkpoints(killed):
+    for place in checkpoints(killed):
         (place / "progress.json").unlink()
     said = Said()
     run("killed", resume=True, said=said)

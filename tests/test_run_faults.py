@@ -24,7 +24,8 @@ from safetensors import SafetensorError
 import upge
 from upge.asking import PartError
 from upge.records import durable, status
-from upge.run import checkpoint, randomness
+from upge.records.folder import checkpoints
+from upge.run import randomness
 from upge.run.display import Display
 from upge.run.failing import RunError, explain
 from upge.run.stopping import Stop, Stopped
@@ -136,7 +137,7 @@ def test_the_command_says_how_to_go_on(run: Run, tmp_path: Path) -> None:
     assert process.returncode == 143
     assert f"upge run --resume {tmp_path / 'run'}" in told
     assert "Traceback" not in told
-    assert checkpoint.checkpoints(tmp_path / "run")
+    assert checkpoints(tmp_path / "run")
 
 
 # The disk.

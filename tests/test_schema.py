@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 import upge
 from upge import discovery
-from upge.command import app
+from upge.command.main import app
 from upge.editor.json_schema import recipe_schema
 from upge.parts import SLOTS
 from upge.testing.drawing import parts

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from pictures import keys, panels
 from typer.testing import CliRunner, Result
 
-from upge.command import app
+from upge.command.main import app
 from upge.errors import InputError
 from upge.grid.groups import Group, grouped
 from upge.grid.intervals import paired, quantile, student, within

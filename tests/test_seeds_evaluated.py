@@ -11,7 +11,7 @@ import pytest
 from pictures import keys, panels
 from typer.testing import CliRunner, Result
 
-from upge.command import app
+from upge.command.main import app
 from upge.grid.evaluations import of_seeds
 from upge.grid.intervals import paired, student
 from upge.records.folder import to_yaml

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 import upge
 from upge import Estimator
-from upge.command import app
+from upge.command.main import app
 from upge.errors import InputError
 from upge.study import policies
 from upge.study.drawing import Setting, draws, outcomes, sampled

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from upge.command import app
+from upge.command.main import app
 from upge.errors import InputError
 from upge.report.studied import MOST, study_page, write_study
 from upge.study.measuring import Finding, Number

@@ -22,9 +22,9 @@ from upge import Completion, Context, ModelError, Policy, Problem, Request, Resp
 from upge.parts import SLOTS
 from upge.policy import Templater
 from upge.records.folder import RunFolder
+from upge.records.recipe_file import changed
 from upge.run.collect import Collector
 from upge.run.evaluation import evaluate_completions
-from upge.run.resuming import changed
 from upge.run.trainer import train
 from upge_parts.engines.transformers_engine import Transformers
 from upge_parts.rewards.exact import Exact

@@ -11,8 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 import upge
-from upge.command import app
 from upge.command.errors import is_about_input
+from upge.command.main import app
 from upge.recipe import RecipeError
 from upge.recipe.resolving import check
 

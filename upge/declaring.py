@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 from upge.spelling import meant, nearest
-
-if TYPE_CHECKING:
-    from upge.parts import Part
 
 Scope = Literal["token", "trajectory", "group", "step"]
 """How much of an optimizer step a part must see at once, from the least to all of it."""
@@ -67,10 +64,10 @@ _DATA = (bool, int, float, str, set, frozenset, list, tuple, dict)
 """What a parameter's default may be."""
 
 
-def check_declarations(kind: type[Part]) -> None:
+def check_declarations(kind: Any) -> None:
     """Raise TypeError where a class variable is none of what it may be. A set of needs becomes a frozen one."""
     name = kind.__name__
-    needs: Any = kind.needs
+    needs = kind.needs
     if not isinstance(needs, set | frozenset):
         raise TypeError(f"{name}.needs = {needs!r}: should be a set of batch fields, such as {{'logp'}}")
     kind.needs = frozenset(needs)
@@ -86,7 +83,7 @@ def check_declarations(kind: type[Part]) -> None:
         raise TypeError(f"{name}.slot = {kind.slot!r}: the slot is that of the base class, and nothing to be set")
     if not isinstance(kind.trust_region, bool):
         raise TypeError(f"{name}.trust_region = {kind.trust_region!r}: should be True or False")
-    packages: Any = kind.packages
+    packages = kind.packages
     if not isinstance(packages, Mapping):
         raise TypeError(f"{name}.packages = {packages!r}: should map a module to what pip calls it")
     if not isinstance(kind.api, int):
@@ -97,9 +94,10 @@ def check_declarations(kind: type[Part]) -> None:
         raise TypeError(f"{name}.use: no parameter can be called so, since 'use' names the part itself")
 
 
-def unusable(kind: type[Part], base: type[Part], package: str) -> tuple[str, str] | None:
+def unusable(kind: Any, base: Any, package: str) -> tuple[str, str] | None:
     """Why a class can't fill the slot of `base`, and what would help; None if it can."""
-    if not (isinstance(kind, type) and issubclass(kind, base)):
+    is_one = isinstance(kind, type) and issubclass(kind, base)
+    if not is_one:
         return f"is not a subclass of upge.{base.__name__}", ""
     if kind.api != base.api:
         older = f"upgrade {'upge' if kind.api > base.api else package}"

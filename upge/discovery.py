@@ -17,15 +17,12 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import entrypoints
 
 from upge.declaring import FIELDS, unusable
 from upge.spelling import meant, nearest
-
-if TYPE_CHECKING:
-    from upge.parts import Part
 
 GROUP = "upge."
 RECIPES = "upge.recipes"
@@ -60,8 +57,15 @@ class Unknown(LookupError):
         self.hint = hint
 
 
-_registered: dict[tuple[str, str], type[Part]] = {}
-PartClass = TypeVar("PartClass", bound="type[Part]")
+class Slotted(Protocol):
+    """A part, as far as it matters here."""
+
+    slot: ClassVar[str]
+
+
+_registered: dict[tuple[str, str], Any] = {}
+PartClass = TypeVar("PartClass", bound=type[Slotted])
+Kind = TypeVar("Kind", bound=Slotted)
 
 
 def register(name: str) -> Callable[[PartClass], PartClass]:
@@ -82,14 +86,15 @@ def register(name: str) -> Callable[[PartClass], PartClass]:
     return decorate
 
 
-def find(base: type[Part], use: str) -> type[Part]:
+def find(base: type[Kind], use: str) -> type[Kind]:
     """The class that `use` (`name` or `package/name`) names in the slot of `base`.
 
     Raises `Unknown`, with the nearest right name as a hint.
     """
     slot = base.slot
     if (slot, use) in _registered:
-        return _registered[slot, use]
+        registered: type[Kind] = _registered[slot, use]
+        return registered
     package, _, name = use.rpartition("/")
     matches = [o for o in offers(slot) if o.name == name and package in ("", o.package)]
     if not matches:
@@ -100,7 +105,7 @@ def find(base: type[Part], use: str) -> type[Part]:
     return load(matches[0], base)
 
 
-def load(offer: Offer, base: type[Part]) -> type[Part]:
+def load(offer: Offer, base: type[Kind]) -> type[Kind]:
     """The class behind an offer, a subclass of `base`. Raises `Unknown` naming the package when it can't be had."""
     where = f"the {offer.slot} '{offer.name}' of the package {offer.package}"
     if offer.fault:
@@ -111,7 +116,7 @@ def load(offer: Offer, base: type[Part]) -> type[Part]:
         raise Unknown(f"{where} can't be imported: {type(error).__name__}: {error}") from error
     if fault := unusable(kind, base, offer.package):
         raise Unknown(f"{where} {fault[0]}", fault[1])
-    found: type[Part] = kind
+    found: type[Kind] = kind
     return found
 
 
@@ -119,7 +124,7 @@ def _imported(offer: Offer) -> Any:
     return functools.reduce(getattr, offer.attribute.split("."), importlib.import_module(offer.module))
 
 
-def name_of(kind: type[Part], slot: str) -> str:
+def name_of(kind: type, slot: str) -> str:
     """The name under which recipes can `use` this class; `package/name` where the bare name is ambiguous.
 
     A class that nobody offers has the name `file.py:Class` of its source.
@@ -135,7 +140,7 @@ def name_of(kind: type[Part], slot: str) -> str:
     return f"{source}:{kind.__qualname__}"
 
 
-def names_class(offer: Offer, kind: type[Part]) -> bool:
+def names_class(offer: Offer, kind: type) -> bool:
     """Whether an offer is of this class."""
     return (offer.module, offer.attribute) == (kind.__module__, kind.__qualname__)
 

@@ -10,10 +10,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
-
-if TYPE_CHECKING:
-    from upge.policy import Policy
+from typing import Any, Protocol
 
 Message = dict[str, str]
 """One turn of a conversation: `{"role": ..., "content": ...}`."""
@@ -143,14 +140,14 @@ class Context:
     Attributes:
         seed: the run's seed; every draw is keyed by it.
         folder: the run folder, or None outside a run.
-        policy: the policy in training; None where none is loaded.
+        policy: the `upge.Policy` in training; None where none is loaded. (A model knows these nouns, not they it.)
         rank, world: this process among the data-parallel ones.
         stop: the strings that end responses (`Sampling.stop`), for engines that have to get ready for these.
     """
 
     seed: int = 0
     folder: Path | None = None
-    policy: Policy | None = None
+    policy: Any = None
     rank: int = 0
     world: int = 1
     stop: tuple[str, ...] = ()
@@ -160,7 +157,7 @@ class EngineSession(Protocol):
     """An open engine. `sample` answers in the order of the requests; `sync` takes over the policy's weights."""
 
     def sample(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]: ...
-    def sync(self, policy: Policy) -> None: ...
+    def sync(self, policy: Any) -> None: ...
 
 
 class DataSession(Protocol):

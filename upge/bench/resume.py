@@ -25,7 +25,7 @@ from typing import Any
 
 from upge.bench.measuring import Table, machine
 from upge.records import durable, status
-from upge.run import checkpoint
+from upge.records.folder import checkpoints
 
 RECIPE = "bench/resume"
 PHASES = ("rollout", "update", "evaluation", "checkpoint", "end")
@@ -130,7 +130,7 @@ class Killer:
             return None
         moment = look(folder, self.steps)
         self.hits[moment.phase] += 1
-        kept = checkpoint.checkpoints(folder)
+        kept = checkpoints(folder)
         resumed = int(kept[0].name.removeprefix("step-")) if kept else None
         return Kill(run, time.perf_counter() - began, moment, resumed)
 

@@ -22,8 +22,8 @@ from upge.bench.measuring import SECONDS, Table, Timing, in_turns, machine, seco
 from upge.bench.memory import peak
 from upge.bench.work import Work
 from upge.errors import InputError
+from upge.policy.loading import open_policy
 from upge.run.learning import Learner
-from upge.run.trainer import open_policy
 
 RECIPE, LOSS_TYPE = "bench/trl", "grpo"
 """The recipe, and the setting of TRL's that is its equal: the mean over each response's tokens, then over responses."""

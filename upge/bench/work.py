@@ -12,10 +12,11 @@ import torch
 from accelerate import Accelerator
 
 from upge.flow import Problem, Trajectory
+from upge.policy.loading import open_policy
 from upge.recipe import Recipe, load
 from upge.run.learning import Learner
 from upge.run.packing import Grouped
-from upge.run.trainer import open_learner, open_policy
+from upge.run.trainer import open_learner
 
 SMOLLM2: dict[str, Any] = {
     "model_type": "llama",

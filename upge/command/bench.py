@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from upge.command import app
+from upge.command.app import app
 
 if TYPE_CHECKING:
     from upge.bench.measuring import Table

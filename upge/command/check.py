@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from upge import discovery
-from upge.command import app
+from upge.command.app import app
 from upge.command.arguments import AllowCode
 from upge.errors import InputError
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from upge.command import app
+from upge.command.app import app
 from upge.tables import folding
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from upge.command import app
+from upge.command.app import app
 from upge.command.arguments import AllowCode, Overrides
 from upge.command.errors import INTERRUPTED
 from upge.command.planning import Processes

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from upge.command import app
+from upge.command.app import app
 from upge.command.arguments import AllowCode, Overrides, RecipePath
 
 if TYPE_CHECKING:

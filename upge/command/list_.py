@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from upge import discovery
-from upge.command import app
+from upge.command.app import app
 from upge.tables import folding
 
 WIDE = 200

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from upge.command import app
+from upge.command.app import app
 
 new = typer.Typer(no_args_is_help=True, help="Write the start of a recipe, or of a package with a part.")
 app.add_typer(new, name="new")

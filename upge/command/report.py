@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from upge.command import app
+from upge.command.app import app
 from upge.command.arguments import AllowCode
 
 Runs = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, also of runs that still go on.")]

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from upge.command import app
+from upge.command.app import app
 from upge.command.arguments import AllowCode
 from upge.command.grid import Jobs, Seeds, Vary, asked_for, refuse, run_grid
 from upge.command.planning import Config, DryRun, Processes, PromptTokens, check_given, show_plan

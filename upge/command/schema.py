@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from upge.command import app
+from upge.command.app import app
 
 Output = Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write it to this file.")]
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from upge.command import app
+from upge.command.app import app
 from upge.command.arguments import AllowCode
 from upge.tables import folding
 

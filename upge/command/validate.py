@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from upge.command import app
+from upge.command.app import app
 from upge.command.arguments import AllowCode, Overrides, RecipePath
 from upge.command.importing import uncollected
 

@@ -13,7 +13,8 @@ from upge.errors import InputError
 from upge.grid.varying import SEED, Varied, slug
 from upge.recipe import Fault, Recipe, RecipeError, load
 from upge.records import status
-from upge.run import resuming
+from upge.records.recipe_file import changed
+from upge.records.status import ended_after
 
 Standing = Literal["new", "unfinished", "finished"]
 LONGEST = 200
@@ -50,10 +51,10 @@ class Cell:
             raise InputError(f"{self.folder} is there and is no run folder; move it, or set log.folder")
         if status.busy(self.folder):
             raise InputError(f"{self.folder}: a process is at work in this run folder")
-        if differing := resuming.changed(self.recipe, self.folder):
+        if differing := changed(self.recipe, self.folder):
             head = f"{self.folder} was begun with other settings than these, and a grid goes on as it began:"
             raise InputError("\n".join([head, *differing, "set log.folder to keep both, or move the folder"]))
-        return "unfinished" if resuming.ended_after(self.folder) is None else "finished"
+        return "unfinished" if ended_after(self.folder) is None else "finished"
 
     def arguments(self, standing: Standing) -> list[str]:
         """What `upge run` takes to begin this run, or to go on with it."""

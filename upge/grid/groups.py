@@ -13,7 +13,7 @@ from upge.recipe import RecipeError
 from upge.recipe.homes import comparable
 from upge.recipe.reading import plain, read
 from upge.records.comparing import Run
-from upge.run.tracking import flat
+from upge.records.recipe_file import flat
 
 BESIDES = (SEED, "train.save_every", "train.keep", "train.threads", "log", "about")
 """What may differ within a group: it says nothing of the method."""

@@ -21,6 +21,7 @@ from upge.policy.policy import Policy
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from upge.recipe import Recipe
     from upge.recipe.schema import Lora
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
@@ -97,6 +98,22 @@ def load(
         recompute=gradient_checkpointing,
         notes=[note for note in notes if note],
         files=_processor_files(path) if several and path is not None else None,
+    )
+
+
+def open_policy(recipe: Recipe) -> Policy:
+    """The recipe's model, on no device yet. Raises ModelError."""
+    model = recipe.model
+    return load(
+        model.path,
+        tokenizer=model.tokenizer,
+        config=model.config,
+        dtype=model.dtype,
+        attention=model.attention,
+        overrides=model.overrides,
+        gradient_checkpointing=model.gradient_checkpointing,
+        lora=model.lora,
+        seed=recipe.train.seed,
     )
 
 

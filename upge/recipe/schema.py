@@ -19,7 +19,7 @@ from pydantic_core import PydanticCustomError, PydanticKnownError
 
 from upge import discovery
 from upge.estimator import Estimator
-from upge.parts import AnEngine, AReward, Engine, MaybeAnEngine, Part, SomeData, Workshop
+from upge.parts import SLOTS, AnEngine, AReward, Engine, MaybeAnEngine, Part, SomeData, Workshop
 from upge.recipe.health import Health
 from upge.schedule import Number, Within
 from upge.settings import Settings
@@ -389,7 +389,7 @@ def sampler() -> Engine | None:
     found = []
     for offer in discovery.offers(Engine.slot):
         with suppress(discovery.Unknown):
-            kind = discovery.load(offer, Engine)
+            kind = discovery.load(offer, SLOTS[Engine.slot])
             if issubclass(kind, Engine) and kind.samples_policy and not kind.packages:
                 found += [] if any(field.is_required() for field in kind.fields().values()) else [kind]
     return found[0]() if len(found) == 1 else None

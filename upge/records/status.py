@@ -59,6 +59,18 @@ def read(folder: Path) -> Status | None:
     return None
 
 
+def ended_after(folder: Path) -> int | None:
+    """The step after which the run came to its end, as status.json says, or, where that can't be read, its summary;
+    None: it has not."""
+    said = read(folder)
+    if said is not None:
+        return said.step if said.state == "finished" else None
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        steps = parse_json((folder / "summary.json").read_text(encoding="utf-8"))["steps"]
+        return int(steps) if is_count(steps) else None
+    return None
+
+
 def busy(folder: Path) -> bool:
     """Whether a process is at work in a run folder."""
     try:

@@ -10,7 +10,6 @@ A checkpoint is written aside, synced, and named once it is whole; only then do 
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -27,7 +26,7 @@ from upge.errors import InputError
 from upge.files import parse_json
 from upge.policy import ModelError, adapting, shards
 from upge.records import durable
-from upge.records.folder import LOGS
+from upge.records.folder import LOGS, checkpoints
 from upge.records.metrics import is_count
 from upge.run import randomness
 from upge.run.learning import Learner
@@ -142,12 +141,6 @@ def rehearse(run: Path, learner: Learner, *, merge: bool, writes: bool = True) -
         other = "; model.lora.save: adapter merges nothing" if merge and adapting.adapted(learner.policy.model) else ""
         unsaved = f"model: what this run would train can't be saved ({reason}), so it isn't begun{other}"
         raise ModelError(unsaved) from error
-
-
-def checkpoints(run: Path) -> list[Path]:
-    """The checkpoints of a run folder, the newest first."""
-    found = (path for path in (run / "checkpoints").glob("step-*") if re.fullmatch(r"step-\d+", path.name))
-    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")), reverse=True)
 
 
 def newest(run: Path, lack: Callable[[dict[str, int]], str | None]) -> Found:

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
-from heapq import nsmallest
-from itertools import chain, islice, pairwise
-from math import gcd
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, islice
 from statistics import fmean
 
-from upge.errors import InputError
 from upge.flow import DataSession, Problem, Sampling, Trajectory
 from upge.recipe import Recipe
 from upge.records.folder import stream_of
 from upge.records.scores import columns, places, records
 from upge.run.collect import Asked, Collector
+from upge.run.problems import problems_of
 
 CHUNK = 4096
 """Responses asked for at once. Noise is keyed, so no completion depends on it."""
-
-GOLDEN = (5**0.5 - 1) / 2
-"""φ: its multiples, modulo 1, are spread more evenly than those of any other number."""
 
 Gather = Callable[[list[Trajectory]], list[Trajectory]]
 """All ranks' trajectories, in the order of ranks."""
@@ -38,42 +33,6 @@ def evaluate(
         responses[split] = gather(list(mine))
         metrics |= measure(split, responses[split], recipe.eval.pass_at)
     return metrics, responses
-
-
-def problems_of(
-    recipe: Recipe, data: DataSession, split: str, answered: Collection[str] | None = None
-) -> list[Problem]:
-    """The problems of a split, `eval.limit` of them at most, spread over it; see `spread`.
-
-    Where responses are given, `answered` are the ids of their problems: if these are as many as the limit, but others,
-    they are taken. Raises InputError for a split that isn't there.
-    """
-    there = data.splits()
-    if split not in there:
-        raise InputError(f"eval.splits: the data has no split '{split}'; it has {', '.join(there) or 'none'}")
-    problems, limit = list(data.split(split)), recipe.eval.limit
-    if limit is None or limit >= len(problems):
-        return problems
-    spaced = [problems[place] for place in spread(len(problems), limit)]
-    if answered is None or all(problem.id in answered for problem in spaced):
-        return spaced
-    others = [problem for problem in problems if problem.id in answered]
-    return others if len(others) == limit else spaced
-
-
-def spread(size: int, count: int) -> list[int]:
-    """`count` places among `size` in order; count ≤ size. They are those of every g-th, going round:
-
-        place i = i·g mod size,   g near φ·size, without a divisor in common with size
-
-    Multiples of φ are spread evenly, so of sorted data each kind has about its share: of the three nearest g the one
-    that leaves the smallest gaps is taken. Multiples of g fall on all places of a period alike, so each kind has its
-    share of data whose kinds take turns too.
-    """
-    steps = (step for step in range(1, size + 1) if gcd(step, size) == 1)
-    near = nsmallest(3, steps, key=lambda step: abs(step - GOLDEN * size))
-    spreads = [sorted(place * step % size for place in range(count)) for step in near]
-    return min(spreads, key=lambda places: max(b - a for a, b in pairwise([*places, size])))
 
 
 def ask(collector: Collector, problems: Sequence[Problem], n: int, *, rank: int = 0, world: int = 1) -> list[Asked]:

@@ -21,24 +21,27 @@ from pathlib import Path
 from typing import Any
 
 from upge.distributed import sharding
+from upge.distributed.accelerator import open_accelerator
 from upge.distributed.team import Team
 from upge.errors import InputError
 from upge.files import parse_json
 from upge.flow import Context, Problem, Response, Trajectory
 from upge.policy import Policy
+from upge.policy.loading import open_policy
 from upge.recipe import Recipe
 from upge.records import estimates
 from upge.records.claiming import claimed
 from upge.records.completions import Given, answered_in, completions_of
 from upge.records.estimates import Estimate, bootstrap
 from upge.records.folder import RunFolder, completion, stream_of
+from upge.records.recipe_file import changed
 from upge.records.scores import Record, columns, places
-from upge.run import failing, fitting, guarding, requiring, resuming
+from upge.run import failing, fitting, guarding, requiring
 from upge.run.checking import refuse_unscorable
 from upge.run.collect import Asked, Collector
-from upge.run.evaluating import CHUNK, ask, problems_of, sample, samples
+from upge.run.evaluating import CHUNK, ask, sample, samples
 from upge.run.guarding import Scorer
-from upge.run.trainer import open_accelerator, open_policy
+from upge.run.problems import problems_of
 
 STEP = 0
 """Keys the sampling noise: the same for every model, so that a comparison is of models and not of luck."""
@@ -170,7 +173,7 @@ def _begun(kept: RunFolder, recipe: Recipe, vocabulary: str, asked: dict[str, li
         return 0
     if not (kept.path / "recipe.yaml").is_file():
         raise InputError(f"{kept.path}: is no evaluation: it has no recipe.yaml")
-    if differing := resuming.changed(recipe, kept.path, free=()):
+    if differing := changed(recipe, kept.path, free=()):
         head = f"{kept.path}: was begun with other settings than these, or is no evaluation:"
         raise InputError("\n".join([head, *differing]))
     if _vocabulary(kept.path / "manifest.json") != vocabulary:

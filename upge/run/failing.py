@@ -15,9 +15,8 @@ from upge.asking import PartError
 from upge.errors import InputError
 from upge.recipe import Recipe
 from upge.records import status
-from upge.records.folder import RunFolder
-from upge.run.checkpoint import checkpoints
-from upge.run.resuming import command
+from upge.records.folder import RunFolder, checkpoints
+from upge.records.recipe_file import command
 from upge.run.stopping import Stopped
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -13,7 +13,7 @@ from upge.policy import ModelError
 from upge.recipe import Recipe
 from upge.run.checking import coming, refuse_unscorable
 from upge.run.collect import Asked, Collector, Lack
-from upge.run.evaluating import problems_of
+from upge.run.problems import problems_of
 
 
 def check(recipe: Recipe, data: DataSession, collector: Collector) -> None:

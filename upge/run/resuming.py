@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import re
-import shlex
 import shutil
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from upge.code import named_by
 from upge.errors import InputError
-from upge.files import parse_json
-from upge.recipe import Recipe, RecipeError
-from upge.recipe.homes import comparable
-from upge.recipe.reading import Node, parse, plain, read
+from upge.recipe import Recipe
+from upge.recipe.reading import plain
 from upge.records import durable, status
 from upge.records.folder import RunFolder, free
-from upge.records.metrics import is_count
+from upge.records.recipe_file import changed, command, flat, kept, settings_of
+from upge.records.status import ended_after
 from upge.run import checkpoint, schedules
 from upge.run.cautions import ended_rates
 from upge.run.checkpoint import Found
-from upge.run.tracking import flat
 from upge.schedule import Schedule
 
 FREE = ("train.steps", "train.save_every", "train.keep", "eval.every", "health", "log")
@@ -81,18 +75,6 @@ def unfinished(recipe: Recipe) -> list[Path]:
     return [found[number] for number in sorted(found)]
 
 
-def ended_after(folder: Path) -> int | None:
-    """The step after which the run came to its end, as status.json says, or, where that can't be read, its summary;
-    None: it has not."""
-    said = status.read(folder)
-    if said is not None:
-        return said.step if said.state == "finished" else None
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        steps = parse_json((folder / "summary.json").read_text(encoding="utf-8"))["steps"]
-        return int(steps) if is_count(steps) else None
-    return None
-
-
 def _is_unfinished(recipe: Recipe, folder: Path) -> bool:
     if ended_after(folder) is not None or not (folder / "recipe.yaml").is_file():
         return False
@@ -102,19 +84,13 @@ def _is_unfinished(recipe: Recipe, folder: Path) -> bool:
         return False
 
 
-def command(recipe: Recipe, folder: Path) -> str:
-    """The command that goes on with a run."""
-    has_code = (folder / "code").is_dir() or any(map(named_by, recipe.parts().values()))
-    return f"upge run --resume {shlex.quote(str(folder))}" + (" --allow-code" if has_code else "")
-
-
 def _going_on(recipe: Recipe, folder: Path) -> Start:
     """The start of a run that goes on in its folder."""
     if not (folder / "recipe.yaml").is_file():
         raise InputError(f"{folder} is not the folder of a run: it has no recipe.yaml")
     found = checkpoint.newest(folder, RunFolder(folder, writes=False).holds)
     done = max(found.progress.step if found.progress is not None else 0, ended_after(folder) or 0)
-    over = schedules.ended(plain(_own(folder)), done)
+    over = schedules.ended(plain(kept(folder)), done)
     following = schedules.following(recipe)
     _refuse_others(recipe, folder, (*over, *following))
     _refuse_finished(recipe, folder, found)
@@ -133,7 +109,7 @@ def _schedules(recipe: Recipe, folder: Path, over: Mapping[str, Schedule], follo
             told.append(f"{place} follows its new schedule from here on; the steps before followed the old one")
         elif schedule.end != 0 or place not in (f"{block}.lr" for block in ended_rates(recipe)):
             told.append(f"{place} stays at {schedule.end:g}, the end of its schedule, reached at step {schedule.steps}")
-    was = _flat(_own(folder)).get("train.steps")
+    was = settings_of(kept(folder)).get("train.steps")
     values = dict(flat(recipe.model_dump(mode="json"), ""))
     told += [
         f"{place} stays {was}, as train.steps was; to let it follow: {place}={steps}"
@@ -185,44 +161,6 @@ def _refuse_others(recipe: Recipe, folder: Path, ended: Sequence[str]) -> None:
         head = f"{folder} was begun with other settings than these, and a run goes on as it began:"
         free = f"free to change are {', '.join(FREE)}, and schedules that have ended"
         raise InputError("\n".join([head, *differing, free]))
-
-
-def changed(recipe: Recipe, folder: Path, *, free: Sequence[str] = ("log",)) -> list[str]:
-    """A line for each setting that differs from the run's recipe.yaml, without those that are `free` to.
-
-    Raises InputError where that can't be read.
-    """
-    file = folder / "recipe.yaml"
-    theirs = _flat(_own(folder))
-    ours = _flat(comparable(parse(RunFolder(folder, writes=False).resolved(recipe), str(file)), file))
-    return [
-        f"  {key}: {theirs.get(key, 'not set')!s} there, {ours.get(key, 'not set')!s} here"
-        for key in sorted({*theirs, *ours})
-        if theirs.get(key) != ours.get(key)
-        and not any(f"{key}.".startswith(f"{name}.") for name in free)
-        and not (key not in theirs and _by_default(recipe, key))
-    ]
-
-
-def _by_default(recipe: Recipe, key: str) -> bool:
-    """Whether a setting of a block has its default: a run that was begun before there was the setting had that too."""
-    block, _, name = key.partition(".")
-    settings = getattr(recipe, block, None)
-    field = getattr(type(settings), "model_fields", {}).get(name)
-    return field is not None and getattr(settings, name) == field.get_default(call_default_factory=True)
-
-
-def _own(folder: Path) -> Node:
-    """The recipe that a run's folder holds. Raises InputError where that can't be read."""
-    file = folder / "recipe.yaml"
-    try:
-        return comparable(read(file), file)
-    except RecipeError as error:
-        raise InputError(f"{file} can't be read: {' '.join(str(error).split())}") from error
-
-
-def _flat(root: Node) -> dict[str, Any]:
-    return dict(flat(plain(root), ""))
 
 
 def tidy(folder: Path, damaged: Mapping[Path, str]) -> None:

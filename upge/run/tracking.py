@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from accelerate.tracking import get_available_trackers
 
 from upge.errors import InputError
 from upge.recipe import Recipe
+from upge.records.recipe_file import flat
 
 _PACKAGES = {"comet_ml": "comet-ml", "tensorboard": "upge[tensorboard]"}
 _KNOWN = ("aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb")
@@ -70,15 +70,3 @@ def numbers(line: Mapping[str, Any]) -> dict[str, Any]:
 def settings(recipe: Recipe) -> dict[str, Any]:
     """The recipe by dotted paths, its values such as every tracker takes: numbers, truth values and text."""
     return dict(flat(recipe.model_dump(mode="json"), ""))
-
-
-def flat(value: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """What stands in nested maps below `path`, by an override's dotted path (`mask.0.high`); other lists as JSON."""
-    if isinstance(value, list | tuple) and value and all(isinstance(each, dict) for each in value):
-        value = dict(enumerate(value))
-    if isinstance(value, dict) and value:
-        for key, below in value.items():
-            yield from flat(below, f"{path}.{key}" if path else str(key))
-    else:
-        plain = isinstance(value, bool | int | float | str)
-        yield path, value if plain else json.dumps(value, ensure_ascii=False)

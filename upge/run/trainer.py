@@ -12,21 +12,21 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from accelerate.utils import gather_object
-from transformers.utils.logging import disable_progress_bar
 
 from upge import policy as policies
-from upge.distributed import deepspeed_config, sharding
+from upge.distributed import sharding
+from upge.distributed.accelerator import open_accelerator
 from upge.distributed.team import Team
 from upge.errors import InputError
 from upge.flow import Context, DataSession, EngineSession, Trajectory
 from upge.policy import Policy
+from upge.policy.loading import open_policy
 from upge.recipe import Recipe
 from upge.records import status
 from upge.records.folder import RunFolder
+from upge.records.recipe_file import changed
 from upge.run import (
     cautions,
     checking,
@@ -322,25 +322,6 @@ def _merges(recipe: Recipe) -> bool:
     return recipe.model.lora is None or recipe.model.lora.save == "merged"
 
 
-def open_accelerator(recipe: Recipe, **logging: Any) -> Accelerator:
-    """This process among the others, and torch set as the recipe says."""
-    sharding.check(recipe)
-    # accelerate keeps one state a process; a run of its own precision, in a notebook say, must not meet the last one's.
-    AcceleratorState._reset_state()
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    disable_progress_bar()
-    if recipe.train.threads is not None:
-        torch.set_num_threads(recipe.train.threads)
-    # accelerate's own accumulation stays at 1: the estimator's counts are over the whole optimizer step already.
-    with deepspeed_config.unseen():
-        return Accelerator(
-            cpu=not torch.accelerator.is_available(),  # else several processes without a GPU would not find each other
-            mixed_precision={"float32": "no", "bfloat16": "bf16", "float16": "fp16"}[recipe.train.precision],
-            gradient_accumulation_steps=1,
-            **logging,
-        )
-
-
 def _collector(recipe: Recipe, policy: Policy, engine: EngineSession, reward: Scorer) -> Collector:
     return Collector(
         policy.templater(recipe.data.template, recipe.data.system),
@@ -349,22 +330,6 @@ def _collector(recipe: Recipe, policy: Policy, engine: EngineSession, reward: Sc
         recipe.train.demonstration_tokens or recipe.rollout.max_tokens,
         zero_truncated=recipe.rollout.truncated == "zero_reward",
         context=policy.context_length,
-    )
-
-
-def open_policy(recipe: Recipe) -> Policy:
-    """The recipe's model, on no device yet. Raises ModelError."""
-    model = recipe.model
-    return policies.load(
-        model.path,
-        tokenizer=model.tokenizer,
-        config=model.config,
-        dtype=model.dtype,
-        attention=model.attention,
-        overrides=model.overrides,
-        gradient_checkpointing=model.gradient_checkpointing,
-        lora=model.lora,
-        seed=recipe.train.seed,
     )
 
 
@@ -394,7 +359,7 @@ def _begin(trainer: Trainer, start: Start) -> None:
         folder.rewind({} if found.progress is None else found.progress.logged)
     if found is not None and found.place is not None and found.progress is not None:
         _take_up(trainer, found.place, found.progress)
-    if found is None or resuming.changed(trainer.recipe, folder.path):
+    if found is None or changed(trainer.recipe, folder.path):
         folder.describe(trainer.recipe, trainer.policy.vocabulary_fingerprint())
     trainer.note("running")
 

@@ -1,0 +1,32 @@
+"""This process among the others of a run, as accelerate launched it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from transformers.utils.logging import disable_progress_bar
+
+from upge.distributed import deepspeed_config, sharding
+from upge.recipe import Recipe
+
+
+def open_accelerator(recipe: Recipe, **logging: Any) -> Accelerator:
+    """This process among the others, and torch set as the recipe says."""
+    sharding.check(recipe)
+    # accelerate keeps one state a process; a run of its own precision, in a notebook say, must not meet the last one's.
+    AcceleratorState._reset_state()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    disable_progress_bar()
+    if recipe.train.threads is not None:
+        torch.set_num_threads(recipe.train.threads)
+    # accelerate's own accumulation stays at 1: the estimator's counts are over the whole optimizer step already.
+    with deepspeed_config.unseen():
+        return Accelerator(
+            cpu=not torch.accelerator.is_available(),  # else several processes without a GPU would not find each other
+            mixed_precision={"float32": "no", "bfloat16": "bf16", "float16": "fp16"}[recipe.train.precision],
+            gradient_accumulation_steps=1,
+            **logging,
+        )
