@@ -18,7 +18,8 @@ from typer.main import get_command
 
 import upge
 from upge import InputError, RecipeError, discovery
-from upge.authoring import new_plugin, new_recipe
+from upge.authoring.plugins import new_plugin
+from upge.authoring.recipes import new_recipe
 from upge.command.errors import reported
 from upge.command.main import app
 from upge.parts import API, SLOTS

@@ -9,7 +9,7 @@ import pytest
 
 import upge
 from upge import InputError
-from upge.authoring import new_recipe
+from upge.authoring.recipes import new_recipe
 from upge.recipe.finding import shelved, shipped_recipes
 
 UPGES_OWN = [each.name for each in shelved() if each.package == "upge"]

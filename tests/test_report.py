@@ -262,9 +262,9 @@ def test_a_line_of_weights_that_is_none_is_told(run: Path, tmp_path: Path) -> No
 
 
 def test_of_many_steps_some_have_their_weights_shown(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert len(weights.read(run)) == 4 * 2 * 4
+    assert len(weights.token_weights(run)) == 4 * 2 * 4
     monkeypatch.setattr(weights, "MOST", 16)
-    assert [line["step"] for line in weights.read(run)] == [0] * 8 + [2] * 8
+    assert [line["step"] for line in weights.token_weights(run)] == [0] * 8 + [2] * 8
 
 
 # Several runs.

@@ -22,7 +22,7 @@ def recipe(
     folder: Folder = Path(),
 ) -> None:
     """Write a recipe that starts as another one, with its estimator written out: change one word, and run it."""
-    from upge.authoring import new_recipe
+    from upge.authoring.recipes import new_recipe
 
     typer.echo(new_recipe(name, like, folder))
 
@@ -35,7 +35,7 @@ def plugin(
     folder: Folder = Path(),
 ) -> None:
     """Write a package with a part, a recipe that uses it, and tests that pass: install it, and change it."""
-    from upge.authoring import new_plugin
+    from upge.authoring.plugins import new_plugin
 
     for path in new_plugin(name, slot, part, folder):
         typer.echo(path)

@@ -62,7 +62,7 @@ def run_page(logs: Logs) -> str:
         known=known,
         histograms=histograms(prompts),
         shown=logs.responses.shown(terms if known else None),
-        credits=weights.read(logs.run.folder),
+        credits=weights.token_weights(logs.run.folder),
         explanation=None if logs.loaded is None else explained(logs.loaded),
         recipe=list(_coloured(logs.recipe)),
         manifest=logs.manifest,

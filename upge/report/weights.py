@@ -15,7 +15,7 @@ MOST = 120
 Line = dict[str, Any]
 
 
-def read(folder: Path) -> list[Line]:
+def token_weights(folder: Path) -> list[Line]:
     """Trajectories with the weights of their tokens; none where none were kept. Raises InputError for a bad line."""
     file = folder / "credit.jsonl"
     if not file.is_file():

@@ -96,11 +96,11 @@ def _going_on(recipe: Recipe, folder: Path) -> Start:
     _refuse_finished(recipe, folder, found)
     told = [f"the checkpoint {place} is damaged: {fault}; it is left aside" for place, fault in found.damaged.items()]
     if ended_after(folder) is not None:
-        told += _schedules(recipe, folder, over, following)
+        told += _schedule_notes(recipe, folder, over, following)
     return Start(folder, found, (*told, _history(folder, found)))
 
 
-def _schedules(recipe: Recipe, folder: Path, over: Mapping[str, Schedule], following: Sequence[str]) -> list[str]:
+def _schedule_notes(recipe: Recipe, folder: Path, over: Mapping[str, Schedule], following: Sequence[str]) -> list[str]:
     """What becomes of the schedules that a finished run has come to the end of, now that it goes on."""
     new, steps = [line.split(":")[0].strip() for line in changed(recipe, folder)], recipe.train.steps
     told = []
