@@ -160,4 +160,22 @@ class Hashed(Engine):
         pass
 
 
-RIGHT = [HugeRange, Stepped, Moment, Plain, RootOfTokens, Blend, Soft, Root, Memo, Cycling, Hashed]
+class GroupCovariance(Mask):
+    """KL-Cov by prompt: the top share of its tokens' covariances is masked, those without advantage counted in."""
+
+    scope = "group"
+    needs = frozenset({"logp"})
+    share: float = Field(default=2e-4, gt=0, le=1)
+
+    def __call__(self, b: View) -> Any:
+        kept, prompt = torch.ones_like(b.logp), b.prompt[b.trajectory]
+        for tokens in ((prompt == p).nonzero()[:, 0] for p in torch.unique(prompt).tolist()):
+            centred = [x[tokens] - x[tokens].mean() for x in (b.logp, b.advantage)]
+            covariance = centred[0] * centred[1]
+            count = max(1, int(self.share * len(tokens)))
+            lowest = covariance.sort(descending=True).values[count - 1]
+            kept[tokens] = (covariance < lowest).to(b.dtype)
+        return kept
+
+
+RIGHT = [GroupCovariance, HugeRange, Stepped, Moment, Plain, RootOfTokens, Blend, Soft, Root, Memo, Cycling, Hashed]

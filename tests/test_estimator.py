@@ -12,7 +12,7 @@ from methods import CLIP, METHODS, RL, SFT
 from registry import estimator
 from torch import Tensor
 
-from upge import Advantage, Shaping, Switch, View
+from upge import Advantage, Mask, Shaping, Switch, View
 from upge.testing import laws
 from upge.testing.batches import Case, Prompt, fresh
 
@@ -349,3 +349,33 @@ def test_rl_reads_like_the_paper() -> None:
     per_trajectory = torch.zeros(2, dtype=logp.dtype).index_add_(0, batch.trajectory, logp)
     unit = 0.5 / (0.5**0.5 + 1e-6) / 2
     assert_close(per_trajectory, torch.tensor([-unit, unit], dtype=logp.dtype))
+
+
+# What needs a forward pass.
+
+
+class AboveTheGroup(Mask):
+    """Tokens whose log-prob is above the mean of their prompt's, over all of its trajectories."""
+
+    needs = frozenset({"logp"})
+    scope = "group"
+
+    def __call__(self, b: View) -> Tensor:
+        mean = b.per_prompt(b.per_trajectory(b.logp)) / b.per_prompt(b.length)
+        return (b.logp > b.to_tokens(b.to_trajectories(mean))).to(b.dtype)
+
+
+def test_a_part_of_a_group_sees_its_trajectories_without_advantage_too() -> None:
+    block = estimator(pushing(mask=AboveTheGroup()))
+    credit = block.count(BATCH, block.credit(BATCH))
+    matter, alive = credit.matter(BATCH), block.alive(BATCH, credit)
+    living = set(BATCH.group[matter].tolist())
+    assert alive.tolist() == [group in living for group in BATCH.group.tolist()]
+    assert int(matter.sum()) < int(alive.sum()) < BATCH.size, "a prompt whose every trajectory is dead is dropped"
+    laws.check_dropping(block, BATCH)
+
+
+def test_parts_of_single_trajectories_leave_the_dead_out() -> None:
+    block = estimator(pushing(mask=CLIP, denominator="old"))
+    credit = block.count(BATCH, block.credit(BATCH))
+    assert block.alive(BATCH, credit).tolist() == credit.matter(BATCH).tolist()

@@ -14,7 +14,7 @@ from methods import CLIP, METHODS, RL, SFT, Given
 from registry import FACTORS, describe, estimator, host, made, values
 
 from upge import Estimator, Mask, PartError
-from upge.testing import laws
+from upge.testing import laws, part_laws
 from upge.testing.batches import EMPTY, PINNED, RICH, Case, Prompt, fresh
 from upge.testing.drawing import cases
 
@@ -220,7 +220,7 @@ def test_gradient_flows_to_what_the_terms_push_on_only(name: str, case: Case) ->
 
 @every_factor
 def test_parts_read_what_they_declare_and_nothing_else(slot: str, value: dict[str, Any]) -> None:
-    laws.check_declared_needs(made(slot, value), RICH.batch)
+    part_laws.check_reads(made(slot, value), RICH, 0)
 
 
 def test_a_part_that_reads_what_it_did_not_declare_is_told_so() -> None:

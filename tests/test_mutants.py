@@ -14,7 +14,7 @@ from methods import METHODS
 from mutants import MUTANTS, Mutant
 from registry import FACTORS, estimator, host, made, values
 
-from upge.testing import Padded, laws
+from upge.testing import Padded, laws, part_laws
 from upge.testing.batches import EMPTY, RICH, Case, fresh, seeded
 
 Check = Callable[[], None]
@@ -49,7 +49,7 @@ def checks() -> Iterator[Check]:
     yield partial(test_laws.test_an_impossible_token_without_weight_costs_nothing, "old", "near")
     for slot, value in values(*FACTORS):
         part, rich = made(slot, value), RICH.batch
-        yield partial(laws.check_declared_needs, part, rich)
+        yield partial(part_laws.check_reads, part, RICH, 0)
         yield partial(laws.check_detached, part, rich)
         yield partial(laws.check_contributes_nothing, host(slot, value), EMPTY.batch)
     for case in CASES:

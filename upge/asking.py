@@ -128,9 +128,9 @@ class Viewer:
         for names in (named, self.known, state, {"rows": view.rows, "active": view.active}):
             yield from ((name, x) for name, x in names.items() if isinstance(x, Tensor))
 
-    def view(self, part: Part, place: str, state: State | None = None) -> View:
-        """The batch as this part may see it."""
-        return View(
+    def view(self, part: Part, place: str, state: State | None = None, *, kind: type[View] = View) -> View:
+        """The batch as this part may see it; of a `kind` that watches, where somebody watches."""
+        return kind(
             self.batch,
             part.reads(),
             type(part).__name__,

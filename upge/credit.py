@@ -10,6 +10,7 @@ from torch import Tensor
 
 from upge.asking import State
 from upge.batch import Batch
+from upge.declaring import Scope
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,17 @@ class Credit:
                 weighty = weighty & pushed
             rows = rows | weighty
         return rows
+
+
+def seen_with(rows: Tensor, batch: Batch, scope: Scope) -> Tensor:
+    """(N,) bool: `rows`, and the trajectories that a part of this scope sees beside them: their prompts', or all."""
+    if scope == "step":
+        return rows.any().expand(rows.shape)
+    if scope != "group":
+        return rows
+    prompts = torch.zeros(batch.prompts, dtype=torch.bool, device=rows.device)
+    prompts[batch.prompt[rows]] = True
+    return prompts[batch.prompt]
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from upge.asking import State, Viewer, initial_of
 from upge.batch import Batch, Reduce, alone, log_ratio
-from upge.credit import Credit, TermCredit, TermWeights, Weighed
+from upge.credit import Credit, TermCredit, TermWeights, Weighed, seen_with
 from upge.declaring import SCOPES, Scope
 from upge.parts import (
     ADenominator,
@@ -206,6 +206,13 @@ class Estimator(Settings):
             share = view.factor(term.reduction, f"terms.{name}.reduction")
             counted[name] = replace(credit.terms[name], share=share)
         return replace(credit, terms=counted)
+
+    def alive(self, batch: Batch, credit: Credit) -> Tensor:
+        """(N,) bool: trajectories that need a forward pass: those that can matter, and what parts see beside them.
+
+        A mask over a prompt's tokens is about those of its trajectories without advantage, too: they are its group.
+        """
+        return seen_with(credit.matter(batch), batch, self.scope)
 
     def weigh(self, batch: Batch, credit: Credit, *, stale: bool = False) -> Weighed:
         """The loss of a micro-batch: its gradient is that of −∇J's share, its value is not the published objective.

@@ -11,7 +11,7 @@ from pydantic import Field
 from upge import Advantage, View
 
 ONE_RANK = {"LocalMean", "LocalState", "Sorted"}
-CORNER = {"Alone", "Cancelling", "Cut"}
+CORNER = {"Alone", "Cancelling", "Cut", "Speechless"}
 
 
 class LocalMean(Advantage):
@@ -109,3 +109,13 @@ class Rounded(Advantage):
 
     def __call__(self, b: View) -> Any:
         return (b.to_tokens(b.reward).float() - b.value.float()).to(b.dtype)
+
+
+class Speechless(Advantage):
+    """Lengths of the trajectories that have tokens, taken by the numbers of all: an empty demonstration moves them."""
+
+    needs = frozenset({"reward"})
+
+    def __call__(self, b: View) -> Any:
+        length = torch.unique_consecutive(b.trajectory, return_counts=True)[1]
+        return b.to_tokens(b.reward) / length.to(b.dtype)[b.trajectory.clamp(max=max(len(length) - 1, 0))]

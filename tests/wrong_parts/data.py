@@ -13,7 +13,7 @@ from pydantic import Field
 from upge import Context, Data, Problem
 
 ONE_RANK = {"Dealt"}
-CORNER = {"Short", "Nameless"}
+CORNER = {"Short", "Nameless", "Onward"}
 
 
 class Base(Data):
@@ -121,3 +121,17 @@ class Deaf(Base):
 
     def state(self) -> dict[str, Any]:
         return {"taken": self._taken}
+
+
+class Onward(Base):
+    """It takes up a state that lies ahead, but not one that lies behind."""
+
+    def take(self, step: int, count: int) -> Any:
+        self.__dict__["_taken"] = max(self._taken, step + 1)
+        return super().take(step, count)
+
+    def state(self) -> dict[str, Any]:
+        return {"taken": self._taken}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.__dict__["_taken"] = max(self._taken, state["taken"])

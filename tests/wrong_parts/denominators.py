@@ -10,7 +10,7 @@ from pydantic import Field
 from upge import Denominator, View
 
 ONE_RANK = {"BatchMean", "GroupMean"}
-CORNER = {"Wordless", "Warm"}
+CORNER = {"Wordless", "Warm", "Mixture"}
 
 
 class BatchMean(Denominator):
@@ -95,3 +95,13 @@ class Remembering(Denominator):
     def __call__(self, b: View) -> Any:
         kept = self.__dict__.setdefault("_kept", {})
         return kept.setdefault(len(b.old_logp), b.old_logp.clone())
+
+
+class Mixture(Denominator):
+    """The log of a sum of two probabilities, both of which are 0 in float32."""
+
+    needs = frozenset({"old_logp", "reference_logp"})
+    share: float = Field(default=0.5, ge=0.1, le=0.9)
+
+    def __call__(self, b: View) -> Any:
+        return ((1 - self.share) * b.old_logp.exp() + self.share * b.reference_logp.exp()).log()

@@ -10,7 +10,7 @@ from pydantic import Field
 from upge import Mask, View
 
 ONE_RANK = {"KlCov", "OverTheMean", "Crowded", "NextToken", "Quantile"}
-CORNER = {"TinyShare", "Sharp", "AdvantageSign"}
+CORNER = {"TinyShare", "Sharp", "AdvantageSign", "Certain", "Halved"}
 
 
 class KlCov(Mask):
@@ -99,3 +99,21 @@ class Sharp(Mask):
 
     def __call__(self, b: View) -> Any:
         return torch.where((b.ratio - 1).abs() < 1 - self.sharpness, torch.ones_like(b.ratio), 0 * b.ratio)
+
+
+class Certain(Mask):
+    """Entropies over their mean in the trajectory: 0/0 where the policy was certain of every token."""
+
+    scope = "trajectory"
+    needs = frozenset({"entropy"})
+
+    def __call__(self, b: View) -> Any:
+        mean = b.per_trajectory(b.entropy) / b.length.clamp(min=1)
+        return b.entropy / b.to_tokens(mean)
+
+
+class Halved(Mask):
+    """Weights in float16, to save memory."""
+
+    def __call__(self, b: View) -> Any:
+        return b.ratio.clamp(max=2).half()

@@ -10,8 +10,8 @@ from pydantic import Field
 
 from upge import Reduction, View
 
-ONE_RANK = {"OfThisRank", "LongestHere"}
-CORNER = {"Nobody", "Flat", "Deaf"}
+ONE_RANK = {"OfThisRank", "LongestHere", "Idle"}
+CORNER = {"Nobody", "Flat", "Deaf", "Idle"}
 
 
 class OfThisRank(Reduction):
@@ -73,3 +73,10 @@ class Half(Reduction):
 
     def __call__(self, b: View) -> Any:
         return torch.tensor(0.1).to(b.dtype) / b.total(self.counted(b)).clamp(min=1)
+
+
+class Idle(Reduction):
+    """The count of each rank is at least 1, also of one that has none of the term's tokens."""
+
+    def __call__(self, b: View) -> Any:
+        return 1 / b.total((self.counted(b) * b.length).sum().clamp(min=1))

@@ -10,7 +10,7 @@ from typing import Any
 from upge import Context, Problem, Reward
 
 ONE_RANK: set[str] = set()
-CORNER = {"Blank", "Shown", "Huge"}
+CORNER = {"Blank", "Shown", "Huge", "ByText"}
 
 
 class Base(Reward):
@@ -102,3 +102,10 @@ class Editing(Base):
         if isinstance(problem.prompt, list):
             problem.prompt.append({"role": "assistant", "content": text})
         return super().one(problem, text)
+
+
+class ByText(Base):
+    """Remembers scores by the response alone, whichever problem it answers."""
+
+    def one(self, problem: Problem, text: str) -> Any:
+        return self._seen.setdefault(text, super().one(problem, text))

@@ -11,7 +11,7 @@ from pydantic import Field
 from upge import Shaping, View
 
 ONE_RANK = {"Relative", "FirstOnly"}
-CORNER = {"NoRoom", "Exploding", "Late"}
+CORNER = {"NoRoom", "Exploding", "Late", "Unclamped"}
 
 
 class Relative(Shaping):
@@ -77,3 +77,13 @@ class Flipping(Shaping):
     def __call__(self, b: View) -> Any:
         b.truncated.logical_or_(b.demonstration)
         return -b.to_tokens(b.truncated.to(b.dtype))
+
+
+class Unclamped(Shaping):
+    """A k3 penalty whose exp is infinite in float32, once the reference finds a token e⁹⁰ times likelier."""
+
+    needs = frozenset({"old_logp", "reference_logp"})
+
+    def __call__(self, b: View) -> Any:
+        gap = b.reference_logp - b.old_logp
+        return -0.1 * (gap.exp() - gap - 1)

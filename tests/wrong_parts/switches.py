@@ -10,7 +10,7 @@ from pydantic import Field
 from upge import Switch, View
 
 ONE_RANK = {"AboveTheMean", "BehindAnIf", "LastState"}
-CORNER = {"NoRollouts", "AtTheEnd", "Forgetful"}
+CORNER = {"NoRollouts", "AtTheEnd", "Forgetful", "Second"}
 
 
 class Base(Switch):
@@ -98,3 +98,21 @@ class Neighbours(Base):
     def __call__(self, b: View) -> Any:
         seen = list(dict.fromkeys(b.prompt.tolist()))
         return {"explore": self.rate(b)[seen] if seen else self.rate(b)}
+
+
+class Second(Base):
+    """The second rollout's score, which a group of one doesn't have; there it is the next prompt's first."""
+
+    def __call__(self, b: View) -> Any:
+        scores = b.reward[b.prompt.argsort(stable=True)]
+        first = b.per_prompt(torch.ones_like(b.reward)).cumsum(0).long()
+        start = torch.cat([first.new_zeros(1), first])[:-1]
+        return {"explore": scores[(start + 1).clamp(max=max(len(scores) - 1, 0))] if len(scores) else self.rate(b)}
+
+
+class Running(Base):
+    """The mean of all prompts so far, in their order."""
+
+    def __call__(self, b: View) -> Any:
+        rate = self.rate(b)
+        return {"explore": rate.cumsum(0) / torch.arange(1, len(rate) + 1, dtype=b.dtype)}

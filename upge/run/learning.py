@@ -103,7 +103,8 @@ class Learner:
         rows = torch.ones_like(batch.demonstration)
         if self.critic is None and not self.recipe.estimator.needs_for_credit() & {"old_logp", "reference_logp"}:
             # No model is asked about trajectories that can't matter, and which these are can be told already.
-            rows = self.recipe.estimator.credit(batch, step, state=self.state, reduce=self.sum).matter(batch)
+            credit = self.recipe.estimator.credit(batch, step, state=self.state, reduce=self.sum)
+            rows = self.recipe.estimator.alive(batch, credit)
             if self.recipe.rollout.truncated == "mask" and batch.truncated is not None:
                 rows &= ~batch.truncated
         costs = {group: 0 for group, _ in grouped}
@@ -130,7 +131,8 @@ class Learner:
 
     def _with_fields_for_updates(self, step: int, batch: Batch, credit: Credit, grouped: Grouped) -> Batch:
         """With what is read beside π_θ, for the trajectories that can matter; π_old only if π_θ will move away."""
-        several, rows = self.recipe.train.minibatches * self.recipe.train.epochs > 1, credit.matter(batch)
+        several = self.recipe.train.minibatches * self.recipe.train.epochs > 1
+        rows = self.recipe.estimator.alive(batch, credit)
         if not several:
             batch = replace(batch, old_logp=None)
         elif "old_logp" in self.needs and batch.old_logp is None:
@@ -215,7 +217,7 @@ class Learner:
         if self.critic is not None:
             self.critic.learn(step, batch, credit, grouped, tally, budget=budget, reduce=self.sum)
         credit = self.recipe.estimator.count(batch, credit, reduce=self.sum)
-        alive = credit.matter(batch)
+        alive = self.recipe.estimator.alive(batch, credit)
         batch, credit, grouped = batch.select(alive), credit.select(batch, alive), _picked(grouped, alive)
         tally.add("rows/alive", float(alive.sum()))
 

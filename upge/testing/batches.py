@@ -30,6 +30,7 @@ class Case:
     """A reproducible batch: `old` is how far π_old is from π_θ.
 
     Ratios go to e^±0.35 for near, to e^±3 for far, and beyond the ±20 nats at which they are clamped for beyond.
+    Where it is `certain`, half of the trajectories and a quarter of all tokens had probability 1, under every model.
     """
 
     prompts: tuple[Prompt, ...]
@@ -38,6 +39,7 @@ class Case:
     interleaved: bool = False
     seed: int = 0
     shortest: int = 1
+    certain: bool = False
 
     @property
     def batch(self) -> Batch:
@@ -54,7 +56,7 @@ class Case:
         logp = uniform(-5.0, -0.05)
         spread = {"none": 0.0, "equal": 0.0, "near": 0.35, "far": 3.0, "beyond": 25.0}[self.old]
         old = torch.minimum(logp - uniform(-spread, spread), torch.tensor(-0.01, dtype=torch.float64))
-        return Batch(
+        batch = Batch(
             logp=logp,
             trajectory=torch.repeat_interleave(torch.arange(size), length),
             group=group,
@@ -67,6 +69,7 @@ class Case:
             value=uniform(-1.0, 1.0),
             truncated=torch.rand(size, generator=random) < 0.2,
         )
+        return _settled(batch, random) if self.certain else batch
 
     def _trajectories(self, random: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         names = (torch.randperm(50, generator=random) * 7 - 100).tolist()  # any integers, out of order
@@ -81,6 +84,14 @@ class Case:
             torch.tensor([demonstration for _, demonstration, _ in rows], dtype=torch.bool),
             torch.tensor([score for _, _, score in rows], dtype=torch.float64),
         )
+
+
+def _settled(batch: Batch, random: torch.Generator) -> Batch:
+    """With tokens that nothing else could have stood for: log-probs and entropy are 0."""
+    open_rows = torch.rand(batch.size, generator=random) < 0.5
+    open_tokens = open_rows[batch.trajectory] & (torch.rand(batch.trajectory.shape, generator=random) < 0.75)
+    fields = {name: x for name in PER_TOKEN if name != "value" and (x := getattr(batch, name)) is not None}
+    return replace(batch, **{name: torch.where(open_tokens, x, 0.0) for name, x in fields.items()})
 
 
 def _scores(prompt: Prompt, random: torch.Generator) -> list[float]:
@@ -105,6 +116,8 @@ BEYOND = Case((Prompt(4, 1), Prompt(3, 1, "wild"), Prompt(2)), "beyond", 5, seed
 """Ratios beyond all bounds: e^±20 once they are clamped."""
 CROWD = Case(tuple(Prompt(1 + i % 3, i % 2, "wild") for i in range(9)), "near", 4, interleaved=True, seed=13)
 """Many prompts, some with one rollout only."""
+CERTAIN = Case((Prompt(4, 1), Prompt(3, 1, "wild")), "near", 5, seed=17, certain=True)
+"""Some tokens, and whole trajectories, had probability 1: log-probs and entropies are 0."""
 PINNED = (
     Case((Prompt(1),)),  # a group of one
     Case((Prompt(2), Prompt(3, 1)), old="none", interleaved=True),  # strictly on-policy
@@ -115,7 +128,7 @@ PINNED = (
 )
 
 
-CORNERS = (RICH, LONG, PINNED[0], WORDLESS, PINNED[3], PINNED[1], BEYOND, CROWD, PINNED[2], EMPTY)
+CORNERS = (RICH, LONG, PINNED[0], WORDLESS, CERTAIN, PINNED[3], PINNED[1], BEYOND, CROWD, PINNED[2], EMPTY)
 """What random batches are seldom, the most telling first."""
 
 

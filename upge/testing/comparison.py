@@ -9,14 +9,15 @@ import torch
 from torch import Tensor
 
 from upge.batch import Batch
+from upge.parts import Part, Switch
 
 Name: TypeAlias = Callable[[int], str]
 """How messages call the place i of a tensor."""
 
 
-def names(batch: Batch, count: int) -> Name:
-    """What `count` numbers on a batch are of: its tokens (T), or its prompts (G)."""
-    if count == batch.trajectory.numel():
+def names(part: Part, batch: Batch) -> Name:
+    """What a part's numbers on a batch are of: a switch's of its prompts (G), all others' of its tokens (T)."""
+    if not isinstance(part, Switch):
         return batch.token
     groups = torch.unique(batch.group).tolist()
     return lambda index: f"prompt {index} (group {groups[index]})"

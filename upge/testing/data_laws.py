@@ -125,6 +125,8 @@ def _check_resumed(part: Data, written: str, expected: dict[int, Any]) -> None:
     with part.open(context()) as session:  # one that has gone on is taken back
         _run_on(session)
         session.restore(json.loads(written))
+        again = _written(session.state())
+        assert again == written, f"state() after later steps and restore(): expected {written}, got {again}"
         for step, problems in expected.items():
             _assert_same(problems, session.take(step, COUNT), f"take({step}, {COUNT}) after later ones and restore()")
 

@@ -17,7 +17,6 @@ from torch import Tensor
 from upge.asking import State
 from upge.batch import Batch, Reduce, View
 from upge.credit import Credit
-from upge.declaring import FIELDS
 from upge.estimator import Estimator
 from upge.parts import Advantage, Denominator, Factor, Mask, Part, Stateful, Switch
 from upge.testing.batches import fresh, permuted
@@ -133,10 +132,10 @@ def check_optimizer_steps(estimator: Estimator, batch: Batch, *, seed: int) -> N
 
 
 def check_dropping(estimator: Estimator, batch: Batch) -> None:
-    """Trajectories that don't `matter` have gradient 0, and dropping them changes no other's."""
+    """Trajectories that aren't `alive` have gradient 0, and dropping them changes no other's."""
     whole = fresh(batch)
     credit = estimator.count(whole, estimator.credit(whole))
-    rows = credit.matter(whole)
+    rows = estimator.alive(whole, credit)
     kept = estimator.weigh(whole.select(rows), credit.select(whole, rows)).loss
     how = "by splitting: the gradient, without the trajectories that a run drops"
     assert_same(gradient_of(kept, whole), gradient(estimator, batch), batch, how)
@@ -225,10 +224,10 @@ def check_trust_region(mask: Part, batch: Batch, advantage: Tensor) -> None:
 # 5. Detachment.
 
 
-def view_for(part: Part, batch: Batch, reads: frozenset[str] | None = None) -> View:
+def view_for(part: Part, batch: Batch) -> View:
     """The batch as this part sees it in the estimator: its declared fields, and what was computed before its slot."""
     state = part.initial() if isinstance(part, Stateful) else None
-    return View(batch, part.reads() if reads is None else reads, known=known_to(part, batch), state=state)
+    return View(batch, part.reads(), known=known_to(part, batch), state=state)
 
 
 def known_to(part: Part, batch: Batch) -> dict[str, Tensor]:
@@ -258,7 +257,7 @@ def check_detached(part: Part, batch: Batch) -> None:
         assert tuple(result.shape) in wanted, f"expected the shape {shapes}, got {tuple(result.shape)}"
         assert not result.requires_grad, "expected detached numbers, got some that carry gradient"
         if bool(result.isnan().any()):
-            name = names(batch, len(result))(int(result.isnan().nonzero()[0])) if result.ndim else "for every token"
+            name = names(part, batch)(int(result.isnan().nonzero()[0])) if result.ndim else "for every token"
             raise AssertionError(f"{name}: expected a number, got nan")
 
 
@@ -286,25 +285,6 @@ def check_gradient_flows_only_to_logp(estimator: Estimator, batch: Batch) -> Non
     assert (wet.logp.grad is not None) == ("likelihood" in pushed)
 
 
-def check_declared_needs(part: Part, batch: Batch) -> None:
-    """A part works on what it declares alone, and reads all of that."""
-    absent = FIELDS - part.reads() - {"reward"}
-    nothing: dict[str, Any] = dict.fromkeys(absent)
-    bare = replace(batch, **nothing)
-    called(part, view_for(part, bare))
-    unread = [field for field in part.reads() if not _stopped_without(part, batch, field)]
-    assert not unread, f"it declares that it reads {', '.join(unread)}, and does not"
-
-
-def _stopped_without(part: Part, batch: Batch, field: str) -> bool:
-    """Whether the part asks for a field that it is not given."""
-    try:
-        called(part, view_for(part, batch, part.reads() - {field}))
-    except AttributeError as error:
-        return field in str(error)
-    return False
-
-
 def check_double_precision(part: Part, batch: Batch) -> None:
     """Numbers that a part makes of its own parameters are as precise as the batch, whatever torch's default type is.
 
@@ -320,7 +300,7 @@ def check_double_precision(part: Part, batch: Batch) -> None:
     )
     for name, result in results[0].items():
         numbers, precise = (x.double().reshape(-1) for x in (result, results[1][name]))
-        place = names(batch, len(numbers)) if result.ndim else lambda _: "the one number for all tokens"
+        place = names(part, batch) if result.ndim else lambda _: "the one number for all tokens"
         assert_close(precise, numbers, place, how, rtol=0.0, atol=0.0)
 
 

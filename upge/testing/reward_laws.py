@@ -55,15 +55,19 @@ def problems() -> tuple[Problem, ...]:
 
 
 def pairs(examples: int, of: Sequence[Problem] | None = None) -> list[Pair]:
-    """Problems with and without demonstrations, and responses of all kinds: some right, some hardly a text."""
+    """Problems with and without demonstrations, and responses of all kinds: some right, some hardly a text.
+
+    Each problem's answer is a response to another problem first, so that one text scores differently.
+    """
     found = problems() if of is None else of
+    crossed = [(found[(i + shift) % len(found)], found[i].answer or "") for i in range(len(found)) for shift in (1, 0)]
     made = [
         (problem, text.format(answer=problem.answer))
         for shift in range(len(found))
         for place, text in enumerate(TEXTS)
         for problem in [found[(place + shift) % len(found)]]
     ]
-    return made[: max(2 * len(TEXTS), examples)]
+    return crossed + made[: max(2 * len(TEXTS), examples)]
 
 
 def _named(pair: Pair) -> str:
@@ -147,7 +151,7 @@ def check_answers(part: Reward, examples: int) -> None:
         answer, classes = getattr(session, "answer", None), getattr(session, "classes", None)
         if not callable(answer):
             return
-        texts = [text for _, text in pairs(examples)][: len(TEXTS)]
+        texts = [text for _, text in pairs(examples)][2 * len(PROBLEMS) :][: len(TEXTS)]
         answers = [answer(text) for text in texts]
         for text, found in zip(texts, answers, strict=True):
             kind = found is None or isinstance(found, str)

@@ -54,12 +54,21 @@ class Scene:
         changed = replace(self.batch, **{name: change(name, x) for name, x in batch.items()})
         return replace(self, batch=changed, known={name: change(name, x) for name, x in self.known.items()})
 
+    def lowered(self, by: float, random: torch.Generator) -> Scene:
+        """Every other log-prob lower by so many nats, in each field at other tokens, and the ratios that follow."""
+
+        def lower(name: str, x: Tensor) -> Tensor:
+            return x - by * torch.randint(0, 2, x.shape, generator=random) if name.endswith("logp") else x
+
+        return self.mapped(lower)._rated()
+
+    def _rated(self) -> Scene:
+        """With the ratio that its log-probs have."""
+        return replace(self, known=self.known | ({"ratio": _ratio(self.batch)} if "ratio" in self.known else {}))
+
     def wobbled(self, by: float) -> Scene:
         """Log-probs, entropies, values and what follows from them, all a little larger."""
-        scene = self.mapped(lambda name, x: x * (1 + by) if name in CONTINUOUS else x)
-        if "ratio" in self.known:
-            scene.known["ratio"] = _ratio(scene.batch)
-        return scene
+        return self.mapped(lambda name, x: x * (1 + by) if name in CONTINUOUS else x)._rated()
 
 
 def scene(part: Part, case: Case, seed: int) -> Scene:
@@ -107,26 +116,27 @@ def weighs(part: Part) -> bool:
     return live or isinstance(part, Denominator | Mask)
 
 
-def _viewer(seen: Scene, reduce: Reduce) -> Viewer:
+def viewer(seen: Scene, reduce: Reduce = alone) -> Viewer:
+    """What calls the part on a scene."""
     return Viewer(seen.batch, seen.step, rows=seen.rows, active=seen.active, known=seen.known, reduce=reduce)
 
 
 @torch.no_grad()
 def numbers(part: Part, seen: Scene, reduce: Reduce = alone) -> dict[str, Tensor]:
     """What a part gives: by term (G,) for a switch, else (T,) under "", and what an advantage teaches a critic."""
-    viewer, state = _viewer(seen, alone if weighs(part) else reduce), {part.slot: seen.state}
+    asking, state = viewer(seen, alone if weighs(part) else reduce), {part.slot: seen.state}
     if isinstance(part, Switch):
-        return viewer.coefficients(part, part.slot, state)
+        return asking.coefficients(part, part.slot, state)
     assert isinstance(part, Factor)
-    found = {"": viewer.factor(part, part.slot, state)}
-    returns = viewer.returns(part, part.slot, state) if isinstance(part, Advantage) and not weighs(part) else None
+    found = {"": asking.factor(part, part.slot, state)}
+    returns = asking.returns(part, part.slot, state) if isinstance(part, Advantage) and not weighs(part) else None
     return found if returns is None else found | {"what it teaches a critic": returns}
 
 
 @torch.no_grad()
 def after(part: Stateful, seen: Scene, reduce: Reduce = alone) -> dict[str, Tensor]:
     """The state that a part leaves."""
-    return _viewer(seen, reduce).after(part, part.slot, {part.slot: seen.state})
+    return viewer(seen, reduce).after(part, part.slot, {part.slot: seen.state})
 
 
 def acts(part: Part, seen: Scene) -> bool:
