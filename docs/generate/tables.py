@@ -12,21 +12,22 @@ ROOT = Path(__file__).resolve().parents[2]
 RECIPES = """\
 # {title}
 
-Every algorithm is one file. This table is made from the files by `python docs/tables.py`; a row is a term of
+Every algorithm is one file. `python docs/tables.py` makes this table from the files. A row is one term of
 
     ∇J = Σ_terms Σ_t  weight · s(prompt) · n_t · mask_t · (π_θ/π_ref)_t · Â_t · ∇log π_θ(t)
 
-A part's parameters stand here only where they differ from their defaults; `upge explain recipes/grpo.yaml` prints a
-recipe with all of them and with the parts' formulas. What each reduces to, and when, is in
-[What reduces to what]({docs}reductions.md); what each does on the lab in [The lab]({docs}lab.md).
+A part's parameters are shown only where they differ from their defaults. `upge explain recipes/grpo.yaml` prints a recipe
+with all parameters and with the parts' formulas. [What reduces to what]({docs}reductions.md) lists the recipes that are the
+same, and when. [The lab]({docs}lab.md) has the results of each recipe.
 
 """
 
 REDUCTIONS = """\
 # What reduces to what
 
-Two estimators in a line have the same gradient under its condition. Every line is a test: `tests/test_reductions.py`
-checks it on random batches in float64. This page is made from that test's data by `python docs/tables.py`.
+The two estimators in a row have the same gradient under the condition of that row. Every row is a test:
+`tests/test_reductions.py` checks it on random batches in float64. `python docs/tables.py` makes this page from that test's
+data.
 
 | estimator | is | when |
 |---|---|---|
