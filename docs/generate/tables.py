@@ -16,9 +16,9 @@ Every algorithm is one file. `python docs/tables.py` makes this table from the f
 
     ∇J = Σ_terms Σ_t  weight · s(prompt) · n_t · mask_t · (π_θ/π_ref)_t · Â_t · ∇log π_θ(t)
 
-A part's parameters are shown only where they differ from their defaults. `upge explain recipes/grpo.yaml` prints a recipe
-with all parameters and with the parts' formulas. [What reduces to what]({docs}reductions.md) lists the recipes that are the
-same, and when. [The lab]({docs}lab.md) has the results of each recipe.
+A part's parameters are shown only where they differ from their defaults. `upge explain recipes/grpo.yaml` prints a
+recipe with all parameters and with the parts' formulas. [What reduces to what]({docs}reductions.md) lists the recipes
+that are the same, and when. [The lab]({docs}lab.md) has the results of each recipe.
 
 """
 
@@ -26,8 +26,8 @@ REDUCTIONS = """\
 # What reduces to what
 
 The two estimators in a row have the same gradient under the condition of that row. Every row is a test:
-`tests/test_reductions.py` checks it on random batches in float64. `python docs/tables.py` makes this page from that test's
-data.
+`tests/test_reductions.py` checks it on random batches in float64. `python docs/tables.py` makes this page from that
+test's data.
 
 | estimator | is | when |
 |---|---|---|
