@@ -174,7 +174,8 @@ class GroupCovariance(Mask):
             covariance = centred[0] * centred[1]
             count = max(1, int(self.share * len(tokens)))
             lowest = covariance.sort(descending=True).values[count - 1]
-            kept[tokens] = (covariance < lowest).to(b.dtype)
+            # Two tokens have equal covariances but for rounding, which is not to choose between them.
+            kept[tokens] = (covariance < lowest - 1e-3 * (1 + lowest.abs())).to(b.dtype)
         return kept
 
 
