@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 import upge
 from upge.command.main import app, main
-from upge.errors import InputError
+from upge.errors import InputError, Terminated
 from upge.report import writing
 from upge.run import evaluation, guarding, tracking
 from upge.run.trainer import train
@@ -55,6 +55,19 @@ def test_an_interrupted_evaluation_says_how_to_go_on(
     assert result.exit_code == 130, result.output
     assert said in result.stderr
     assert (f"--resume {tmp_path / 'out'}" in result.stderr) == before
+
+
+def test_a_terminated_evaluation_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def evaluate_model(recipe: upge.Recipe, folder: Path, *, show: Any, **named: Any) -> None:
+        show(folder, 3, 10)
+        raise Terminated(128 + signal.SIGTERM)
+
+    monkeypatch.setattr(evaluation, "evaluate_model", evaluate_model)
+    recipe = tiny.recipe(tmp_path)
+    words = ["eval", "upge_parts:data/lab/base", "--recipe", str(recipe), "--output", str(tmp_path / "out")]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 143, result.output
+    assert f"terminated after 3 of 10 responses, which are in {tmp_path / 'out'}; to go on, add" in result.stderr
 
 
 def test_a_tracker_that_can_not_be_closed_is_told(capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,7 +22,7 @@ FLOORS = [
     {"spelling", "tables"},
     {"batch", "declaring", "errors", "files", "score", "settings"},
     {"discovery"},
-    {"parts", "schedule", "flow", "code"},
+    {"parts", "schedule", "flow", "code", "problems"},
     {"asking"},
     {"credit"},
     {"estimator", "recipe", "testing.batches"},

@@ -189,6 +189,8 @@ def test_nothing_is_said_of_what_never_acted() -> None:
     assert Subject(never, STEPS).silent == ("terms.rl.mask.1",)
     assert said(never) == []
     assert alike(shipped()["grpo"], {"never": never}) == []
+    for bound in (1e9, 1e20):  # beyond what any batch has, and below the largest score
+        assert Subject(varied(mask=Far(bound=bound)), STEPS).silent == ("terms.rl.mask.1",)
     assert "switch.0" in " ".join(Subject(varied(switch=SlowSwitch()), STEPS).silent)
     assert said(varied(switch=SlowSwitch())) == []
     assert Subject(varied(mask=LargeGroups(size=500)), STEPS).silent == ("terms.rl.mask.1",)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import models
@@ -16,10 +17,10 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import upge
-from upge.policy import ModelError, Policy, adapting, load, load_critic, load_reference
-from upge.policy import policy as policies
+from upge.policy import Critic, ModelError, Policy, adapting, load, load_critic, load_reference, shards
 from upge.recipe.schema import Lora
 from upge.records.folder import checkpoints
+from upge.run import checkpoint
 from upge.run.trainer import train
 
 WIDTHS = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -206,8 +207,8 @@ def test_what_cannot_be_merged_ends_a_run_before_its_first_step(
         raise RecursionError("maximum recursion depth exceeded")
 
     monkeypatch.setattr(adapting, "merge", broken)
-    for size in (policies._SMALL, 0):
-        monkeypatch.setattr(policies, "_SMALL", size)
+    for size in (shards.SMALL, 0):
+        monkeypatch.setattr(shards, "SMALL", size)
         with pytest.raises(ModelError, match=r"can't be saved \(RecursionError.*adapter merges nothing"):
             train(recipe(tmp_path))
     assert not list(tmp_path.rglob("completions.jsonl"))
@@ -218,7 +219,7 @@ def test_what_cannot_be_merged_ends_a_run_before_its_first_step(
 def test_a_large_model_is_tried_without_most_of_its_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, merge: bool
 ) -> None:
-    monkeypatch.setattr(policies, "_SMALL", 0)
+    monkeypatch.setattr(shards, "SMALL", 0)
     policy = adapted(saved(tmp_path, "mixtral"))
     policy.try_saving(tmp_path / "tried", merge=merge)
     (file,) = (tmp_path / "tried").glob("*.safetensors")
@@ -231,8 +232,8 @@ def test_a_large_model_is_tried_without_most_of_its_weights(
 
 def test_trying_to_save_draws_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = torch.get_rng_state()
-    for size in (policies._SMALL, 0):
-        monkeypatch.setattr(policies, "_SMALL", size)
+    for size in (shards.SMALL, 0):
+        monkeypatch.setattr(shards, "SMALL", size)
         models.policy().try_saving(tmp_path / str(size))
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -248,6 +249,28 @@ def test_a_model_that_cannot_be_written_is_found_before_the_first_step(
     with pytest.raises(ModelError, match=r"can't be saved \(ValueError: no conversion back\), so it isn't begun$"):
         train(plain)
     assert checkpoints(tmp_path / "run" / "tiny") == []
+
+
+def test_a_critic_that_cannot_be_written_is_found_before_the_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise ValueError("no conversion back")
+
+    monkeypatch.setattr(Critic, "save", broken)
+    learner: Any = SimpleNamespace(policy=models.policy(), critic=SimpleNamespace(critic=load_critic(models.policy())))
+    with pytest.raises(ModelError, match=r"^critic: what .* can't be saved \(ValueError: no conversion back\), so it"):
+        checkpoint.rehearse(tmp_path, learner, merge=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_large_critic_is_tried_without_most_of_its_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    critic = load_critic(models.policy())
+    critic.try_saving(tmp_path / "small")
+    assert len(load_file(tmp_path / "small" / "model.safetensors")) > 1
+    monkeypatch.setattr(shards, "SMALL", 0)
+    critic.try_saving(tmp_path / "large")
+    assert len(load_file(tmp_path / "large" / "model.safetensors")) == 1
 
 
 @pytest.mark.needs("peft")

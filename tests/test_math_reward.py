@@ -11,6 +11,7 @@ import os
 import random
 from collections.abc import Iterator, Sequence
 from time import monotonic
+from typing import Any
 
 import answer_forms
 import pytest
@@ -19,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from upge import Context, InputError, Problem
+from upge_parts.rewards import answers
 from upge_parts.rewards.answers import answer_in, spelled, unwrapped
 from upge_parts.rewards.graders import Graders
 from upge_parts.rewards.mathematics import Math, MathSession
@@ -570,3 +572,26 @@ def test_no_completion_hangs_or_crashes_it() -> None:
     with Math(workers=2, seconds=0.5).open(Context()) as session:
         scores = grade(session, "271828182845", *map(soup, range(count)), r"\boxed{271828182844+1}")
     assert scores == [0.0] * count + [1.0]
+
+
+@pytest.mark.parametrize("text", ["*" * 20001, "** " * 7000, ":) " * 7000, "# " * 9000, r"\boxed{" * 3000 + "}" * 3000])
+def test_what_is_around_an_answer_is_taken_off_in_a_bounded_number_of_looks(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each look costs the length, so that a number of them that grows with it would cost its square."""
+    looks = 0
+    pattern = answers._SET_OFF
+
+    class Counting:
+        def sub(self, *given: Any) -> str:
+            nonlocal looks
+            looks += 1
+            return pattern.sub(*given)
+
+    monkeypatch.setattr(answers, "_SET_OFF", Counting())
+    unwrapped(text)
+    assert 0 < looks <= 40
+
+
+def test_layers_that_people_write_all_come_off() -> None:
+    assert unwrapped("**" * 12 + r"$\boxed{\boxed{4}}$." + "**" * 12) == "4"

@@ -74,6 +74,50 @@ def test_a_schedule_that_goes_on_stays_as_it_began(finished: Path) -> None:
         choose(other, folder)
 
 
+FOLLOWER = """\
+import upge
+from upge import Follows
+
+
+class Ramp(upge.Mask):
+    \"""Nothing.
+
+    Formula: 1. Source: none.\"""
+
+    until: int = Follows("train.steps", gt=0)
+
+    def __call__(self, b):
+        return b.ratio.new_ones(())
+"""
+
+
+def test_what_follows_the_number_of_steps_is_free_when_a_run_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "ramp.py").write_text(FOLLOWER)
+    followed = json.loads(json.dumps(tiny.HYBRID))
+    followed["terms"]["rl"]["mask"] = "ramp.py:Ramp"
+    path = tiny.recipe(tmp_path, **SHORT, estimator=followed)
+    folder = train(upge.load(path, allow_code=True))
+    more = upge.load(path, ["train.steps=4"], allow_code=True)
+    assert more.estimator.terms["rl"].mask[0].until == 4  # type: ignore[attr-defined]
+    told = choose(more, folder).told
+    assert not any("until stays" in each for each in told), "the recipe's own lets it follow"
+    kept = upge.load(folder / "recipe.yaml", ["train.steps=4"], allow_code=True)
+    told = choose(kept, folder).told
+    place = "estimator.terms.rl.mask.0.until"
+    assert any(f"{place} stays 2, as train.steps was; to let it follow: {place}=4" in each for each in told)
+    other = upge.load(path, ["train.steps=4", "train.prompts=4"], allow_code=True)
+    with pytest.raises(InputError, match=r"train.prompts: 8 there, 4 here"):
+        choose(other, folder)
+
+
+def test_a_learning_rate_of_0_is_told_before_the_run(tmp_path: Path) -> None:
+    path = tiny.recipe(tmp_path, optimizer={"lr": 0.0})
+    assert cautions.before(upge.load(path)) == [
+        "optimizer.lr is 0, so that no step trains anything there; set it above 0"
+    ]
+    assert cautions.before(upge.load(path), done=5) == []
+
+
 def test_steps_that_will_change_nothing_are_told_before_the_run(tmp_path: Path) -> None:
     path = tiny.recipe(tmp_path, optimizer={"lr": FALLING})
     assert cautions.before(upge.load(path, ["train.steps=2"])) == []

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -309,3 +311,51 @@ def test_a_price_on_length_that_begins_beyond_the_study_leaves_the_table_whole()
     assert answer.exit_code == 0, answer.output
     assert {row["recipe"] for row in json.loads(answer.stdout)} == {"dapo", "rloo"}
     assert "dapo: keeps its own rollout.max_tokens, 96; with the study's --length, 1: soft_limit 76" in answer.stderr
+
+
+BROKEN = """\
+import upge
+
+
+class Broken(upge.Mask):
+    \"""Nothing.
+
+    Formula: 1. Source: none.\"""
+
+    def __call__(self, b):
+        if b.ratio.shape[0] > 1:
+            raise ValueError("never mind")
+        return b.ratio.new_ones(())
+"""
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> Path:
+    """A recipe with a part that raises."""
+    (tmp_path / "part.py").write_text(BROKEN)
+    path = tmp_path / "broken.yaml"
+    path.write_text("extends: grpo.yaml\nestimator:\n  terms:\n    rl:\n      mask: part.py:Broken\n")
+    return path
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_part_that_raises_ends_its_recipes_row_alone(broken: Path, as_json: bool) -> None:
+    words = ["study", "rloo", str(broken), "drgrpo", "--mu", "0", "--prompts", "1", "--n", "2", "--no-sweep"]
+    result = CliRunner().invoke(app, [*words, "--allow-code", *(["--json"] if as_json else [])])
+    assert result.exit_code == 1, result.output
+    assert f"broken: {broken}:5:13: Broken (estimator.terms.rl.mask.0) raised ValueError: never mind" in result.stderr
+    if as_json:
+        rows = json.loads(result.stdout)
+        assert [row["recipe"] for row in rows] == ["rloo", "drgrpo", "broken"]
+        assert "never mind" in rows[2]["fault"]
+    else:
+        assert re.search(r"broken +failed", result.stdout)
+        assert re.search(r"0 +rloo +\S+", result.stdout)
+        assert re.search(r"0 +drgrpo +\S+", result.stdout)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_diff_places_the_error_of_a_part_in_its_recipe(broken: Path, first: bool) -> None:
+    both = [str(broken), "grpo"] if first else ["grpo", str(broken)]
+    result = CliRunner().invoke(app, ["diff", *both, "--allow-code"])
+    assert str(result.exception).startswith(f"{broken}:5:13: Broken (estimator.terms.rl.mask.0) raised ValueError")

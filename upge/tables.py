@@ -8,6 +8,14 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
+def fixed(number: float, digits: int = 3) -> str:
+    """A number with so many digits behind its point; one of a million or more with a power of ten: `1e+30`."""
+    return f"{number:.{digits + 1}g}" if abs(number) >= _LARGE else f"{number:.{digits}f}"
+
+
+_LARGE = 1e6
+
+
 def folding(**options: Any) -> Table:
     """An empty table whose columns fold what is wider than they are; `options` are those of `rich.table.Table`."""
     from rich import box

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from upge.tables import folding
+from upge.tables import fixed, folding
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -33,6 +33,6 @@ def _rows(metric: str, runs: Sequence[Run]) -> list[tuple[str, ...]]:
     values = [value for curve in curves.values() for _, value in curve]
     rows: list[tuple[str, ...]] = []
     for name, curve in curves.items():
-        ends = (f"{curve[0][1]:.3f}", f"{curve[-1][1]:.3f}") if curve else ("", "")
+        ends = (fixed(curve[0][1]), fixed(curve[-1][1])) if curve else ("", "")
         rows.append(("" if rows else metric, name, *ends, sparkline(curve, min(values), max(values))))
     return rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +13,7 @@ from upge.command.arguments import AllowCode
 from upge.tables import folding
 
 if TYPE_CHECKING:
-    from upge.recipe import Recipe
+    from upge.recipe import Composed, Recipe
 
 One = Annotated[str, typer.Argument(metavar="A", help="A recipe file, or the name of one that is installed.")]
 Other = Annotated[str, typer.Argument(metavar="B")]
@@ -25,9 +26,10 @@ def diff(a: One, b: Other, everything: Everything = False, allow_code: AllowCode
     from rich.console import Console
 
     from upge.files import shown
-    from upge.recipe import load
+    from upge.recipe import load_composed
 
-    recipes = [load(path, allow_code=allow_code) for path in (a, b)]
+    loaded = [load_composed(path, allow_code=allow_code) for path in (a, b)]
+    recipes = [recipe for recipe, _ in loaded]
     table = folding()
     for column in ("", recipes[0].name, recipes[1].name):
         table.add_column(column)
@@ -35,19 +37,23 @@ def diff(a: One, b: Other, everything: Everything = False, allow_code: AllowCode
         table.add_row(*map(shown, row))
     console = Console(highlight=False, markup=False)
     console.print(table if table.row_count else "no part differs")
-    for line in _distances(*recipes):
+    for line in _distances(*loaded):
         console.print(shown(line), soft_wrap=True)
 
 
-def _distances(a: Recipe, b: Recipe) -> Iterator[str]:
+def _distances(one: tuple[Recipe, Composed], other: tuple[Recipe, Composed]) -> Iterator[str]:
     """How far the two gradients are apart, on what that was tried, and which parts made no difference there."""
+    from upge.command.locating import located
     from upge.explaining.likeness import Subject, apart_subjects
     from upge.explaining.probes import longest_of, tried_steps, turns, words
 
+    (a, _), (b, _) = one, other
     last = max(recipe.train.steps - 1 for recipe in (a, b))
     moving = sorted({turn for recipe in (a, b) for turn in turns(recipe.estimator)})
     steps, longest = tried_steps(max(last, 0), moving), longest_of(a, b)
-    subjects = [Subject(recipe.estimator, steps, longest) for recipe in (a, b)]
+    subjects = [
+        Subject(each.estimator, steps, longest, functools.partial(located, tree)) for each, tree in (one, other)
+    ]
     for distance in apart_subjects(*subjects):
         norms = " and ".join(f"{norm:.4g}" for norm in distance.norms)
         yield f"on a synthetic batch, {distance.batch}: norms {norms}, cosine {distance.cosine:.6f}"

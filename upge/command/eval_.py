@@ -17,7 +17,8 @@ from upge.command.app import app
 from upge.command.arguments import AllowCode, Overrides
 from upge.command.errors import INTERRUPTED
 from upge.command.planning import Processes
-from upge.tables import folding
+from upge.errors import Terminated
+from upge.tables import fixed, folding
 
 if TYPE_CHECKING:
     from upge.recipe import Recipe
@@ -164,9 +165,12 @@ def _name_of(model: str) -> str:
 
 @contextmanager
 def _interrupted(show: _Progress) -> Iterator[None]:
-    """Ctrl-C is told, with how to go on where responses were sampled."""
+    """Ctrl-C and SIGTERM are told, with how to go on where responses were sampled."""
     try:
         yield
+    except Terminated:
+        typer.echo(f"terminated{show.onwards()}", err=True)
+        raise
     except KeyboardInterrupt:
         typer.echo(f"interrupted{show.onwards()}", err=True)
         raise typer.Exit(INTERRUPTED) from None
@@ -210,8 +214,8 @@ def _print(found: Evaluation) -> None:
     for place, scores in found.scores.items():
         for name, it in scores.items():
             digits = 1 if name == "length" else 3
-            interval = f"{it.low:.{digits}f} … {it.high:.{digits}f}"
-            table.add_row(shown(place), name, f"{it.value:.{digits}f}", interval, str(found.problems[place]))
+            interval = f"{fixed(it.low, digits)} … {fixed(it.high, digits)}"
+            table.add_row(shown(place), name, fixed(it.value, digits), interval, str(found.problems[place]))
     Console(highlight=False, markup=False).print(table)
     if not found.answered:
         typer.echo("no maj@n: the reward offers no answers to vote with", err=True)

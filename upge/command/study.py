@@ -12,12 +12,15 @@ import typer
 
 from upge.command.app import app
 from upge.command.arguments import AllowCode
+from upge.command.errors import FAILED
 from upge.tables import folding
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from upge.recipe import Recipe
+    from upge.asking import PartError
+    from upge.recipe import Composed, Recipe
+    from upge.study.measuring import Finding
     from upge.study.studying import Row
 
 
@@ -64,7 +67,7 @@ def study(
 
     torch.set_num_threads(1)  # tensors of a few hundred numbers
     loaded = [_loaded(each, length, allow_code=allow_code) for each in recipes]
-    estimators = {each.name: each.estimator for each in loaded}
+    estimators = {each.name: each.estimator for each, _ in loaded}
     if len(estimators) < len(loaded):
         raise InputError("two of these recipes have one name; give each its own")
     try:
@@ -72,38 +75,58 @@ def study(
     except ValueError as error:
         raise InputError(f"study: {error}") from error
     case = Case(world, Setting(prompts, n, step), stale, policy.value, rate, draws, seed)
-    rows = list(studied(estimators, case, mu or [0.0, 0.1], SWEEPS if sweep else {}))
-    if output is not None:
+    faults: dict[str, PartError] = {}
+    rows = list(studied(estimators, case, mu or [0.0, 0.1], SWEEPS if sweep else {}, faults))
+    whole = {name: estimator for name, estimator in estimators.items() if name not in faults}
+    if output is not None and rows:
         from upge.report.studied import write_study
 
         typer.echo(f"wrote {write_study(rows, output)}", err=True)
-    for remark in remarks(estimators, case):
+    for remark in remarks(whole, case):
         typer.echo(remark, err=True)
     if as_json:
-        typer.echo(json.dumps([_plain(row) for row in rows], indent=2))
-        return
-    from rich.console import Console
+        failed = [{"recipe": name, "fault": str(error)} for name, error in faults.items()]
+        typer.echo(json.dumps([*map(_plain, rows), *failed], indent=2))
+    else:
+        from rich.console import Console
 
-    Console(highlight=False, markup=False).print(*_tables(rows))
+        Console(highlight=False, markup=False).print(*_tables(rows, list(faults)))
+    for recipe, composed in loaded:
+        if recipe.name in faults:
+            typer.echo(f"{recipe.name}: {_placed(faults[recipe.name], composed)}", err=True)
+    if faults:
+        raise typer.Exit(FAILED)
 
 
-def _loaded(name: str, length: int, *, allow_code: bool) -> Recipe:
+def _placed(error: PartError, composed: Composed) -> str:
+    """What a part's error says, at the line of the recipe that names the part."""
+    from upge.asking import PartError
+    from upge.command.locating import located
+
+    try:
+        with located(composed):
+            raise error
+    except PartError as placed:
+        return str(placed)
+
+
+def _loaded(name: str, length: int, *, allow_code: bool) -> tuple[Recipe, Composed]:
     """The recipe, with the longest sequence for its completion budget, so that what follows that, a constant reduction
     say, follows the sequences of the study. A recipe that has no sense on so short a budget keeps its own."""
-    from upge.recipe import RecipeError, load
+    from upge.recipe import RecipeError, load_composed
 
-    whole = load(name, allow_code=allow_code)
+    whole, composed = load_composed(name, allow_code=allow_code)
     try:
-        return load(name, [f"rollout.max_tokens={length}"], allow_code=allow_code)
+        return load_composed(name, [f"rollout.max_tokens={length}"], allow_code=allow_code)
     except RecipeError as error:
         kept = f"{whole.name}: keeps its own rollout.max_tokens, {whole.rollout.max_tokens}"
         typer.echo(f"{kept}; with the study's --length, {length}: {error.faults[0].message}", err=True)
-        return whole
+        return whole, composed
 
 
-def _tables(rows: Sequence[Row]) -> list[Table]:
+def _tables(rows: Sequence[Row], failed: Sequence[str] = ()) -> list[Table]:
     """The centre with everything, then for each sweep the error and, in brackets, the bias."""
-    tables = [_centre([row for row in rows if row.varied is None])]
+    tables = [_centre([row for row in rows if row.varied is None], failed)]
     for what in dict.fromkeys(row.varied for row in rows if row.varied):
         tables += [
             _sweep(what, mu, [row for row in rows if row.varied == what and row.mu == mu])
@@ -112,12 +135,14 @@ def _tables(rows: Sequence[Row]) -> list[Table]:
     return tables
 
 
-def _centre(rows: Sequence[Row]) -> Table:
+def _centre(rows: Sequence[Row], failed: Sequence[str]) -> Table:
     table = _table("Against the exact gradient", ["μ", "recipe", "scale", "bias", "variance", "error²", "cosine"])
     for row in sorted(rows, key=lambda row: row.mu):
         found = row.finding
         numbers = (found.scale, found.bias, found.variance, found.error, found.cosine)
         table.add_row(f"{row.mu:g}", row.recipe, *map(str, numbers))
+    for name in failed:
+        table.add_row("", name, "failed")
     return table
 
 
@@ -126,9 +151,14 @@ def _sweep(what: str, mu: float, rows: Sequence[Row]) -> Table:
     table = _table(f"error² (bias) at μ = {mu:g}, by {what}", ["recipe", *(f"{value:g}" for value in values)])
     for recipe in dict.fromkeys(row.recipe for row in rows):
         found = {row.value: row.finding for row in rows if row.recipe == recipe}
-        cells = (f"{found[value].error.value:.2f} ({found[value].bias.value:.2f})" for value in values)
+        cells = (_cell(found.get(value)) for value in values)
         table.add_row(recipe, *cells)
     return table
+
+
+def _cell(found: Finding | None) -> str:
+    """The error and the bias; nothing of a case that wasn't reached."""
+    return "" if found is None else f"{found.error.value:.2f} ({found.bias.value:.2f})"
 
 
 def _table(title: str, columns: Sequence[str]) -> Table:

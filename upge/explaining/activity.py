@@ -14,6 +14,7 @@ from upge.asking import State, Viewer
 from upge.batch import Batch, View
 from upge.estimator import Estimator
 from upge.parts import Part, Stateful
+from upge.score import LARGEST
 from upge.testing.batches import PER_TOKEN, RICH, Case, Prompt
 
 Trial = tuple[Batch, int, State]
@@ -87,7 +88,7 @@ def weights(estimator: Estimator, batch: Batch, step: int, state: State | None =
 
 # Whether a part could act at all: it is called on numbers that no batch has.
 
-_EXTREMES = (-1e9, -20.0, -1e-9, 0.0, 1e-9, 0.5, 1.0, 20.0, 1e9)
+_EXTREMES = (-LARGEST, -1e9, -20.0, -1e-9, 0.0, 1e-9, 0.5, 1.0, 20.0, 1e9, LARGEST)
 _STEPS = (0, 1, 10, 100, 1000, 10**6)
 
 

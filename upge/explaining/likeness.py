@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -123,11 +124,19 @@ def gradient(estimator: Estimator, batch: Batch, step: int = 0) -> Tensor:
 class Subject:
     """An estimator on all the probes, steps and histories; what was computed once is kept.
 
-    Attributes: steps: those that are tried, ascending. longest: tokens of the longest trajectory.
+    Attributes:
+        steps: those that are tried, ascending. longest: tokens of the longest trajectory.
+        located: what gives the error of a part its place in the recipe.
     """
 
-    def __init__(self, estimator: Estimator, steps: tuple[int, ...] = (0,), longest: int = LONGEST) -> None:
-        self.estimator, self.steps, self.longest = estimator, steps, longest
+    def __init__(
+        self,
+        estimator: Estimator,
+        steps: tuple[int, ...] = (0,),
+        longest: int = LONGEST,
+        located: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        self.estimator, self.steps, self.longest, self.located = estimator, steps, longest, located
         self._gradients: dict[tuple[Conditions, int, int, int], Tensor] = {}
         self._states: dict[tuple[Conditions, int], State] = {}
 
@@ -154,14 +163,16 @@ class Subject:
         if self.stateful:
             states = [self.state((), history) for history in range(1, len(histories()))]
             carried = [(batch, step, state) for state in states for batch, step, _ in trials]
-        return silent(self.estimator, [*trials, *carried], ((trial, initial) for trial in carried))
+        with self.located():
+            return silent(self.estimator, [*trials, *carried], ((trial, initial) for trial in carried))
 
     def gradient(self, conditions: Conditions, index: int, step: int, history: int) -> Tensor:
         """(2T,) of a probe under the conditions, with the state that a history of such batches left."""
         key = (conditions, index, step, history if self.stateful else 0)
         if key not in self._gradients:
             batch = _batch(conditions, index, self.longest)
-            self._gradients[key] = weights(self.estimator, batch, step, self.state(conditions, history))
+            with self.located():
+                self._gradients[key] = weights(self.estimator, batch, step, self.state(conditions, history))
         return self._gradients[key]
 
     def state(self, conditions: Conditions, history: int) -> State:
@@ -170,8 +181,9 @@ class Subject:
             return self.estimator.initial()
         if (conditions, history) not in self._states:
             state = self.estimator.initial()
-            for step, batch in enumerate(histories()[history]):
-                state = self.estimator.credit(made(batch, conditions), step, state=state).state
+            with self.located():
+                for step, batch in enumerate(histories()[history]):
+                    state = self.estimator.credit(made(batch, conditions), step, state=state).state
             self._states[conditions, history] = state
         return self._states[conditions, history]
 

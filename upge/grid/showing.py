@@ -15,7 +15,7 @@ from rich.table import Table
 from upge.files import parse_json
 from upge.grid.working import Task
 from upge.records import status
-from upge.tables import folding
+from upge.tables import fixed, folding
 
 EVERY = 1.0
 """Seconds between two looks at the run folders, where somebody watches."""
@@ -54,8 +54,8 @@ class Followed:
         """The last step's reward, and the last measurement of the first split."""
         reward = self.newest.get("train", {}).get("reward")
         scores = [(name, value) for name, value in self.newest.get("eval", {}).items() if "/avg@" in name]
-        shown = "" if reward is None else f"{reward:.3f}"
-        return shown, f"{scores[0][0]} {scores[0][1]:.3f}" if scores else ""
+        shown = "" if reward is None else fixed(reward)
+        return shown, f"{scores[0][0]} {fixed(scores[0][1])}" if scores else ""
 
 
 class Show:

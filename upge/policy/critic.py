@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,6 +53,16 @@ class Critic:
     def save(self, folder: str | Path, *, writes: bool = True) -> None:
         """Write the model in the Hub's format; `critic.path` opens it. See `Policy.save`."""
         weights = shards.weights(self.model, keep=writes) if shards.sharded(self.model) else None
+        if writes:
+            self.model.save_pretrained(folder, state_dict=weights)
+
+    def try_saving(self, folder: str | Path, *, writes: bool = True) -> None:
+        """Do once what `save` does, at a cost that has a bound: of a large model the smallest tensor stands for all."""
+        if sum(math.prod(shards.shape(x)) * x.itemsize for x in self.model.parameters()) <= shards.SMALL:
+            self.save(folder, writes=writes)
+            return
+        smallest = min(self.model.named_parameters(), key=lambda item: math.prod(shards.shape(item[1])))
+        weights = shards.whole([smallest], keep=writes)
         if writes:
             self.model.save_pretrained(folder, state_dict=weights)
 

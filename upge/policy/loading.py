@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.utils.hub import cached_file
 
-from upge.policy import adapting, packages, reached, recomputing, targets
+from upge.policy import adapting, leftovers, packages, reached, recomputing, targets
 from upge.policy.configuring import configure, override
 from upge.policy.errors import ModelError
 from upge.policy.policy import Policy
@@ -78,14 +78,17 @@ def load(
         arguments |= _quantizing(lora.quantize, arguments["dtype"])
     # The tokenizer first: it is small, and random weights depend on it.
     opened = _open_tokenizer(tokenizer) if tokenizer else _open_tokenizer(str(path), of="model")
+    left: Sequence[str] = ()
     if path is not None:
-        model = _open_model(path, arguments, overrides or {})
+        with leftovers.recorded() as names:
+            model = _open_model(path, arguments, overrides or {})
+        left = sorted(names)
     else:
         model = _random(config or {}, opened, arguments, seed)
     several = reached.composite(model.config)
     with explained("model"):
         away = reached.settle(model) if several else ()
-    notes = [reached.note(model, away)]
+    notes = [leftovers.note(model, left), reached.note(model, away)]
     if lora is not None:
         with explained("model.lora"):
             adapting.adapt(model, lora, base=None if path is None else _absolute(path), seed=seed, without=away)
@@ -98,6 +101,7 @@ def load(
         recompute=gradient_checkpointing,
         notes=[note for note in notes if note],
         files=_processor_files(path) if several and path is not None else None,
+        left=left,
     )
 
 

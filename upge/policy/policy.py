@@ -24,10 +24,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-_SMALL = 2**28
-"""Bytes of the weights of a model that is saved as a whole only to see whether it can be."""
-
-
 class Policy:
     """A transformers causal LM and its tokenizer.
 
@@ -40,6 +36,7 @@ class Policy:
         recompute: whether activations are computed again in the backward pass and not kept (gradient checkpointing).
         notes: what a person should know of how it was opened, in sentences.
         files: what lies beside the weights and is saved with them, by name: settings of a processor of images, say.
+        left: the names of what its checkpoint had and the model has no place for, so that a saved model lacks it.
 
     Attributes:
         stop_ids: the tokens a response ends at: the tokenizer's, the config's and the generation config's, once each,
@@ -59,9 +56,10 @@ class Policy:
         recompute: bool = False,
         notes: Sequence[str] = (),
         files: Mapping[str, bytes] | None = None,
+        left: Sequence[str] = (),
     ) -> None:
         self.model: PreTrainedModel = model.eval()
-        self.notes, self.files = tuple(notes), dict(files or {})
+        self.notes, self.files, self.left = tuple(notes), dict(files or {}), tuple(left)
         self.tokenizer, self.recompute, self.sharing = tokenizer, recompute, True
         self.stop_ids = tuple(token for token in _stop_ids(model, tokenizer) if token < self.size)
         if tokenizer.pad_token is None and tokenizer.eos_token is not None:
@@ -142,7 +140,7 @@ class Policy:
         A model of up to a quarter of a GiB is saved. Of a larger one an outline is merged, which has shapes and no
         numbers, and all files but most of the weights are written: the smallest tensor, or an adapter's own.
         """
-        if sum(math.prod(shards.shape(x)) * x.itemsize for x in self.model.parameters()) <= _SMALL:
+        if sum(math.prod(shards.shape(x)) * x.itemsize for x in self.model.parameters()) <= shards.SMALL:
             self.save(folder, merge=merge, writes=writes)
             return
         adapted = adapting.adapted(self.model)

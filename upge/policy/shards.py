@@ -37,6 +37,10 @@ def precision(dtype: torch.dtype | None) -> MixedPrecisionPolicy:
     return MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=None if dtype is None else torch.float32)
 
 
+SMALL = 2**28
+"""Bytes of the weights of a model that is saved as a whole only to see whether it can be."""
+
+
 def sharded(model: nn.Module) -> bool:
     """Whether a model's parameters are divided over ranks."""
     by_fsdp = any(isinstance(module, FSDPModule) for module in model.modules())

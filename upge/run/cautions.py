@@ -12,7 +12,7 @@ from upge.schedule import Schedule, at
 
 def before(recipe: Recipe, done: int = 0) -> list[str]:
     """A sentence for each caution, of the steps from `done` on."""
-    return [*_alone(recipe), *_at_rest(recipe, done)]
+    return [*_alone(recipe), *_still(recipe, done), *_at_rest(recipe, done)]
 
 
 def _alone(recipe: Recipe) -> Iterator[str]:
@@ -23,6 +23,18 @@ def _alone(recipe: Recipe) -> Iterator[str]:
                 f"rollout.n: with one rollout a prompt the term '{name}' learns nothing, whatever the rewards: it "
                 "compares a rollout with the others of its prompt; set rollout.n to 2 or more"
             )
+
+
+def _still(recipe: Recipe, done: int) -> Iterator[str]:
+    """A learning rate that is 0 and no schedule."""
+    steps = recipe.train.steps - done
+    for name, block in _rates(recipe).items():
+        if steps > 0 and block is not None and block.lr == 0:
+            yield f"{name}.lr is 0, so that no step trains anything there; set it above 0"
+
+
+def _rates(recipe: Recipe) -> dict[str, Optimizer | None]:
+    return {"optimizer": recipe.optimizer, "critic": recipe.critic}
 
 
 def _at_rest(recipe: Recipe, done: int) -> Iterator[str]:
@@ -38,10 +50,9 @@ def _at_rest(recipe: Recipe, done: int) -> Iterator[str]:
 
 def ended_rates(recipe: Recipe) -> dict[str, int]:
     """The blocks whose learning rate comes to 0, and at which step."""
-    blocks: dict[str, Optimizer | None] = {"optimizer": recipe.optimizer, "critic": recipe.critic}
     return {
         name: block.lr.steps
-        for name, block in blocks.items()
+        for name, block in _rates(recipe).items()
         if block is not None and isinstance(block.lr, Schedule) and at(block.lr, block.lr.steps) == 0
     }
 

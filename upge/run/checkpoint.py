@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -128,18 +129,32 @@ def rehearse(run: Path, learner: Learner, *, merge: bool, writes: bool = True) -
 
     Raises ModelError where the model can't be saved, and what the system says of the disk.
     """
+    if not writes:
+        _try_saving(run, learner, merge=merge, writes=False)
+        return
+    with durable.aside(run / "trial") as partial:
+        _try_saving(partial, learner, merge=merge, writes=True)
+
+
+def _try_saving(folder: Path, learner: Learner, *, merge: bool, writes: bool) -> None:
+    remedy = "; model.lora.save: adapter merges nothing" if merge and adapting.adapted(learner.policy.model) else ""
+    with _saveable("model", remedy):
+        learner.policy.try_saving(folder / "model", merge=merge, writes=writes)
+    if learner.critic is not None:
+        with _saveable("critic"):
+            learner.critic.critic.try_saving(folder / "critic", writes=writes)
+
+
+@contextmanager
+def _saveable(block: str, remedy: str = "") -> Iterator[None]:
+    """Whatever befalls the saving of a model but what the system says of the disk becomes one line."""
     try:
-        if not writes:
-            learner.policy.try_saving(run, merge=merge, writes=False)
-            return
-        with durable.aside(run / "trial") as partial:
-            learner.policy.try_saving(partial / "model", merge=merge)
+        yield
     except (InputError, OSError):
         raise
     except Exception as error:  # whatever transformers and peft make of a model that they don't know
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        other = "; model.lora.save: adapter merges nothing" if merge and adapting.adapted(learner.policy.model) else ""
-        unsaved = f"model: what this run would train can't be saved ({reason}), so it isn't begun{other}"
+        unsaved = f"{block}: what this run would train can't be saved ({reason}), so it isn't begun{remedy}"
         raise ModelError(unsaved) from error
 
 

@@ -16,7 +16,7 @@ from rich.text import Text
 from upge.files import shown
 from upge.recipe import Recipe
 from upge.run.health import clipping
-from upge.tables import folding
+from upge.tables import fixed, folding
 
 Metrics = Mapping[str, Any]
 
@@ -90,7 +90,7 @@ class Display:
     def evaluation(self, metrics: Metrics) -> None:
         """Show a measurement."""
         if self.shown:
-            scores = [f"{name} {value:.3f}" for name, value in metrics.items() if "/avg@" in name]
+            scores = [f"{name} {fixed(value)}" for name, value in metrics.items() if "/avg@" in name]
             line = f"measured after {metrics['step']}: " + "  ".join(scores)
             self.console.print(shown(line), markup=False, soft_wrap=True)
 
@@ -116,7 +116,7 @@ class Display:
     def _line(self, metrics: Metrics, seconds: Mapping[str, float]) -> str:
         parts = []
         if "reward" in metrics:
-            parts.append(f"reward {metrics['reward']:.3f}")
+            parts.append(f"reward {fixed(metrics['reward'])}")
         shares = [f"{term} {metrics[f'share/{term}']:.2f}" for term in self._terms if f"share/{term}" in metrics]
         parts.append("prompts in " + " ".join(shares))
         masked = {term: metrics[f"{term}/masked"] for term in self._terms if metrics.get(f"{term}/masked")}
@@ -156,5 +156,5 @@ def _before_and_after(evaluations: Sequence[Metrics]) -> Table:
     for name, value in last.items():
         place, _, score = name.rpartition("/")
         if place and "@" in score and name in first:
-            table.add_row(Text(shown(place)), Text(shown(score)), f"{first[name]:.3f}", f"{value:.3f}")
+            table.add_row(Text(shown(place)), Text(shown(score)), fixed(first[name]), fixed(value))
     return table

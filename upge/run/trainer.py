@@ -21,7 +21,7 @@ from upge.distributed.accelerator import open_accelerator
 from upge.distributed.team import Team
 from upge.errors import InputError
 from upge.flow import Context, DataSession, EngineSession, Trajectory
-from upge.policy import Policy
+from upge.policy import Policy, leftovers
 from upge.policy.loading import open_policy
 from upge.recipe import Recipe
 from upge.records import status
@@ -244,6 +244,8 @@ class Trainer:
         self.folder.summary(summary)
         self.note("finished")
         self.display.end(self.evaluations, self.folder.path)
+        if self.policy.left and _merges(self.recipe):
+            self.display.tell([leftovers.lacking(self.policy.left)])
         self.accelerator.wait_for_everyone()
 
     def note(self, state: Literal["running", "finished"]) -> None:

@@ -21,6 +21,7 @@ from upge.asking import State
 from upge.estimator import Estimator
 from upge.study.drawing import Draw, Setting, draws, outcomes, sampled
 from upge.study.ground import Ground
+from upge.tables import fixed
 
 BLOCKS, QUANTILE = 20, 2.093
 """Of Student's t with 19 degrees of freedom, 97.5 %."""
@@ -37,7 +38,7 @@ class Number:
     def __str__(self) -> str:
         """The value, and its interval if that is not the value itself."""
         if self.low == self.high:
-            return f"{self.value:.3f}"
+            return fixed(self.value)
         return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
 
 

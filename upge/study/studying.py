@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
+from upge.asking import PartError
 from upge.errors import InputError
 from upge.estimator import Estimator
 from upge.explaining.activity import silent
@@ -71,22 +72,36 @@ def study(
     case: Case,
     mus: Sequence[float],
     sweeps: Mapping[str, Sequence[float]] = SWEEPS,
+    faults: dict[str, PartError] | None = None,
 ) -> Iterator[Row]:
-    """A row for each recipe and μ in the centre, then for each value of each sweep."""
-    yield from _rows(estimators, case, mus)
+    """A row for each recipe and μ in the centre, then for each value of each sweep.
+
+    Args: faults: is filled with the errors of parts, by recipe, whose rows then end; None: such an error is raised.
+    """
+    yield from _rows(estimators, case, mus, faults)
     for what, values in sweeps.items():
         for value in values:
-            for row in _rows(estimators, case.varied(what, value), mus):
+            for row in _rows(estimators, case.varied(what, value), mus, faults):
                 yield replace(row, varied=what, value=value)
 
 
-def _rows(estimators: Mapping[str, Estimator], case: Case, mus: Sequence[float]) -> Iterator[Row]:
+def _rows(
+    estimators: Mapping[str, Estimator], case: Case, mus: Sequence[float], faults: dict[str, PartError] | None
+) -> Iterator[Row]:
     try:
         place = _ground(case.world, case.policy, case.stale, case.rate)
     except ValueError as error:
         raise InputError(f"study: {error}") from error
     for name, estimator in estimators.items():
-        found = gradients(estimator, place, case.setting, stale=case.stale > 0, count=case.count, seed=case.seed)
+        if faults and name in faults:
+            continue
+        try:
+            found = gradients(estimator, place, case.setting, stale=case.stale > 0, count=case.count, seed=case.seed)
+        except PartError as error:
+            if faults is None:
+                raise
+            faults[name] = error
+            continue
         for mu in mus:
             yield Row(name, mu, measure(found, place.gradient(mu)))
 

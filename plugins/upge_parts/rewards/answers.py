@@ -38,6 +38,8 @@ _BRACES = re.compile(r"(?P<box>\\(?:boxed|fbox)\s{0,9}\{)|\\.|[{}]", re.DOTALL)
 _DISPLAYED = re.compile(r"\s*(?:\$\$(?P<dollars>(?:[^$]|\$(?!\$))*)\$\$|\\\[(?P<brackets>(?:[^\\]|\\(?!\]))*)\\\])")
 _STATES = re.compile(r"\d|\$[^$]+\$|\\[(\[]")
 _CLOSING_LINES = 8
+_LAYERS = 40
+"""How many layers of bold, boxes, full stops, … are taken off an answer; nobody writes so many."""
 _OVER = re.compile(r"(?:\s|<\|(?:end|eo|im_end)[^\s|<>]{0,40}\|>|</s>|<(?:eos|end_of_turn)>)\Z")
 _STOPS = ".,;:?。，；：？"
 _HEADING = re.compile(r"\A(?:#\s+|#{2,6}\s*)(?=\S)")
@@ -180,7 +182,7 @@ def unwrapped(answer: str) -> str:
 
     `$\boxed{4}$.` → `4`
     """
-    while True:
+    for _ in range(_LAYERS):  # each costs the length, and a response may have any number of them
         inner = _SET_OFF.sub(r"\2", _TAG.sub("", answer)).strip().strip("`")
         cheer = _CHEER.search(inner, max(0, len(inner) - 4))
         inner = _HEADING.sub("", inner if cheer is None else inner[: cheer.start()]).strip()
@@ -197,8 +199,9 @@ def unwrapped(answer: str) -> str:
             if content is not None and inner == inner[: inner.index("{") + 1] + content + "}":
                 inner = content
         if inner == answer:
-            return answer
+            break
         answer = inner
+    return answer
 
 
 def spelled(answer: str) -> str:
