@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -152,10 +153,14 @@ class _Head:
         self.bias = None if bias is None else bias.detach().to(settings.dtype).clamp(min=lowest)
 
     def columns(self) -> Iterator[slice]:
-        """The vocabulary in chunks."""
-        tiling = self.settings.tiling
-        wider = min(4, max(1, tiling.rows // max(1, self.targets.shape[0])))
-        return _slices(self.originals[0].shape[0], tiling.columns * wider)
+        """The vocabulary in chunks; where there are no numbers, those that a peak of memory can be in."""
+        tiling, tokens = self.settings.tiling, max(1, self.targets.shape[0])
+        width = tiling.columns * min(4, max(1, tiling.rows // tokens))
+        chunks = _slices(self.originals[0].shape[0], width)
+        if not isinstance(self.targets, FakeTensor):
+            return chunks
+        # Once no more tiles are kept, each chunk holds what the one before it did, and the last may be narrower.
+        return islice(chunks, self.settings.budget // (tokens * width * self.settings.dtype.itemsize) + 3)
 
     def rows(self) -> Iterator[slice]:
         """The tokens in blocks."""
