@@ -3,7 +3,7 @@
 A test of an optional package has the mark `@pytest.mark.needs("peft")`; a file has it as `pytestmark`, and a case by
 `pytest.param(..., marks=pytest.mark.needs("peft"))`. Where the module is missing the test is skipped; with
 `--all-extras` it fails. A test that counts what it draws by the profile, without Hypothesis' `@given`, has the mark
-`draws`.
+`draws`. What takes long, or tries one more of a kind, has the mark `heavy`: CI runs it, and `pytest -m heavy`.
 """
 
 from __future__ import annotations
@@ -50,6 +50,15 @@ _COMMANDS = {
 def pytest_addoption(parser: pytest.Parser) -> None:
     """What says that nothing is missing."""
     parser.addoption("--all-extras", action="store_true", help="A test whose optional package is missing fails.")
+    parser.addoption("--cpu-seconds", action="store_true", help="Print the CPU seconds of files and of test functions.")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Measure, in this process or in those of pytest-xdist."""
+    if config.getoption("--cpu-seconds"):
+        from support.cpu_seconds import CpuSeconds
+
+        config.pluginmanager.register(CpuSeconds())
 
 
 @pytest.hookimpl(tryfirst=True)

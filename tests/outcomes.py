@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from ranks import TIED, Setting
@@ -23,43 +23,71 @@ BOUNDS = {"float32": 1e-5, "float64": 1e-10, TIED: 1e-5, "composite": 2e-4}
 """How far parameters and metrics may be apart, by the kind of model."""
 
 
-def cases(settings: Sequence[Setting]) -> list[Any]:
-    """Settings as pytest takes them: what has adapters needs their package."""
-    adapted = {"lora": [pytest.mark.needs("peft")]}
-    return [pytest.param(setting, id="-".join(setting), marks=adapted.get(setting[0], [])) for setting in settings]
+def cases(settings: Sequence[Setting], few: Sequence[Setting] | None = None) -> list[Any]:
+    """Settings as pytest takes them: what has adapters needs their package, and all but a few are heavy."""
+
+    def marks(setting: Setting) -> list[pytest.MarkDecorator]:
+        needs = [pytest.mark.needs("peft")] if setting[0] == "lora" else []
+        return needs if few is None or setting in few else [*needs, pytest.mark.heavy]
+
+    return [pytest.param(setting, id="-".join(setting), marks=marks(setting)) for setting in settings]
 
 
 Done = Callable[[int], Path]
 """The folder that so many processes have left."""
 
+Key = TypeVar("Key")
+
 
 def launched(script: str, folders: pytest.TempPathFactory) -> Done:
-    """What a script leaves; each number of processes is launched once, also where that fails."""
+    """What torchrun's processes leave that do what a script beside this file says."""
 
-    @cache
-    def outcome(processes: int) -> tuple[Path, AssertionError | None]:
+    def launch(processes: int) -> Path:
         folder = folders.mktemp(f"{Path(script).stem}-{processes}")
-        try:
-            launch(script, processes, folder)
-        except AssertionError as error:
-            return folder, error
-        return folder, None
-
-    def done(processes: int) -> Path:
-        folder, failure = outcome(processes)
-        if failure is not None:
-            raise failure
+        run("-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", beside(script), str(folder))
         return folder
 
-    return done
+    return once(launch)
 
 
-def launch(script: str, processes: int, folder: Path) -> None:
-    """Have so many processes do what a script beside this one says, and leave it in a folder."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    command = [*torchrun, str(Path(__file__).with_name(script)), str(folder)]
+def forked(script: str, folders: pytest.TempPathFactory, *words: str) -> Done:
+    """The same by support/forked.py, which gives the script these words; one and two processes are of one start."""
+
+    def fork(counts: str) -> Path:
+        folder = folders.mktemp(Path(script).stem)
+        run(beside("support/forked.py"), beside(script), counts, str(folder), *words)
+        return folder
+
+    left = once(fork)
+    return lambda processes: left("1,2" if processes < 3 else str(processes)) / str(processes)
+
+
+def beside(name: str) -> str:
+    return str(Path(__file__).parent / name)
+
+
+def once(begin: Callable[[Key], Path]) -> Callable[[Key], Path]:
+    """Each is begun once, also where that fails."""
+
+    @cache
+    def outcome(key: Key) -> Path | AssertionError:
+        try:
+            return begin(key)
+        except AssertionError as error:
+            return error
+
+    def left(key: Key) -> Path:
+        found = outcome(key)
+        if isinstance(found, AssertionError):
+            raise found
+        return found
+
+    return left
+
+
+def run(*words: str) -> None:
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    ended = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    ended = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False, env=environment)
     assert ended.returncode == 0, ended.stderr
 
 

@@ -1,7 +1,7 @@
 """What each of several processes does for test_processes.py: six rollout batches with many settings, and runs.
 
-torchrun starts it: ranks.py FOLDER. Rank 0 leaves there the parameters after the rollout batches as
-`<setting>.safetensors`, and the metrics of each of them as `<setting>.json`.
+support/forked.py starts it: ranks.py FOLDER few|all. Rank 0 leaves there the parameters after the rollout batches as
+`<setting>.safetensors`, and the metrics of each of them as `<setting>.json`. `few`: what the default tier compares.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import json
 import os
 import random
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -62,6 +61,13 @@ WHOLE: list[Setting] = [
 ]
 DIVIDED: list[Setting] = list(product(METHODS, ("three",), TYPES))
 """The settings that are done with models whole on every rank, and divided over ranks."""
+FEW: list[Setting] = [
+    *product(("hpt",), PIECES, ("float64",)),
+    *[("hpt", "three", "float32"), ("sft", "three", "float64"), ("grpo", "three", "float32")],
+    *[("kl", "three", "float64"), ("ppo", "three", "float64"), ("lora", "three", "float32")],
+]
+"""Each method, each cut into pieces and each type once."""
+FEW_BY_ACCELERATE: list[Setting] = [("hpt", "three", "float32"), ("lora", "three", "float32")]
 PROMPTS = 8
 
 
@@ -296,9 +302,13 @@ def exchanged(folder: Path, name: str = "exchanged") -> None:
             shutil.copytree(place, folder / name)
 
 
-def main() -> None:
-    folder = Path(sys.argv[1])
+def main(folder: Path, tier: str) -> None:
+    """Do all of it, or a few of the settings."""
     torch.set_num_threads(1)
+    whole, divided = (
+        [setting for setting in possible(settings) if tier == "all" or setting in FEW] for settings in (WHOLE, DIVIDED)
+    )
+    by_accelerate = [setting for setting in divided if setting[0] not in ("sft", "grpo")]
 
     def learn(prefix: str, setting: Setting, **options: bool) -> Learner:
         recipe = recipe_of(own_folder(folder), *setting)
@@ -306,7 +316,7 @@ def main() -> None:
 
     learned(folder, "hpt-composite", built_recipe(own_folder(folder), COMPOSITE))
     learned(folder, "spare-float64", built_recipe(own_folder(folder), SPARE, "float64"))
-    for setting in possible(WHOLE):
+    for setting in whole:
         assert not learn("", setting).optimization.sharded
     if int(os.environ["WORLD_SIZE"]) == 2:
         asked(folder)
@@ -315,12 +325,9 @@ def main() -> None:
         with environment(FSDP2):
             learned(folder, "divided-scaled-float32", scaled)
             learned(folder, "divided-hpt-composite", built_recipe(own_folder(folder), COMPOSITE))
-            for setting in possible(DIVIDED):
+            for setting in divided:
                 assert learn("divided-", setting).optimization.sharded
-                if setting[0] not in ("sft", "grpo"):
+            for setting in by_accelerate:
+                if tier == "all" or setting in FEW_BY_ACCELERATE:
                     learn("accelerate-", setting, by_accelerate=True)
     runs(folder)
-
-
-if __name__ == "__main__":
-    main()

@@ -6,9 +6,11 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+from support.tiers import spread
 
 ROOT = Path(__file__).parents[1]
 CI = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
@@ -81,6 +83,43 @@ def test_a_stage_that_fails_fails_the_whole_and_shows_its_log(fails: str, closin
     assert re.match(closing, ended.stdout.splitlines()[-1]), ended.stdout + ended.stderr
     assert (ended.returncode == 0) == (fails == "true") == (tmp_path / "work" / "later").exists()
     assert ("reason" in ended.stdout.splitlines()) == (fails == "false"), "the log of a stage that failed"
+
+
+def test_each_mark_that_the_default_tier_leaves_out_is_a_stages() -> None:
+    """A test that neither tier runs would be forgotten."""
+    addopts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]["addopts"]
+    left_out = re.findall(r"not (\w+)", addopts)
+    assert "heavy" in left_out
+    groups = re.findall(r"\w+", re.findall(r"^groups='(.*)'", CI, re.MULTILINE)[0].replace(" or ", " "))
+    selected = re.findall(r'-m (?:"\((.*)\) and not \(\$groups\)"|(\w+))', CI)
+    chosen = {mark for pair in selected for mark in " ".join(pair).replace(" or ", " ").split()}
+    assert set(left_out) <= chosen
+    assert set(groups) == set(left_out) - {"heavy"}, "what the large stage leaves to those that are named"
+
+
+def test_of_each_kind_the_default_tier_tries_the_first() -> None:
+    skip = pytest.mark.skip
+    found = spread([("a", 1), pytest.param("a", 2, id="second", marks=skip), ("b", 3)], lambda pair: pair[0])
+    assert [param.values for param in found] == [("a", 1), ("a", 2), ("b", 3)]
+    assert [[mark.name for mark in param.marks] for param in found] == [[], ["skip", "heavy"], []]
+    assert found[1].id == "second"
+
+
+def test_cpu_seconds_are_those_of_the_process_and_of_its_children(tmp_path: Path) -> None:
+    for name in ("conftest.py", "support/cpu_seconds.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text((ROOT / "tests" / name).read_text())
+    burn = "import time\nwhile time.process_time() < 0.7: pass"
+    (tmp_path / "test_it.py").write_text(
+        "import subprocess, sys, time\n\ndef test_sleeps(): time.sleep(0.7)\n\n"
+        f"def test_waits(): subprocess.run([sys.executable, '-c', {burn!r}])\n"
+    )
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--cpu-seconds", str(tmp_path)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    table = ended.stdout.partition("by test function")[2].partition("by case")[0]
+    assert re.search(r" 0\.[789]\d +1 .*test_waits$", table, re.MULTILINE), ended.stdout
+    assert "test_sleeps" not in table
 
 
 def test_tests_ask_for_packages_by_their_mark_alone() -> None:

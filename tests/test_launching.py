@@ -60,7 +60,7 @@ def test_two_processes_make_one_run(run: tuple[Path, subprocess.CompletedProcess
     assert ended.stdout.count("measured on") == 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.heavy)])
 def test_a_signal_to_the_command_stops_all_after_the_same_step(tmp_path: Path, number: signal.Signals) -> None:
     command = [*UPGE, str(tiny.recipe(tmp_path)), "--processes", "2", "train.steps=100000"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT) as process:
@@ -80,8 +80,8 @@ def test_a_signal_to_the_command_stops_all_after_the_same_step(tmp_path: Path, n
     ("arguments", "said"),
     [
         (["train.steps=-2"], "greater than or equal to 0"),
-        (["rollout.engine={use: recorded, run: nowhere}"], "nowhere"),
-        (["train.check=refuse"], "train.check refuses the data"),
+        pytest.param(["rollout.engine={use: recorded, run: nowhere}"], "nowhere", marks=pytest.mark.heavy),
+        pytest.param(["train.check=refuse"], "train.check refuses the data", marks=pytest.mark.heavy),
     ],
     ids=["the recipe", "what a session opens", "the data"],
 )
@@ -91,6 +91,7 @@ def test_wrong_input_is_told_once(tmp_path: Path, arguments: list[str], said: st
     assert ended.stderr.count(said) == 1
 
 
+@pytest.mark.heavy
 def test_a_part_that_fails_everywhere_is_told_once(tmp_path: Path) -> None:
     ended = upge_run(masked_by(tmp_path, "raise ValueError('no such luck')"), "--allow-code")
     assert ended.returncode == 1
@@ -98,6 +99,7 @@ def test_a_part_that_fails_everywhere_is_told_once(tmp_path: Path) -> None:
     assert "another process" not in ended.stderr
 
 
+@pytest.mark.heavy
 def test_the_failure_of_one_is_told_and_that_of_those_it_leaves_is_not(tmp_path: Path) -> None:
     ended = upge_run(
         masked_by(tmp_path, "if os.environ['RANK'] == '1': raise ValueError('mine alone')"), "--allow-code"
@@ -107,6 +109,7 @@ def test_the_failure_of_one_is_told_and_that_of_those_it_leaves_is_not(tmp_path:
     assert "another process" not in ended.stderr
 
 
+@pytest.mark.heavy
 def test_a_process_that_is_killed_is_named(tmp_path: Path) -> None:
     ended = upge_run(masked_by(tmp_path, "if os.environ['RANK'] == '1': os.kill(os.getpid(), 9)"), "--allow-code")
     assert ended.returncode == 1

@@ -1,4 +1,7 @@
-"""The tests can fail: every hand-made mutant is killed by the laws, and the code as it is survives them."""
+"""The tests can fail: every hand-made mutant is killed by the laws, and the code as it is survives them.
+
+One mutant of each module dies in the default tier, and all the others in CI.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,13 @@ import test_refill
 from methods import METHODS
 from mutants import MUTANTS, Mutant
 from registry import FACTORS, estimator, host, made, values
+from support.tiers import spread
 
 from upge.testing import Padded, laws, part_laws
 from upge.testing.batches import EMPTY, RICH, Case, fresh, seeded
 
 Check = Callable[[], None]
-CASES = seeded(30)
+CASES = seeded(20)
 
 
 @cache
@@ -47,12 +51,14 @@ def checks() -> Iterator[Check]:
     yield partial(test_laws.test_a_group_whose_rewards_are_all_alike_has_exactly_no_advantage, "group_norm")
     yield test_laws.test_a_masked_token_with_a_huge_ratio_has_no_weight
     yield partial(test_laws.test_an_impossible_token_without_weight_costs_nothing, "old", "near")
+    for case in CASES[:1]:
+        yield from (partial(check_published_gradient, name, case) for name in METHODS)
     for slot, value in values(*FACTORS):
         part, rich = made(slot, value), RICH.batch
         yield partial(part_laws.check_reads, part, RICH, 0)
         yield partial(laws.check_detached, part, rich)
         yield partial(laws.check_contributes_nothing, host(slot, value), EMPTY.batch)
-    for case in CASES:
+    for case in CASES[1:]:
         yield from (partial(check_published_gradient, name, case) for name in METHODS)
     for case in CASES[:12]:
         for name in ("hpt", "hpt_upt", "half imitation, half reinforcement"):
@@ -97,7 +103,7 @@ def test_the_code_as_it_is_survives() -> None:
     assert killer() is None
 
 
-@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+@pytest.mark.parametrize("mutant", spread(MUTANTS, lambda mutant: mutant.module), ids=lambda mutant: mutant.name)
 def test_every_mutant_is_killed(mutant: Mutant) -> None:
     with mutant.alive():
         assert killer() is not None, f"no test notices that {mutant.name}"

@@ -13,7 +13,7 @@ import pytest
 import ranks
 import tiny
 import torch
-from outcomes import BOUNDS, Done, agree, cases, furthest, launched, metrics, parameters, reached_whole, trained
+from outcomes import BOUNDS, Done, agree, cases, forked, furthest, metrics, parameters, reached_whole, trained
 from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModelForCausalLM
@@ -31,31 +31,38 @@ QUANTIZED = "model={path: 'upge_parts:data/lab/base', config: null, lora: {quant
 
 
 @pytest.fixture(scope="session")
-def done(tmp_path_factory: pytest.TempPathFactory) -> Done:
-    """What so many processes have left of all settings."""
-    return launched("ranks.py", tmp_path_factory)
+def done(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Done:
+    """What so many processes have left, of all settings where a heavy test is among those that run."""
+    here = [item for item in request.session.items if item.path == Path(__file__)]
+    heavy = any(item.get_closest_marker("heavy") for item in here)
+    return forked("ranks.py", tmp_path_factory, "all" if heavy else "few")
 
 
-@pytest.mark.parametrize("setting", cases(ranks.WHOLE))
-@pytest.mark.parametrize("processes", [2, 3])
+two_and_three = pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.heavy)])
+
+
+@pytest.mark.parametrize("setting", cases(ranks.WHOLE, ranks.FEW))
+@two_and_three
 def test_processes_learn_what_one_does(done: Done, processes: int, setting: ranks.Setting) -> None:
     agree(done(1), done(processes), setting)
 
 
-@pytest.mark.parametrize("method", ["sft", "grpo", "hpt"])
-@pytest.mark.parametrize("kind", ranks.TYPES)
-def test_so_do_micro_batches_of_any_size(done: Done, method: str, kind: str) -> None:
+@pytest.mark.parametrize("setting", cases([each for each in ranks.WHOLE if each[1] == "all"], ranks.FEW))
+def test_so_do_micro_batches_of_any_size(done: Done, setting: ranks.Setting) -> None:
+    method, _, kind = setting
     single, three, whole = (parameters(done(1), method, pieces, kind) for pieces in ranks.PIECES)
     assert furthest(single, three) <= BOUNDS[kind]
     assert furthest(single, whole) <= BOUNDS[kind]
 
 
-@pytest.mark.parametrize("setting", cases(ranks.DIVIDED))
+@pytest.mark.parametrize("setting", cases(ranks.DIVIDED, ranks.FEW))
 def test_so_do_models_divided_over_ranks(done: Done, setting: ranks.Setting) -> None:
     agree(done(1), done(2), setting, "divided")
 
 
-@pytest.mark.parametrize("setting", cases([each for each in ranks.DIVIDED if each[0] not in ("sft", "grpo")]))
+@pytest.mark.parametrize(
+    "setting", cases([each for each in ranks.DIVIDED if each[0] not in ("sft", "grpo")], ranks.FEW_BY_ACCELERATE)
+)
 def test_so_do_models_that_accelerate_divides(done: Done, setting: ranks.Setting) -> None:
     agree(done(1), done(2), setting, "accelerate")
 
@@ -64,7 +71,7 @@ def test_so_do_divided_models_that_do_more_to_their_logits(done: Done) -> None:
     agree(done(2), done(2), ("scaled", "float32"), "divided")
 
 
-@pytest.mark.parametrize("processes", [2, 3])
+@two_and_three
 @pytest.mark.parametrize("setting", [("hpt", "composite"), ("spare", "float64")], ids="-".join)
 def test_what_no_text_reaches_keeps_nobody_waiting(done: Done, processes: int, setting: tuple[str, str]) -> None:
     agree(done(1), done(processes), setting)
@@ -74,7 +81,7 @@ def test_nor_where_models_are_divided(done: Done) -> None:
     agree(done(1), done(2), ("hpt", "composite"), "divided")
 
 
-@pytest.mark.parametrize("setting", cases([each for each in ranks.DIVIDED if each[2] == "float64"]))
+@pytest.mark.parametrize("setting", cases([each for each in ranks.DIVIDED if each[2] == "float64"], ranks.FEW))
 def test_there_was_something_to_learn(done: Done, setting: ranks.Setting) -> None:
     made = [line["updates/made"] for line in metrics(done(1), *setting)]
     assert made[0] == (2 if setting[0] == "sft" else 4)
@@ -118,7 +125,7 @@ def completions(folder: Path) -> dict[tuple[Any, ...], Any]:
     return found
 
 
-@pytest.mark.parametrize("processes", [2, 3])
+@two_and_three
 def test_processes_share_the_rollouts_of_one_without_overlap(done: Done, processes: int) -> None:
     one, several = completions(done(1) / "sampled"), completions(done(processes) / "sampled")
     assert one == several
@@ -233,6 +240,7 @@ def test_a_whole_model_passes_through() -> None:
     assert shards.whole([("a", model.weight)], keep=False) == {}
 
 
+@pytest.mark.heavy
 def test_accelerate_launches_with_the_shipped_config_and_transformers_cannot_sample_then(tmp_path: Path) -> None:
     config = HERE.parent / "recipes" / "paper" / "fsdp2.json"
     launch = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--config_file", str(config)]

@@ -1,0 +1,27 @@
+"""Which cases of many the default tier tries: the others have the mark `heavy`, and CI runs them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable
+from typing import Any
+
+import pytest
+from _pytest.mark.structures import ParameterSet
+
+heavy = pytest.mark.heavy
+
+
+def spread(cases: Iterable[Any], kind: Callable[[Any], Hashable], each: int = 1) -> list[Any]:
+    """All cases, for `parametrize`: the first of each kind, or the first few, for the default tier, the rest heavy.
+
+    A case is a value, a tuple of values, or a `pytest.param`; `kind` is asked about the value, or the tuple.
+    """
+    counts: dict[Hashable, int] = {}
+    found = []
+    for case in cases:
+        param = case if isinstance(case, ParameterSet) else pytest.param(*(case if isinstance(case, tuple) else [case]))
+        key = kind(param.values if isinstance(case, tuple) or len(param.values) > 1 else param.values[0])
+        counts[key] = counts.get(key, 0) + 1
+        rest = counts[key] > each
+        found.append(pytest.param(*param.values, id=param.id, marks=[*param.marks, *([heavy] if rest else [])]))
+    return found
