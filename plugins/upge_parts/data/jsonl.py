@@ -37,7 +37,8 @@ def _lines(file: Path) -> list[str]:
 def _refuse_document(file: Path, lines: Sequence[str]) -> None:
     """Raise InputError where a file isn't lines, but one list of rows as files named .json often are."""
     first = next((number for number, line in enumerate(lines, start=1) if line.strip()), 1)
-    if lines[first - 1].strip().startswith("["):
+    opening = "".join(lines[first - 1].split())
+    if opening == "[" or opening.startswith("[{"):
         wanted = "write a line for each row (jq -c '.[]'), or read its folder with use: huggingface"
         raise InputError(f"{file}:{first}: one JSON list, where each line should be an object; {wanted}")
 
