@@ -26,8 +26,8 @@ Make = Callable[[Path], Case]
 NO_OBJECTS = {
     "{": "not JSON", "[]": "not a JSON object", "1": "not a JSON object", '"text"': "not a JSON object",
     "null": "not a JSON object", DEEP: "nested too deeply", '{"a":' * 50_000: "nested too deeply", "\x00": "not JSON",
-    HUGE: "not JSON that can be read", "b'\\xff'": "not JSON", "{} {}": "not JSON", "Infinity": "not a JSON object",
-    '{"prompt": ' + HUGE: "not JSON that can be read",
+    HUGE: "not a JSON object", "b'\\xff'": "not JSON", "{} {}": "not JSON", "Infinity": "not a JSON object",
+    '{"prompt": ' + HUGE: "not JSON",
     r'{"prompt": "\ud800", "answer": "a", "problem": "p0", "text": "\udfff"}': "half of a character",
     r'{"\ud800": 1}': "half of a character",
 }  # fmt: skip
