@@ -19,8 +19,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-from upge import discovery
-from upge.grid.working import cores
+from upge import registry
+from upge.sweep.executor import cores
 
 torch.set_num_threads(1)
 
@@ -119,7 +119,7 @@ class Site:
             path = self.folder.joinpath(*module.split(".")).with_suffix(".py")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(source, encoding="utf-8")
-        discovery.refresh()
+        registry.refresh()
 
 
 @pytest.fixture
@@ -136,10 +136,10 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
         )  # a folder without __init__ has no file
         if any(str(place).startswith(str(tmp_path)) for place in places):
             del sys.modules[module]
-    discovery.refresh()
+    registry.refresh()
 
 
 @pytest.fixture
-def registry(monkeypatch: pytest.MonkeyPatch) -> None:
+def fresh_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Parts that the test registers are forgotten after it."""
-    monkeypatch.setattr(discovery, "_registered", dict(discovery._registered))
+    monkeypatch.setattr(registry, "_registered", dict(registry._registered))

@@ -11,9 +11,9 @@ import tiny
 from typer.testing import CliRunner, Result
 
 import upge
-from upge.command.errors import is_about_input
-from upge.command.main import app
-from upge.run.trainer import train
+from upge.cli.errors import is_about_input
+from upge.cli.main import app
+from upge.train.trainer import train
 
 FILES = ("completions.jsonl", "problems.jsonl", "summary.json", "recipe.yaml")
 UPGE = str(Path(sys.executable).parent / "upge")

@@ -21,7 +21,7 @@ import torch
 from hostility import DEEP, HUGE, Case, Payload, said_by
 from safetensors.torch import load_file, save_file
 
-from upge.records import durable
+from upge.runs import atomic_files
 
 Make = Callable[[Path], Case]
 Edit = Callable[[Path], object]
@@ -52,7 +52,7 @@ def going_on(edit: Edit, says: str, *, code: int = 2, honest: bool = False) -> M
         edit(run)
         checkpoint = run / "checkpoints" / "step-000001"
         if not honest and checkpoint.is_dir() and (checkpoint / "files.json").is_file():
-            listed = durable.fingerprints(checkpoint)
+            listed = atomic_files.fingerprints(checkpoint)
             listed.pop("files.json")
             (checkpoint / "files.json").write_text(json.dumps(listed))
         return Case(["run", "--resume", str(run), "train.steps=2", "eval.splits=[test]"], says, code)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from upge.command.errors import reported
-from upge.command.main import app
+from upge.cli.errors import reported
+from upge.cli.main import app
 
 SECONDS = 10
 """Processor time that a case may take; and six times that to wait for something."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from upge.policy import ModelError, Policy, load
+from upge.model import ModelError, Policy, load
 
 SEQUENCES = [((7, 8, 9), (10, 11, 12, 13)), ((20,), (21, 22)), ((30, 31), (32,))]
 HOT = torch.ones(len(SEQUENCES))

@@ -16,7 +16,7 @@ from ranks import TIED, Setting
 from safetensors.torch import load_file
 from torch import Tensor
 
-from upge.policy.loading import open_policy
+from upge.model.loading import open_policy
 from upge.recipe import Recipe
 
 BOUNDS = {"float32": 1e-5, "float64": 1e-10, TIED: 1e-5, "composite": 2e-4}

@@ -25,14 +25,14 @@ from accelerate.utils import FullyShardedDataParallelPlugin, gather_object
 from safetensors.torch import save_file
 
 import upge
-from upge.distributed import sharding
+from upge.distributed import fsdp
 from upge.distributed.accelerator import open_accelerator
-from upge.flow import Problem, Trajectory
-from upge.policy import shards
-from upge.policy.loading import open_policy
-from upge.run.display import Display
-from upge.run.learning import Learner
-from upge.run.trainer import open_learner, train
+from upge.model import shards
+from upge.model.loading import open_policy
+from upge.train.display import Display
+from upge.train.learner import Learner
+from upge.train.trainer import open_learner, train
+from upge.types import Problem, Trajectory
 from upge_parts.engines.exchange import Exchange
 
 RL, SFT = tiny.HYBRID["terms"]["rl"], tiny.HYBRID["terms"]["sft"]  # type: ignore[index]
@@ -156,7 +156,7 @@ def learned(folder: Path, name: str, recipe: upge.Recipe, *, by_accelerate: bool
         accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(
             fsdp_version=2, auto_wrap_policy="transformer_based_wrap", reshard_after_forward=True
         )
-    sharding.settings(accelerator)
+    fsdp.settings(accelerator)
     learner = open_learner(recipe, open_policy(recipe), accelerator)
     rank, world = learner.accelerator.process_index, learner.accelerator.num_processes
     metrics = [

@@ -15,10 +15,10 @@ import torch
 
 import upge
 from upge.distributed.accelerator import open_accelerator
-from upge.policy.loading import open_policy
-from upge.run.display import Display
-from upge.run.tally import Tally
-from upge.run.trainer import open_learner, train
+from upge.model.loading import open_policy
+from upge.train.display import Display
+from upge.train.metrics import StepMetrics
+from upge.train.trainer import open_learner, train
 
 SETTINGS: list[ranks.Setting] = [
     *product(ranks.METHODS, ("three",), ("float32", ranks.TIED)),
@@ -72,7 +72,7 @@ def guarded(folder: Path, own: Path, name: str) -> None:
 
     metrics = []
     for step, factor in enumerate((1.0, 1e6, float("nan") if rank else 1.0, 2.0, float("inf"), 1.0)):
-        tally = Tally((), learner.sum)
+        tally = StepMetrics((), learner.sum)
         optimization.backward([factor, factor], loss, lambda: loss(0.0))
         optimization.step(step, tally)
         metrics.append(tally.metrics())

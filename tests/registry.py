@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from upge import Estimator, Part, discovery
-from upge.parts import SLOTS, Workshop, build
-from upge.testing import hosting
+from upge import Estimator, Part, registry
+from upge.part import SLOTS, BuildContext, build
+from upge.testing import fixtures
 
 FACTORS = ("mask", "denominator", "advantage", "reduction", "switch", "shaping")
 
@@ -70,7 +70,7 @@ SETTINGS: dict[tuple[str, str], tuple[dict[str, Any], ...]] = {
 def values(*slots: str) -> list[tuple[str, dict[str, Any]]]:
     """(slot, YAML value) of every installed part in these slots, with each of its parameter sets. Imports no part."""
     found = []
-    for offer in discovery.offers():
+    for offer in registry.entries():
         if offer.slot in slots:
             for parameters in SETTINGS.get((offer.slot, offer.name), ({},)):
                 found.append((offer.slot, {"use": offer.name, **parameters}))
@@ -87,7 +87,7 @@ def describe(value: object) -> str:
 
 def made(slot: str, value: dict[str, Any]) -> Part:
     """The part of a YAML value."""
-    part = build(SLOTS[slot], value, Workshop())
+    part = build(SLOTS[slot], value, BuildContext())
     assert isinstance(part, Part)
     return part
 
@@ -99,4 +99,4 @@ def estimator(value: dict[str, Any]) -> Estimator:
 
 def host(slot: str, value: dict[str, Any]) -> Estimator:
     """An estimator in which this part has a say, among parts that distinguish tokens."""
-    return hosting.host(made(slot, value))
+    return fixtures.host(made(slot, value))

@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 
 from upge import Advantage, Completion, Context, Data, Denominator, Engine, Mask, Problem, Reduction, Reward, View
-from upge.parts import Shaping, Switch
+from upge.part import Shaping, Switch
 
 
 class HugeRange(Mask):

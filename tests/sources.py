@@ -10,8 +10,8 @@ import pyarrow
 import pyarrow.parquet
 
 import upge
-from upge import Context, Data, discovery
-from upge.parts import SLOTS
+from upge import Context, Data, registry
+from upge.part import SLOTS
 
 LETTERS = [
     {"question": "a" * (1 + index % 4) + "?", "solution": {"final": "abc"[index % 3], "steps": ["=", "a"]}, "n": index}
@@ -25,7 +25,7 @@ MAPPED = {"prompt": "question", "answer": "solution.final", "demonstration": "so
 
 def data(use: str, **parameters: Any) -> Data:
     """The data part of this name."""
-    return discovery.find(SLOTS["data"], use).model_validate(parameters)
+    return registry.find(SLOTS["data"], use).model_validate(parameters)
 
 
 def parquet(folder: Path, rows: list[dict[str, Any]], name: str = "rows.parquet") -> Path:

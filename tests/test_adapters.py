@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from test_lora import adapted
 from transformers import GPT2LMHeadModel
 
-from upge.policy import ModelError, load, load_critic
+from upge.model import ModelError, load, load_critic
 from upge.recipe.schema import Lora
 
 

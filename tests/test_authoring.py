@@ -12,16 +12,15 @@ from torch import Tensor
 from typer.testing import CliRunner, Result
 
 import upge
-from upge import discovery
-from upge.command.main import app
+from upge import registry
+from upge.cli.main import app
+from upge.describe.formula import filled, formula, latex, verbatim
+from upge.describe.part import described, used_by
+from upge.describe.recipe import explained
+from upge.describe.similarity import alike, apart
 from upge.errors import InputError
-from upge.explaining.formula import filled, formula
-from upge.explaining.latex import latex, verbatim
-from upge.explaining.likeness import alike, apart
-from upge.explaining.parts import described, used_by
-from upge.explaining.recipes import explained
-from upge.parts import SLOTS
-from upge.recipe.finding import shelved
+from upge.part import SLOTS
+from upge.recipe.catalog import shelved
 from upge.testing import examined
 
 SOFT = '''
@@ -119,9 +118,9 @@ def test_show_of_a_name_that_is_none_says_the_nearest() -> None:
     assert isinstance(call("show", "clip", "--slot", "masks").exception, InputError)
 
 
-@pytest.mark.parametrize("offer", [o for o in discovery.offers() if o.package == "upge"], ids=lambda o: o.name)
-def test_every_part_that_ships_can_be_described_and_used(offer: discovery.Offer) -> None:
-    kind = discovery.load(offer, SLOTS[offer.slot])
+@pytest.mark.parametrize("offer", [o for o in registry.entries() if o.package == "upge"], ids=lambda o: o.name)
+def test_every_part_that_ships_can_be_described_and_used(offer: registry.Entry) -> None:
+    kind = registry.load(offer, SLOTS[offer.slot])
     sheet = described(kind)
     assert sheet.line.endswith(".")
     assert all(parameter.about for parameter in sheet.parameters)
@@ -129,8 +128,8 @@ def test_every_part_that_ships_can_be_described_and_used(offer: discovery.Offer)
 
 
 def test_users_are_those_that_resolve_to_the_part() -> None:
-    offers = {offer.name: offer for offer in discovery.offers("denominator")}
-    assert used_by(discovery.load(offers["sequence"], SLOTS["denominator"])) == ["gspo"]
+    entries = {offer.name: offer for offer in registry.entries("denominator")}
+    assert used_by(registry.load(entries["sequence"], SLOTS["denominator"])) == ["gspo"]
 
 
 # explain.
@@ -161,7 +160,7 @@ def test_explain_says_what_it_reduces_to() -> None:
 @pytest.mark.parametrize("form", ["markdown", "latex"])
 @pytest.mark.parametrize("recipe", shelved(), ids=lambda each: each.name)
 def test_explanations_for_papers_are_balanced_and_leave_no_unicode_in_formulas(recipe: object, form: str) -> None:
-    from upge.explaining.rendering import rendered
+    from upge.describe.formats import rendered
 
     text = rendered(explained(upge.load(recipe.path)), form)  # type: ignore[attr-defined]
     formulas = re.findall(r"\$\$(.+?)\$\$|\$(.+?)\$", text)
@@ -176,8 +175,8 @@ def test_explanations_for_papers_are_balanced_and_leave_no_unicode_in_formulas(r
 
 
 def test_every_formula_that_ships_becomes_latex() -> None:
-    for offer in discovery.offers():
-        for line in formula(discovery.load(offer, SLOTS[offer.slot])):
+    for offer in registry.entries():
+        for line in formula(registry.load(offer, SLOTS[offer.slot])):
             assert latex(line).isascii(), line
     assert latex("√(var(A) + 1e-08) · Σ_{i ≥ t} π_θ²") == (
         r"\sqrt{\operatorname{var}(A) + 10^{-8}} \cdot \sum_{i \ge t} \pi_{\theta}^2"

@@ -11,9 +11,8 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from upge.flow import Problem, Trajectory
-from upge.run.balancing import WORTHWHILE, Load, balanced, dealt, most
-from upge.run.packing import portions
+from upge.rollouts.batching import WORTHWHILE, Load, balanced, dealt, most, portions
+from upge.types import Problem, Trajectory
 
 
 @st.composite

@@ -17,13 +17,12 @@ from typer.testing import CliRunner
 
 import upge
 from upge.bench import bare, estimator, scaling, start, step, trl
-from upge.bench.gradients import distance, of_step
-from upge.bench.measuring import Spread, Timing, in_turns
-from upge.bench.memory import peak
-from upge.bench.work import Work
-from upge.command.main import app
+from upge.bench.timing import Spread, Timing, in_turns
+from upge.bench.trl import peak
+from upge.bench.work import Work, distance, of_step
+from upge.cli.main import app
 from upge.errors import InputError
-from upge.policy.rows import Reach, collate
+from upge.model.padding import PrefixSharing, collate
 
 
 def test_candidates_take_turns_there_and_back() -> None:
@@ -83,7 +82,7 @@ def test_what_a_step_cannot_avoid_is_what_its_tree_of_tokens_needs(tied: bool) -
         fed = answered = pairs = 0
         for index in range(work.prompts):
             sequences = [(each.prompt, each.response) for group, each in work.grouped if group == index]
-            row = collate(sequences, 0, torch.device("cpu"), reach=Reach(1e12, branching=True))
+            row = collate(sequences, 0, torch.device("cpu"), reach=PrefixSharing(1e12, branching=True))
             assert row.tokens.shape[0] == 1
             fed += row.tokens.numel()
             answered += row.targets.numel()

@@ -16,13 +16,13 @@ import torch
 from pydantic import TypeAdapter
 
 from upge import Completion, Context, PartError, Problem, Request, Sampling
-from upge.asking import Viewer
-from upge.batch import Batch
 from upge.code import module_in
 from upge.errors import InputError, Terminated
-from upge.parts import AReward, SomeData
-from upge.run import guarding
-from upge.run.guarding import Scorer
+from upge.estimator.batch import Batch
+from upge.estimator.part_calls import PartCaller
+from upge.part import AReward, SomeData
+from upge.rollouts import sessions
+from upge.rollouts.sessions import Scorer
 
 PROBLEM = Problem("p7", "?", "a")
 
@@ -60,7 +60,7 @@ def module(path: Path) -> ModuleType:
 
 def scored(value: Any, pairs: int = 2) -> list[float]:
     reward = TypeAdapter(AReward).validate_python(value)
-    with guarding.opened(reward, "reward", reward.open, Context()) as session:
+    with sessions.opened(reward, "reward", reward.open, Context()) as session:
         return Scorer(session, reward).score([(PROBLEM, "x")] * pairs)
 
 
@@ -167,7 +167,7 @@ def part(folder: Path, base: str, body: str) -> tuple[Path, Any]:
 
 
 def session_of(theirs: Any, place: str) -> Any:
-    return guarding.opened(theirs, place, theirs.open, Context())
+    return sessions.opened(theirs, place, theirs.open, Context())
 
 
 CALLS: dict[str, tuple[str, Callable[[Any], object]]] = {
@@ -236,7 +236,7 @@ def test_what_a_source_of_a_mixture_returns_is_the_source_s(tmp_path: Path, meth
     type(theirs).splits = lambda self: ("test",)
     mixture = TypeAdapter(SomeData).validate_python({"use": "mixture", "sources": {"one": theirs}})
     calls = {"take": lambda: session.take(0, 1), "split": lambda: session.split("one/test")}
-    with guarding.opened(mixture, "data", mixture.open, Context()) as session:
+    with sessions.opened(mixture, "data", mixture.open, Context()) as session:
         blamed(calls[method], None, "Theirs (data.sources.one) " + said.format(method=method))
 
 
@@ -266,7 +266,7 @@ def test_a_session_without_a_method_is_its_part_s(tmp_path: Path, within: bool, 
 def test_a_part_within_a_part_answers_for_itself(tmp_path: Path) -> None:
     path, theirs = part(tmp_path, "Data", "raise ValueError('theirs')")
     mixture = TypeAdapter(SomeData).validate_python({"use": "mixture", "sources": {"one": theirs}})
-    with guarding.opened(mixture, "data", mixture.open, Context()) as session:
+    with sessions.opened(mixture, "data", mixture.open, Context()) as session:
         blamed(lambda: session.take(0, 1), path, "Theirs (data.sources.one) raised ValueError: theirs")
 
 
@@ -299,4 +299,4 @@ def test_a_method_of_another_signature_is_its_own_class_s(tmp_path: Path) -> Non
     part = module(path).Gate()
     tokens = torch.zeros(1, dtype=torch.long)
     batch = Batch(torch.zeros(1), tokens, tokens, torch.zeros(1, dtype=torch.bool), torch.zeros(1))
-    blamed(lambda: Viewer(batch, 0).factor(part, "terms.rl.mask.0"), path, "raised TypeError", "Gate")
+    blamed(lambda: PartCaller(batch, 0).factor(part, "terms.rl.mask.0"), path, "raised TypeError", "Gate")

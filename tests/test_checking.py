@@ -11,11 +11,11 @@ import tiny
 
 import upge
 from upge import InputError, Problem
-from upge.flow import DataSession, Trajectory
-from upge.policy import Prompt
-from upge.run.checking import Report, checked, coming, normalised
-from upge.run.collect import Asked
-from upge.run.trainer import train
+from upge.model import Prompt
+from upge.rollouts.collector import Asked
+from upge.rollouts.preflight import Report, checked, coming, normalised
+from upge.train.trainer import train
+from upge.types import DataSession, Trajectory
 from upge_parts.data.session import InMemory
 
 

@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 
 import upge
 from upge import Context, InputError, Problem
-from upge.command.main import app
-from upge.run.trainer import train
+from upge.cli.main import app
+from upge.train.trainer import train
 from upge_parts.data.choices import Choices
 from upge_parts.rewards.choice import Choice
 

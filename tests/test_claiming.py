@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from upge.errors import InputError
-from upge.records.claiming import claimed
-from upge.records.status import Lock
+from upge.runs.folder_lock import claimed
+from upge.runs.status import Lock
 
 
 def test_whoever_comes_second_gets_another_folder(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ def upge(*arguments: str, folder: Path | None = None) -> subprocess.CompletedPro
 
 def imported_by(*arguments: str) -> set[str]:
     """The top-level modules that a call of the command imports."""
-    code = f"import sys; sys.argv = ['upge', *{arguments!r}]\nfrom upge.command.main import main\n"
+    code = f"import sys; sys.argv = ['upge', *{arguments!r}]\nfrom upge.cli.main import main\n"
     code += "try:\n    main()\nexcept SystemExit:\n    pass\nprint('modules:', *sys.modules)"
     finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return {name.partition(".")[0] for name in finished.stdout.rpartition("modules:")[2].split()}

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from upge.command.main import app
+from upge.cli.main import app
 from upge.errors import InputError
-from upge.records.comparing import WIDTH, opened, shared_metrics, sparkline
+from upge.runs.reader import WIDTH, opened, shared_metrics, sparkline
 
 
 def a_run(folder: Path, name: str, rewards: list[float], **more: float) -> Path:

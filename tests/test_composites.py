@@ -15,12 +15,12 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForMultimodalLM, AutoTokenizer, BartConfig, BartForConditionalGeneration
 
 import upge
-from upge.planning.imagining import imagined
-from upge.planning.planned import plan
-from upge.policy import ModelError, load, reached
-from upge.policy.configuring import configure
+from upge.model import ModelError, load, text_scope
+from upge.model.config import configure
+from upge.plan.fake_model import imagined
+from upge.plan.plan import plan
 from upge.recipe.schema import Lora
-from upge.run.trainer import train
+from upge.train.trainer import train
 
 PROCESSOR = '{"do_resize": true}'
 
@@ -95,9 +95,9 @@ def test_a_run_trains_the_text_and_leaves_the_rest_as_it_was(tmp_path: Path, kin
     folder = train(recipe)
     assert [line["updates/made"] for line in lines(folder)] == [1, 1]
     before, after = (AutoModelForMultimodalLM.from_pretrained(each) for each in (base, folder / "model"))
-    frozen = reached.unreached(before)
+    frozen = text_scope.unreached(before)
     for name, x in before.named_parameters():
-        assert torch.equal(x, after.get_parameter(name)) == reached.within(name, frozen), name
+        assert torch.equal(x, after.get_parameter(name)) == text_scope.within(name, frozen), name
     assert (folder / "model" / "preprocessor_config.json").is_file()
 
 
@@ -120,12 +120,12 @@ def test_a_model_that_refuses_text_alone_is_told_so() -> None:
 
     model: Any = models.llama()
     with pytest.raises(ModelError, match=r"refuses text alone \(ValueError: You have to specify pixel_values\)$"):
-        reached.unreached(model, Blind())
+        text_scope.unreached(model, Blind())
 
 
 def test_text_reaches_all_of_a_text_model() -> None:
     for model in (models.llama(), models.gpt2(), models.gemma2()):
-        assert reached.settle(model) == ()
+        assert text_scope.settle(model) == ()
         assert all(each.requires_grad for each in model.parameters())
 
 
@@ -133,15 +133,15 @@ def test_a_head_that_nobody_uses_is_found_wherever_it_lies() -> None:
     model = models.llama()
     model.register_module("spare", nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)))
     model.model.layers[0].mlp.register_parameter("unused", nn.Parameter(torch.ones(3)))
-    assert reached.settle(model) == ("model.layers.0.mlp.unused", "spare")
+    assert text_scope.settle(model) == ("model.layers.0.mlp.unused", "spare")
     model.requires_grad_(False)
-    assert reached.unreached(model) == ("spare",), "of frozen ones only what isn't called is known"
+    assert text_scope.unreached(model) == ("spare",), "of frozen ones only what isn't called is known"
 
 
 def test_looking_leaves_no_trace() -> None:
     model = models.gpt2(attn_pdrop=0.5).train()
     before = torch.get_rng_state()
-    reached.settle(model)
+    text_scope.settle(model)
     assert model.training
     assert torch.equal(torch.get_rng_state(), before)
     assert all(each.grad is None for each in model.parameters())

@@ -11,9 +11,9 @@ from hypothesis.errors import NoSuchExample
 from pydantic import Field
 
 import upge
-from upge import Advantage, Mask, Number, View, discovery
-from upge.parts import SLOTS
-from upge.recipe.finding import shelved
+from upge import Advantage, Mask, Number, View, registry
+from upge.part import SLOTS
+from upge.recipe.catalog import shelved
 from upge.schedule import Within
 from upge.testing import check_estimator, check_part, parts
 
@@ -21,9 +21,9 @@ EXAMPLES = max(5, settings().max_examples // 5)
 
 
 @pytest.mark.draws
-@pytest.mark.parametrize("offer", discovery.offers(), ids=lambda offer: f"{offer.slot}-{offer.name}")
-def test_every_installed_part_keeps_the_laws(offer: discovery.Offer) -> None:
-    check_part(discovery.load(offer, SLOTS[offer.slot]), examples=EXAMPLES)
+@pytest.mark.parametrize("offer", registry.entries(), ids=lambda offer: f"{offer.slot}-{offer.name}")
+def test_every_installed_part_keeps_the_laws(offer: registry.Entry) -> None:
+    check_part(registry.load(offer, SLOTS[offer.slot]), examples=EXAMPLES)
 
 
 @pytest.mark.draws
@@ -105,5 +105,5 @@ def test_a_part_that_no_parameters_fit_says_to_give_them() -> None:
 
 @given(st.data())
 def test_schedules_are_drawn_as_well_as_numbers(data: Any) -> None:
-    part = data.draw(parts(discovery.find(SLOTS["switch"], "schedule")))
+    part = data.draw(parts(registry.find(SLOTS["switch"], "schedule")))
     assert part.terms()

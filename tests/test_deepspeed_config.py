@@ -11,7 +11,7 @@ import pytest
 import tiny
 
 import upge
-from upge.distributed import deepspeed_config, sharding
+from upge.distributed import deepspeed_config, fsdp
 from upge.errors import InputError
 
 QUANTIZED = "model={path: 'upge_parts:data/lab/base', config: null, lora: {quantize: nf4, save: adapter}}"
@@ -53,7 +53,7 @@ def named(folder: Path, config: Any) -> dict[str, str]:
 def check(folder: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], *overrides: str) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    sharding.check(upge.load(tiny.recipe(folder), overrides))
+    fsdp.check(upge.load(tiny.recipe(folder), overrides))
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_a_stage_is_all_that_has_to_be_said(
 ) -> None:
     check(tmp_path, monkeypatch, variables)
     assert deepspeed_config.zero() == zero
-    assert sharding.asked() == "DeepSpeed"
+    assert fsdp.asked() == "DeepSpeed"
 
 
 def test_a_file_may_say_how_ranks_communicate_and_leave_the_rest_open(

@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from upge import Mask, discovery, register
-from upge.parts import SLOTS, Part, Workshop, build
+from upge import Mask, register, registry
+from upge.part import SLOTS, BuildContext, Part, build
 
 ROOT = Path(__file__).parents[1]
 PARTS = ROOT / "plugins" / "upge_parts"
@@ -41,9 +41,9 @@ class Half(Mask):
 '''
 
 
-def unknown(slot: str, use: str) -> discovery.Unknown:
-    with pytest.raises(discovery.Unknown) as raised:
-        discovery.find(SLOTS[slot], use)
+def unknown(slot: str, use: str) -> registry.UnknownPartError:
+    with pytest.raises(registry.UnknownPartError) as raised:
+        registry.find(SLOTS[slot], use)
     return raised.value
 
 
@@ -66,25 +66,25 @@ def test_every_part_that_ships_is_offered() -> None:
 
 
 def test_every_slot_is_a_group_and_every_group_a_slot() -> None:
-    assert discovery.slots() == set(SLOTS)
+    assert registry.slots() == set(SLOTS)
     assert {group for group in DECLARED if group.startswith("upge.")} <= {f"upge.{slot}" for slot in SLOTS}
 
 
 def test_the_installation_offers_what_the_project_declares() -> None:
     """Otherwise: `pip install -e .` again."""
     declared = {
-        (f"upge.{o.slot}", o.name): f"{o.module}:{o.attribute}" for o in discovery.offers() if o.package == "upge"
+        (f"upge.{o.slot}", o.name): f"{o.module}:{o.attribute}" for o in registry.entries() if o.package == "upge"
     }
     wanted = {(g, n): target for g, names in DECLARED.items() for n, target in names.items() if g.startswith("upge.")}
     assert declared == wanted
 
 
-@pytest.mark.parametrize("offer", discovery.offers(), ids=lambda o: f"{o.slot}-{o.name}")
-def test_every_offer_imports_and_is_documented(offer: discovery.Offer) -> None:
-    kind = discovery.load(offer, SLOTS[offer.slot])
-    assert discovery.find(SLOTS[offer.slot], f"{offer.package}/{offer.name}") is kind
-    assert discovery.name_of(kind, offer.slot) in (offer.name, f"{offer.package}/{offer.name}")
-    summary = discovery.summary(offer)
+@pytest.mark.parametrize("offer", registry.entries(), ids=lambda o: f"{o.slot}-{o.name}")
+def test_every_offer_imports_and_is_documented(offer: registry.Entry) -> None:
+    kind = registry.load(offer, SLOTS[offer.slot])
+    assert registry.find(SLOTS[offer.slot], f"{offer.package}/{offer.name}") is kind
+    assert registry.name_of(kind, offer.slot) in (offer.name, f"{offer.package}/{offer.name}")
+    summary = registry.summary(offer)
     assert summary == (kind.__doc__ or "").partition("\n")[0]
     assert summary.endswith(".")
     for name, field in kind.model_fields.items():
@@ -96,7 +96,7 @@ def test_every_offer_imports_and_is_documented(offer: discovery.Offer) -> None:
 LISTING = """
 import sys
 import upge
-from upge import discovery
+from upge import registry
 offers = discovery.offers()
 assert len(offers) > 10, offers
 assert any(discovery.summary(offer) for offer in offers)
@@ -115,26 +115,26 @@ def test_listing_imports_nothing() -> None:
 
 def test_a_package_is_found_by_installing_it(site: Site) -> None:
     site.install("upge-half", "[upge.mask]\nhalf = half_parts.masks:Half\n", {"half_parts.masks": MASK})
-    (offer,) = [o for o in discovery.offers("mask") if o.name == "half"]
+    (offer,) = [o for o in registry.entries("mask") if o.name == "half"]
     assert (offer.package, offer.version, offer.fault) == ("upge-half", "1.0", None)
-    assert discovery.summary(offer) == "Half of everything."
+    assert registry.summary(offer) == "Half of everything."
     assert "half_parts" not in sys.modules
-    part = build(Mask, {"use": "half", "amount": 0.25}, Workshop())
+    part = build(Mask, {"use": "half", "amount": 0.25}, BuildContext())
     assert part.dump() == {"use": "half", "amount": 0.25}
-    assert build(Mask, part.dump(), Workshop()) == part
+    assert build(Mask, part.dump(), BuildContext()) == part
 
 
 def test_odd_spacing_and_comments_are_read(site: Site) -> None:
     text = "# parts\n\n[ upge.mask ]\n   half   =    half_parts.masks  :  Half   \n; more\n[upge.advantage]\n"
     site.install("upge-half", text.replace("   half", "half"), {"half_parts.masks": MASK})
-    assert discovery.find(SLOTS["mask"], "half").__name__ == "Half"
+    assert registry.find(SLOTS["mask"], "half").__name__ == "Half"
 
 
 def test_extras_and_capitals_are_kept(site: Site) -> None:
     text = "[upge.mask]\nHalf = half_parts.masks:Half [extra]\nhalf = half_parts.masks:Half\n"
     site.install("upge-half", text, {"half_parts.masks": MASK})
-    assert {o.name for o in discovery.offers("mask") if o.package == "upge-half"} == {"Half", "half"}
-    assert discovery.find(SLOTS["mask"], "Half") is discovery.find(SLOTS["mask"], "half")
+    assert {o.name for o in registry.entries("mask") if o.package == "upge-half"} == {"Half", "half"}
+    assert registry.find(SLOTS["mask"], "Half") is registry.find(SLOTS["mask"], "half")
 
 
 @pytest.mark.parametrize(
@@ -152,17 +152,17 @@ def test_extras_and_capitals_are_kept(site: Site) -> None:
     ],
 )
 def test_someone_elses_broken_package_is_no_reason_to_stop(site: Site, text: str) -> None:
-    before = discovery.offers()
+    before = registry.entries()
     site.install("unrelated", text)
-    assert [o for o in discovery.offers() if o.package != "unrelated"] == before
-    assert discovery.find(SLOTS["mask"], "clip").__name__ == "Clip"
+    assert [o for o in registry.entries() if o.package != "unrelated"] == before
+    assert registry.find(SLOTS["mask"], "clip").__name__ == "Clip"
 
 
 def test_bytes_that_are_no_text_are_no_reason_to_stop(site: Site) -> None:
     site.install("unrelated", "")
     (site.folder / "unrelated-1.0.dist-info" / "entry_points.txt").write_bytes(b"\xff\xfe[upge.mask]\x80")
-    discovery.refresh()
-    assert discovery.find(SLOTS["mask"], "clip").__name__ == "Clip"
+    registry.refresh()
+    assert registry.find(SLOTS["mask"], "clip").__name__ == "Clip"
 
 
 @given(text=st.text(max_size=60))
@@ -171,7 +171,7 @@ def test_no_text_at_all_stops_the_scan(tmp_path_factory: pytest.TempPathFactory,
     metadata = folder / "strange-1.0.dist-info"
     metadata.mkdir()
     (metadata / "entry_points.txt").write_text("[upge.mask]\n" + text, encoding="utf-8", errors="replace", newline="")
-    for offer in discovery._scan.__wrapped__((str(folder),)):
+    for offer in registry._scan.__wrapped__((str(folder),)):
         assert offer.slot == "mask"
 
 
@@ -181,10 +181,10 @@ def test_two_packages_may_offer_one_name_and_then_both_must_be_called_in_full(si
     error = unknown("mask", "half")
     assert "2 packages offer a mask called 'half'" in str(error)
     assert error.hint == "say which: 'upge-half/half' or 'upge-other/half'"
-    ours, theirs = discovery.find(SLOTS["mask"], "upge-half/half"), discovery.find(SLOTS["mask"], "upge-other/half")
+    ours, theirs = registry.find(SLOTS["mask"], "upge-half/half"), registry.find(SLOTS["mask"], "upge-other/half")
     assert ours is not theirs
     for kind, name in ((ours, "upge-half/half"), (theirs, "upge-other/half")):
-        part = build(Mask, name, Workshop())
+        part = build(Mask, name, BuildContext())
         assert type(part) is kind
         assert part.dump()["use"] == name
 
@@ -195,13 +195,13 @@ def test_a_package_twice_on_the_path_counts_once(site: Site, tmp_path: Path, mon
     second.mkdir()
     monkeypatch.syspath_prepend(str(second))
     Site(second).install("upge-half", "[upge.mask]\nhalf = half_parts.masks:Half\n")
-    assert len([o for o in discovery.offers("mask") if o.name == "half"]) == 1
+    assert len([o for o in registry.entries("mask") if o.name == "half"]) == 1
 
 
 def test_a_shipped_name_offered_by_another_package_is_ambiguous_too(site: Site) -> None:
     site.install("upge-half", "[upge.mask]\nclip = half_parts.masks:Half\n", {"half_parts.masks": MASK})
     assert unknown("mask", "clip").hint == "say which: 'upge/clip' or 'upge-half/clip'"
-    assert discovery.find(SLOTS["mask"], "upge/clip").__name__ == "Clip"
+    assert registry.find(SLOTS["mask"], "upge/clip").__name__ == "Clip"
 
 
 # Offers that can't be had.
@@ -243,7 +243,7 @@ def test_an_offer_that_cannot_be_had_names_its_package(site: Site, target: str, 
     error = unknown("mask", "half")
     assert "the mask 'half' of the package upge-bad" in str(error)
     assert complaint in str(error)
-    assert discovery.find(SLOTS["mask"], "clip").__name__ == "Clip"  # the others are still there
+    assert registry.find(SLOTS["mask"], "clip").__name__ == "Clip"  # the others are still there
     with pytest.raises(ValidationError, match="upge-bad"):
         _Mask.model_validate({"mask": "half"})
 
@@ -255,14 +255,14 @@ class _Mask(Part):
     mask: Any
 
     def model_post_init(self, context: Any) -> None:
-        build(Mask, self.mask, Workshop())
+        build(Mask, self.mask, BuildContext())
 
 
 def test_a_visible_fault_is_listed_without_importing(site: Site) -> None:
     site.install("upge-bad", "[upge.mask]\nhalf = bad_parts.gone:Half\n", {"bad_parts.masks": MASK})
-    (offer,) = [o for o in discovery.offers("mask") if o.package == "upge-bad"]
+    (offer,) = [o for o in registry.entries("mask") if o.package == "upge-bad"]
     assert offer.fault == "there is no module bad_parts.gone"
-    assert discovery.summary(offer) == ""
+    assert registry.summary(offer) == ""
 
 
 # Names.
@@ -286,7 +286,7 @@ def test_an_unknown_name_comes_with_the_nearest_right_one(slot: str, use: str, h
     assert error.hint.startswith(hint)
 
 
-@pytest.mark.usefixtures("registry")
+@pytest.mark.usefixtures("fresh_registry")
 def test_a_notebook_registers_a_part_for_its_own_process() -> None:
     @register("mine")
     class Mine(Mask):
@@ -295,17 +295,17 @@ def test_a_notebook_registers_a_part_for_its_own_process() -> None:
         def __call__(self, b: Any) -> Any:
             return b.ratio
 
-    assert discovery.find(SLOTS["mask"], "mine") is Mine
+    assert registry.find(SLOTS["mask"], "mine") is Mine
     assert Mine().dump() == {"use": "mine"}
     assert unknown("mask", "mien").hint == "did you mean 'mine'?"
-    with pytest.raises(discovery.Unknown):
-        discovery.find(SLOTS["advantage"], "mine")
+    with pytest.raises(registry.UnknownPartError):
+        registry.find(SLOTS["advantage"], "mine")
 
 
-@pytest.mark.usefixtures("registry")
+@pytest.mark.usefixtures("fresh_registry")
 def test_a_registered_name_does_not_turn_an_installed_part_into_another() -> None:
     """Either register refuses the name, or the shipped part goes by `upge/clip` from then on."""
-    shipped = build(Mask, {"use": "clip", "low": 0.1, "high": 0.2}, Workshop())
+    shipped = build(Mask, {"use": "clip", "low": 0.1, "high": 0.2}, BuildContext())
 
     try:
 
@@ -318,7 +318,7 @@ def test_a_registered_name_does_not_turn_an_installed_part_into_another() -> Non
 
     except (ValueError, LookupError):
         return
-    assert build(Mask, shipped.dump(), Workshop()) == shipped
+    assert build(Mask, shipped.dump(), BuildContext()) == shipped
 
 
 def test_a_plugin_that_exits_does_not_take_the_command_along(site: Site) -> None:
@@ -327,4 +327,4 @@ def test_a_plugin_that_exits_does_not_take_the_command_along(site: Site) -> None
 
 
 def test_a_class_that_nobody_offers_is_named_by_its_file() -> None:
-    assert discovery.name_of(_Mask, "mask") == f"{__file__}:_Mask"
+    assert registry.name_of(_Mask, "mask") == f"{__file__}:_Mask"

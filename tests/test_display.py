@@ -10,7 +10,7 @@ import tiny
 from rich.console import Console
 
 import upge
-from upge.run.display import Display
+from upge.train.display import Display
 
 MADE = {"updates/made": 1.0, "updates/without_signal": 0.0, "updates/not_finite": 0.0, "updates/skipped": 0.0}
 

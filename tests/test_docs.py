@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 import upge
-from upge.command.main import app
+from upge.cli.main import app
 
 ROOT = Path(__file__).parent.parent
 VERBS = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
@@ -34,7 +34,7 @@ def blocks(language: str) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("place", "code"), blocks("python"))
-@pytest.mark.usefixtures("registry")
+@pytest.mark.usefixtures("fresh_registry")
 def test_python_blocks_run(place: str, code: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     exec(compile(code, place, "exec"), {})

@@ -17,17 +17,17 @@ from conftest import Site
 from language_server import Complaint, LanguageServer, serving
 from test_schema import RECIPES, install
 
-from upge import discovery
-from upge.editor.json_schema import recipe_schema
-from upge.recipe.finding import shipped_recipes
+from upge import registry
+from upge.describe.json_schema import recipe_schema
+from upge.recipe.catalog import shipped_recipes
 from upge.recipe.schema import Model
 
 SERVER = "yaml-language-server@1.25.0"
 MODELINE = "# yaml-language-server: $schema=../upge.schema.json\n"
 EXTENDING = f"{MODELINE}extends: lab/base.yaml\n"
 TERM = f"{EXTENDING}estimator:\n  terms:\n    rl:\n"
-ENGINES = ", ".join(sorted(offer.name for offer in discovery.offers("engine")))
-MASKS = ", ".join(sorted({offer.name for offer in discovery.offers("mask")}))
+ENGINES = ", ".join(sorted(offer.name for offer in registry.entries("engine")))
+MASKS = ", ".join(sorted({offer.name for offer in registry.entries("mask")}))
 
 pytestmark = pytest.mark.editor
 

@@ -15,12 +15,12 @@ import tiny
 from typer.testing import CliRunner
 
 import upge
-from upge.command.main import app, main
+from upge.cli.main import app, main
 from upge.errors import InputError, Terminated
-from upge.report import writing
-from upge.run import evaluation, guarding, tracking
-from upge.run.trainer import train
-from upge.study import studying
+from upge.evaluate import evaluation
+from upge.rollouts import sessions
+from upge.train import trackers
+from upge.train.trainer import train
 
 
 @pytest.mark.parametrize("error", [InputError("report.html: can't be written"), OSError(28, "full"), ValueError("odd")])
@@ -30,7 +30,7 @@ def test_a_run_whose_report_can_not_be_written_is_finished(
     def write(*given: Any, **named: Any) -> Path:
         raise error
 
-    monkeypatch.setattr(writing, "write", write)
+    monkeypatch.setattr(write, "write", write)
     recipe = tiny.recipe(tmp_path, train={"steps": 0}, eval={"splits": []})
     result = CliRunner().invoke(app, ["run", str(recipe)])
     assert result.exit_code == 0, result.output
@@ -77,7 +77,7 @@ def test_a_tracker_that_can_not_be_closed_is_told(capsys: pytest.CaptureFixture[
 
     recipe: Any = type("R", (), {"log": type("L", (), {"trackers": ("wandb",)})})
     gone: Any = Gone()
-    tracking._close(recipe, gone)
+    trackers._close(recipe, gone)
     assert capsys.readouterr().err == "log.trackers: wandb can't be closed: ConnectionError: gone\n"
 
 
@@ -87,7 +87,7 @@ def test_ctrl_c_is_told_by_every_command(monkeypatch: pytest.MonkeyPatch, capsys
         error.add_note("to go on: upge")
         raise error
 
-    monkeypatch.setattr(studying, "study", study)
+    monkeypatch.setattr(study, "study", study)
     monkeypatch.setattr(signal, "signal", lambda *given: None)  # the handler would outlive this test
     monkeypatch.setattr(sys, "argv", ["upge", "study", "grpo"])
     with pytest.raises(SystemExit) as ended:
@@ -99,7 +99,7 @@ def test_ctrl_c_is_told_by_every_command(monkeypatch: pytest.MonkeyPatch, capsys
 def test_a_finished_run_stays_so_where_a_session_can_not_be_closed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened = guarding.opened
+    opened = sessions.opened
 
     @contextmanager
     def closing_fails(part: Any, place: str, *rest: Any) -> Iterator[Any]:
@@ -108,7 +108,7 @@ def test_a_finished_run_stays_so_where_a_session_can_not_be_closed(
         if place == "reward":
             raise ConnectionError("gone")
 
-    monkeypatch.setattr(guarding, "opened", closing_fails)
+    monkeypatch.setattr(sessions, "opened", closing_fails)
     recipe = tiny.recipe(tmp_path, train={"steps": 0}, eval={"splits": []})
     with pytest.raises(ConnectionError) as error:
         train(upge.load(recipe))

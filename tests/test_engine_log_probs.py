@@ -11,13 +11,12 @@ import tiny
 import torch
 
 import upge
-from upge.batch import Batch
-from upge.estimator import Estimator
-from upge.recipe import RecipeError, probe
-from upge.run import cautions
-from upge.run.tally import Tally
-from upge.run.vitals import worth
+from upge.estimator.batch import Batch
+from upge.estimator.estimator import Estimator
+from upge.recipe import RecipeError, trials
 from upge.testing.batches import Case, Prompt, fresh
+from upge.train import cautions
+from upge.train.metrics import StepMetrics, worth
 
 RL: dict[str, Any] = tiny.HYBRID["terms"]["rl"]  # type: ignore[index]
 SFT: dict[str, Any] = tiny.HYBRID["terms"]["sft"]  # type: ignore[index]
@@ -79,8 +78,8 @@ def test_rollouts_alone_and_masks_that_treat_demonstrations_apart_may_read_it(
 
 
 def test_whatever_the_slot_it_is_what_a_part_computes_that_counts() -> None:
-    assert probe.reads_of_demonstrations(_Own(shown=True))
-    assert not probe.reads_of_demonstrations(_Own())
+    assert trials.reads_of_demonstrations(_Own(shown=True))
+    assert not trials.reads_of_demonstrations(_Own())
 
 
 NUCLEUS = {"rollout": {"top_p": 0.8}}
@@ -153,7 +152,7 @@ def clamped(mask: list[dict[str, Any]], advantage: str = "reward") -> dict[str, 
     batch = Batch(logp, torch.arange(3), torch.arange(3), torch.zeros(3, dtype=torch.bool), -torch.ones(3), old)
     term = RL | {"mask": mask, "advantage": advantage, "reduction": "token_mean"}
     estimator = Estimator.model_validate({"terms": {"rl": term}})
-    tally = Tally(["rl"], lambda x: x)
+    tally = StepMetrics(["rl"], lambda x: x)
     tally.weighed(batch, estimator.weigh(batch, estimator.count(batch, estimator.credit(batch))))
     return tally.metrics()
 

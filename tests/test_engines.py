@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import GenerationConfig, MambaConfig, MambaForCausalLM, PreTrainedModel
 
-from upge.flow import Completion, Context, Request, Sampling
-from upge.policy import ModelError, Policy
+from upge.model import ModelError, Policy
+from upge.types import Completion, Context, Request, Sampling
 from upge_parts.engines.decoding import decodable
 from upge_parts.engines.generating import Generating
 from upge_parts.engines.keyed import draw, uniforms

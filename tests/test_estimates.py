@@ -14,10 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from upge.errors import InputError
-from upge.flow import Problem, Trajectory
-from upge.records.estimates import bootstrap, majority, pass_at_k
-from upge.records.scores import Record, places
-from upge.run.evaluating import measure
+from upge.evaluate.measurement import measure
+from upge.evaluate.scores import Record, bootstrap, majority, pass_at_k, places
+from upge.types import Problem, Trajectory
 
 
 def closed_form(n: int, right: int, k: int) -> float:

@@ -215,7 +215,7 @@ def test_an_advantage_that_reads_logp_is_computed_with_every_forward_pass() -> N
     assert block.terms["rl"].live
     credit = block.credit(replace(BATCH, logp=None))
     assert credit.terms["rl"].advantage is None
-    assert bool(credit.matter(BATCH)[~BATCH.demonstration].all())
+    assert bool(credit.nonzero_rows(BATCH)[~BATCH.demonstration].all())
     assert BATCH.logp is not None
     assert_close(weights(pushing(advantage=Surprise())), ROLLOUTS * -BATCH.logp / ROLLOUTS.sum())
 
@@ -368,14 +368,14 @@ class AboveTheGroup(Mask):
 def test_a_part_of_a_group_sees_its_trajectories_without_advantage_too() -> None:
     block = estimator(pushing(mask=AboveTheGroup()))
     credit = block.count(BATCH, block.credit(BATCH))
-    matter, alive = credit.matter(BATCH), block.alive(BATCH, credit)
-    living = set(BATCH.group[matter].tolist())
+    nonzero_rows, alive = credit.nonzero_rows(BATCH), block.alive(BATCH, credit)
+    living = set(BATCH.group[nonzero_rows].tolist())
     assert alive.tolist() == [group in living for group in BATCH.group.tolist()]
-    assert int(matter.sum()) < int(alive.sum()) < BATCH.size, "a prompt whose every trajectory is dead is dropped"
+    assert int(nonzero_rows.sum()) < int(alive.sum()) < BATCH.size, "a prompt whose every trajectory is dead is dropped"
     laws.check_dropping(block, BATCH)
 
 
 def test_parts_of_single_trajectories_leave_the_dead_out() -> None:
     block = estimator(pushing(mask=CLIP, denominator="old"))
     credit = block.count(BATCH, block.credit(BATCH))
-    assert block.alive(BATCH, credit).tolist() == credit.matter(BATCH).tolist()
+    assert block.alive(BATCH, credit).tolist() == credit.nonzero_rows(BATCH).tolist()

@@ -17,11 +17,11 @@ from evaluations import FILES, UPGE, done, given_completions, lines, measured_ru
 from typer.testing import CliRunner, Result
 
 import upge
-from upge.command.main import app
-from upge.records.contrasting import Bands, bands, differences, measured, opened, solved
-from upge.records.estimates import bootstrap
-from upge.run.problems import problems_of, spread
-from upge.run.trainer import train
+from upge.cli.main import app
+from upge.evaluate.paired import Bands, bands, differences, measured, opened, solved
+from upge.evaluate.scores import bootstrap
+from upge.rollouts.problems import problems_of, spread
+from upge.train.trainer import train
 from upge_parts.data.session import InMemory
 from upge_parts.engines.recorded import read
 

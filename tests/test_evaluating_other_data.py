@@ -11,7 +11,7 @@ from evaluations import done, lines, measured_run, refused
 from sources import LETTERS, MAPPED, parquet
 
 import upge
-from upge.run.trainer import train
+from upge.train.trainer import train
 
 
 @pytest.fixture

@@ -18,8 +18,8 @@ from evaluations import FILES, call, done, lines, refused, same
 from transformers import LlamaForCausalLM
 
 import upge
-from upge.run.problems import spread
-from upge.run.trainer import train
+from upge.rollouts.problems import spread
+from upge.train.trainer import train
 
 UPGE = [sys.executable, "-m", "upge"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "upge"]

@@ -13,9 +13,9 @@ import tiny
 from evaluations import done
 
 import upge
-from upge.flow import Completion, Request, Sampling
 from upge.recipe import RecipeError
-from upge.run.trainer import train
+from upge.train.trainer import train
+from upge.types import Completion, Request, Sampling
 from upge_parts.engines.transformers_engine import Transformers
 from upge_parts.engines.vllm_engine import Vllm
 
@@ -23,9 +23,9 @@ CALLS: list[str] = []
 
 
 @pytest.fixture(autouse=True)
-def stale(registry: None) -> None:
+def stale(fresh_registry: None) -> None:
     """An engine that always says the same, and one that says so of itself."""
-    del registry
+    del fresh_registry
     CALLS.clear()
 
     class Session:

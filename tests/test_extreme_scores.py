@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from upge import View
-from upge.batch import Batch
+from upge.estimator.batch import Batch
 from upge.testing.batches import seeded
 from upge_parts.advantages.batch_norm import BatchNorm
 from upge_parts.advantages.group_mean import GroupMean

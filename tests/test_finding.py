@@ -9,7 +9,7 @@ from conftest import Site
 
 import upge
 from upge import RecipeError
-from upge.recipe.finding import find_recipe, shelved, shipped_recipes
+from upge.recipe.catalog import find_recipe, shelved, shipped_recipes
 
 MINE = "extends: grpo.yaml\nname: mine\nabout: mine\n"
 

@@ -12,10 +12,10 @@ import tiny
 from test_run_faults import When
 
 import upge
-from upge.records.folder import RunFolder
-from upge.run import checkpoint
-from upge.run.failing import RunError
-from upge.run.trainer import train
+from upge.runs.failures import RunError
+from upge.runs.folder import RunFolder
+from upge.train import checkpoint
+from upge.train.trainer import train
 
 SETTINGS = ("train.save_every=2", "log.completions=false", "eval.splits=[]")
 

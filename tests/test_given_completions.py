@@ -11,7 +11,7 @@ import tiny
 from evaluations import FILES, call, done, given_completions, lines, measured_run, refused, same
 
 import upge
-from upge.run.trainer import train
+from upge.train.trainer import train
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ from torch import Tensor
 import upge
 from upge import Batch, Estimator, View
 from upge.testing.batches import EMPTY, PINNED, Case, Prompt
-from upge.testing.drawing import cases
 from upge.testing.laws import check_gradient, reaches_a_kink
+from upge.testing.strategies import cases
 
 
 def pinned(test: Callable[..., None]) -> Callable[..., None]:

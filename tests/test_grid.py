@@ -24,17 +24,16 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import upge
-from upge.command.main import app
+from upge.cli.main import app
 from upge.errors import InputError
-from upge.grid import working
-from upge.grid.cells import Cell, planned, standings
-from upge.grid.showing import Followed, Show
-from upge.grid.varying import parse, slug
-from upge.grid.working import Task, jobs_for
 from upge.recipe import RecipeError
-from upge.records import status
-from upge.run import resuming
-from upge.run.trainer import train
+from upge.runs import status
+from upge.sweep import executor
+from upge.sweep.axes import Cell, parse, planned, slug, standings
+from upge.sweep.executor import Task, jobs_for
+from upge.sweep.progress import Followed, Show
+from upge.train import resume
+from upge.train.trainer import train
 
 UPGE = [sys.executable, "-m", "upge", "run"]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -218,8 +217,8 @@ def test_a_folder_of_something_else_is_refused(twice: Twice) -> None:
 
 def test_a_run_of_a_recipe_that_was_edited_meanwhile_is_not_the_one_asked_for(twice: Twice) -> None:
     asked, other = (planned(twice.recipes[:1], [f"optimizer.lr={lr}"], seeds=1)[0] for lr in (0.003, 0.1))
-    assert working.judged(asked) == ("finished", "")
-    state, reason = working.judged(other)
+    assert executor.judged(asked) == ("finished", "")
+    state, reason = executor.judged(other)
     assert state == "failed"
     assert "optimizer.lr: 0.003 there, 0.1 here" in reason
 
@@ -238,7 +237,7 @@ def waiting(cell: Cell) -> Task:
 
 def worked(*tasks: Task) -> list[tuple[str, str]]:
     """State and reason of each task after a grid of them."""
-    working.Workers(tasks, 2, Show(tasks, Console(file=io.StringIO()))).work()
+    executor.Workers(tasks, 2, Show(tasks, Console(file=io.StringIO()))).work()
     return [(task.state, task.reason) for task in tasks]
 
 
@@ -277,7 +276,7 @@ def test_a_finished_run_is_finished_whatever_became_of_its_status(twice: Twice, 
             (cell.folder / status.FILE).write_text(lost)
             assert cell.standing() == "finished"
             with pytest.raises(InputError, match="the run is finished, after 2 steps"):
-                resuming.choose(cell.recipe, cell.folder)
+                resume.choose(cell.recipe, cell.folder)
         (cell.folder / status.FILE).unlink()
         assert cell.standing() == "finished"
     finally:
@@ -340,7 +339,7 @@ def test_what_is_no_list_of_values(text: str) -> None:
 def test_as_many_runs_as_the_cores_allow(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int | None, jobs: int
 ) -> None:
-    monkeypatch.setattr(working, "cores", lambda: 4)
+    monkeypatch.setattr(executor, "cores", lambda: 4)
     recipe = upge.load(tiny.recipe(tmp_path, train={"threads": threads}))
     assert jobs_for([recipe] * 3) == jobs
 

@@ -17,9 +17,9 @@ from typer.testing import CliRunner
 from watching import Watched
 
 from upge.bench.head import Head
-from upge.command.main import app
-from upge.policy import log_probs
-from upge.policy.head import Factor, Processing, Tiling, streamed
+from upge.cli.main import app
+from upge.model import log_probs
+from upge.model.head import Factor, Processing, Tiling, streamed
 
 PLAIN, TILING = Processing(), Tiling()
 

@@ -21,13 +21,12 @@ from rich.console import Console
 
 import upge
 from upge.recipe import RecipeError
-from upge.recipe.health import Check, Health
-from upge.records import status
-from upge.run.display import Display
-from upge.run.failing import RunError
-from upge.run.health import Watch
-from upge.run.signs import SIGNS
-from upge.run.trainer import train
+from upge.recipe.schema import Check, Health
+from upge.runs import status
+from upge.runs.failures import RunError
+from upge.train.display import Display
+from upge.train.health_checks import SIGNS, HealthMonitor
+from upge.train.trainer import train
 
 UPGE = str(Path(sys.executable).parent / "upge")
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -57,9 +56,9 @@ series = st.lists(st.booleans(), max_size=12)
 patiences = st.integers(1, 4)
 
 
-def watch(patience: int = 1, **blocks: Any) -> Watch:
+def watch(patience: int = 1, **blocks: Any) -> HealthMonitor:
     checks = {name: {**its, "patience": patience} for name, its in THRESHOLDS.items()}
-    return Watch(Health.model_validate({**checks, **blocks}), clipping=("rl",))
+    return HealthMonitor(Health.model_validate({**checks, **blocks}), clipping=("rl",))
 
 
 def line(name: str, *, failing: bool) -> dict[str, float]:
@@ -67,13 +66,13 @@ def line(name: str, *, failing: bool) -> dict[str, float]:
     return {metric: wrong if failing else healthy}
 
 
-def begun(over: Watch) -> Watch:
+def begun(over: HealthMonitor) -> HealthMonitor:
     """After a rollout batch that says what the start was like."""
     over.look(0, {metric: healthy for metric, healthy, _, _ in CASES.values()})
     return over
 
 
-def marks(over: Watch, name: str, lines: Sequence[dict[str, float]]) -> list[float]:
+def marks(over: HealthMonitor, name: str, lines: Sequence[dict[str, float]]) -> list[float]:
     found = (over.look(1 + step, each)[0].get(f"health/{name}") for step, each in enumerate(lines))
     return [mark for mark in found if mark is not None]
 
@@ -216,12 +215,12 @@ def test_either_divergence_is_one_too_many() -> None:
 
 def test_a_teacher_is_far_at_the_start_and_only_what_the_distance_grows_by_is_a_blow_up(tmp_path: Path) -> None:
     path, teacher = tiny.recipe(tmp_path), tiny.tokenizer(tmp_path)
-    assert not Watch.of(upge.load(path)).teacher
-    over = Watch.of(upge.load(path, [f"reference.path={teacher}"]))
+    assert not HealthMonitor.of(upge.load(path)).teacher
+    over = HealthMonitor.of(upge.load(path, [f"reference.path={teacher}"]))
     lines = [{"kl_reference": kl} for kl in (3.0, 2.0, 3.9, 4.1)]
     assert [over.look(step, each)[0]["health/kl_blowup"] for step, each in enumerate(lines)] == [0.0, 0.0, 0.0, 1.0]
     assert over.last["kl_blowup"].said == "KL(π_θ‖π_0) 4.1 nats a token, 3 at the start; warns above 4"
-    again = Watch.of(upge.load(path, [f"reference.path={teacher}"]))
+    again = HealthMonitor.of(upge.load(path, [f"reference.path={teacher}"]))
     again.restore(over.state())
     assert again.look(4, {"kl_reference": 3.5})[0] == {"health/kl_blowup": 0.0}
 
@@ -252,7 +251,7 @@ def test_longer_responses_that_end_are_no_explosion() -> None:
 
 
 def test_the_worst_term_is_the_clip_fraction_and_no_other_mask_is() -> None:
-    over = Watch(watch().settings, clipping=("a", "b"))
+    over = HealthMonitor(watch().settings, clipping=("a", "b"))
     metrics = {"a/masked": 0.1, "b/masked": 0.9, "c/masked": 1.0}
     assert over.look(0, metrics)[0] == {"health/clip_fraction": 1.0}
     assert "'b'" in over.last["clip_fraction"].said
@@ -268,7 +267,7 @@ def test_masks_that_are_no_trust_regions_leave_tokens_out_on_purpose(tmp_path: P
     rl = tiny.HYBRID["terms"]["rl"]
     masks = {"plain": rl["mask"], "none": [], "weighed": [rl["mask"], {"use": "shaping", "gamma": 0.1}]}
     terms = {name: {**rl, "mask": mask} for name, mask in masks.items()}
-    assert Watch.of(upge.load(tiny.recipe(tmp_path, estimator={"terms": terms}))).clipping == ("plain",)
+    assert HealthMonitor.of(upge.load(tiny.recipe(tmp_path, estimator={"terms": terms}))).clipping == ("plain",)
 
 
 # The recipe.

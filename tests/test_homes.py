@@ -9,9 +9,9 @@ import tiny
 from conftest import Site
 
 import upge
-from upge.records.folder import RunFolder
-from upge.records.recipe_file import changed
-from upge.run.trainer import train
+from upge.runs.folder import RunFolder
+from upge.runs.recipe_file import changed
+from upge.train.trainer import train
 
 PARTS = "[upge.mask]\nclip = theirs:Clip\n[upge.engine]\ntransformers = theirs:Clip\n"
 RECIPES = "[upge.recipes]\ntheirs = theirs_recipes\n"

@@ -23,7 +23,7 @@ from support.tiers import spread
 from test_wrong_recipes import GOOD
 
 import upge
-from upge.records.folder import masked
+from upge.runs.folder import masked
 
 Make = Callable[[Path], Case]
 

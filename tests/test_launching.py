@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import tiny
 
-from upge.command import launching
+from upge.distributed import launcher
 from upge.errors import InputError
 
 UPGE = [sys.executable, "-m", "upge", "run"]
@@ -118,8 +118,8 @@ def test_a_process_that_is_killed_is_named(tmp_path: Path) -> None:
 
 def test_processes_that_a_launcher_has_started_launch_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    assert [launching.due(processes) for processes in (None, 1, 2)] == [False, False, True]
+    assert [launcher.due(processes) for processes in (None, 1, 2)] == [False, False, True]
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert [launching.due(processes) for processes in (None, 2)] == [False, False]
+    assert [launcher.due(processes) for processes in (None, 2)] == [False, False]
     with pytest.raises(InputError, match="has started 2 already"):
-        launching.due(3)
+        launcher.due(3)

@@ -16,7 +16,7 @@ from registry import FACTORS, describe, estimator, host, made, values
 from upge import Estimator, Mask, PartError
 from upge.testing import laws, part_laws
 from upge.testing.batches import EMPTY, PINNED, RICH, Case, Prompt, fresh
-from upge.testing.drawing import cases
+from upge.testing.strategies import cases
 
 every_factor = pytest.mark.parametrize(("slot", "value"), values(*FACTORS), ids=describe)
 every_mask = pytest.mark.parametrize("value", [value for _, value in values("mask")], ids=describe)

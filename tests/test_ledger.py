@@ -10,8 +10,8 @@ import pytest
 import tiny
 
 import upge
-from upge.run import ledger
-from upge.run.trainer import train
+from upge.train import token_log
+from upge.train.trainer import train
 
 STEPS = 4
 
@@ -94,7 +94,7 @@ def test_without_completions_there_is_none(tmp_path: Path) -> None:
 
 
 def test_long_responses_are_cut(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(ledger, "TOKENS", 2)
+    monkeypatch.setattr(token_log, "TOKENS", 2)
     folder = trained(tmp_path / "run", "train.steps=1")
     responses = [json.loads(line) for line in (folder / "completions.jsonl").read_text().splitlines()]
     lengths = {(each["problem"], each["sample"]): len(each["tokens"]) for each in responses}

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM, PreTrainedModel
 
 import upge
-from upge.policy import load
-from upge.run.trainer import train
+from upge.model import load
+from upge.train.trainer import train
 
 
 def checkpoint(folder: Path, *names: str) -> str:

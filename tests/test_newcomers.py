@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import upge
-from upge import discovery
-from upge.parts import SLOTS
+from upge import registry
+from upge.part import SLOTS
 from upge.recipe import RecipeError, check
 from upge.tables import folding
 
@@ -70,11 +70,11 @@ def test_the_base_is_told_of_once(tmp_path: Path) -> None:
 
 
 def test_every_part_in_every_other_slot_is_sent_to_its_own() -> None:
-    names = {slot: {offer.name for offer in discovery.offers(slot)} for slot in SLOTS}
+    names = {slot: {offer.name for offer in registry.entries(slot)} for slot in SLOTS}
     for own, other in itertools.permutations(SLOTS, 2):
         for name in names[own] - names[other]:
-            with pytest.raises(discovery.Unknown) as unknown:
-                discovery.find(SLOTS[other], name)
+            with pytest.raises(registry.UnknownPartError) as unknown:
+                registry.find(SLOTS[other], name)
             assert f"'{name}' is " in unknown.value.hint
             assert own in unknown.value.hint or own == "data"
 

@@ -13,9 +13,9 @@ from sources import data, lines, parquet, training
 
 import upge
 from upge import Context, InputError, Problem
-from upge.parts import AReward, SomeData
-from upge.records.folder import to_yaml
-from upge.run.trainer import train
+from upge.part import AReward, SomeData
+from upge.runs.folder import to_yaml
+from upge.train.trainer import train
 
 RECIPE = """\
 extends: grpo.yaml

@@ -12,7 +12,7 @@ import pytest
 
 import upge
 import upge.testing
-from upge import discovery
+from upge import registry
 
 ROOT = Path(__file__).parents[1]
 PROJECTS = sorted((ROOT / "plugins").glob("*/pyproject.toml"))
@@ -59,10 +59,10 @@ def test_a_package_uses_only_the_public_names(path: Path) -> None:
     ("source", "found"),
     [
         ("from upge import Mask, View", {"upge.Mask", "upge.View"}),
-        ("from upge.batch import Batch", {"upge.batch.Batch"}),
-        ("import upge.parts as p", {"upge.parts"}),
-        ("import upge\nclass M(upge.Mask): x = upge.batch.Batch", {"upge.Mask", "upge.batch"}),
-        ("def f():\n    from upge.run import trainer", {"upge.run.trainer"}),
+        ("from upge.estimator.batch import Batch", {"upge.estimator.batch.Batch"}),
+        ("import upge.part as p", {"upge.part"}),
+        ("import upge\nclass M(upge.Mask): x = upge.estimator.batch.Batch", {"upge.Mask", "upge.estimator.batch"}),
+        ("def f():\n    from upge.train import trainer", {"upge.train.trainer"}),
         ("from upgerade import x\nimport torch", set()),
     ],
 )
@@ -85,13 +85,13 @@ def test_a_package_is_a_distribution_of_its_own(project: Path) -> None:
 
 @every_project
 def test_what_a_package_offers_is_there(project: Path) -> None:
-    for group, offers in stated(project)["entry-points"].items():
-        for target in offers.values():
+    for group, entries in stated(project)["entry-points"].items():
+        for target in entries.values():
             module, _, name = target.partition(":")
             path = project.parent.joinpath(*module.split("."))
-            if group == discovery.RECIPES:
+            if group == registry.RECIPES:
                 assert list(path.glob("*.yaml")), target
                 continue
-            assert group.removeprefix(discovery.GROUP) in discovery.slots()
+            assert group.removeprefix(registry.GROUP) in registry.slots()
             tree = ast.parse(path.with_suffix(".py").read_text(encoding="utf-8"))
             assert name in {node.name for node in tree.body if isinstance(node, ast.ClassDef)}, target

@@ -17,11 +17,11 @@ from test_gradients import of, pinned
 from typer.testing import CliRunner
 
 import upge
-from upge.command.main import app
+from upge.cli.main import app
 from upge.recipe import check
-from upge.recipe.finding import find_recipe
+from upge.recipe.catalog import find_recipe
 from upge.testing.batches import Case
-from upge.testing.drawing import cases
+from upge.testing.strategies import cases
 
 FOLDER = Path(__file__).parent.parent / "recipes" / "paper"
 LAUNCH = FOLDER / "fsdp2.json"

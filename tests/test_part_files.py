@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 
 import upge
 from upge import View
-from upge.command.main import app
+from upge.cli.main import app
 from upge.recipe import RecipeError, check
-from upge.records.folder import RunFolder
+from upge.runs.folder import RunFolder
 from upge.testing.batches import RICH
 
 HEAD = "import torch\nimport upge\nfrom upge import Mask, Switch\n\n\n"

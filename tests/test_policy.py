@@ -11,9 +11,9 @@ from models import PAIRS, TEMPERATURES, Pair
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from upge.flow import Problem
-from upge.policy import ModelError, Policy, Templater, log_probs
-from upge.policy.logprobs import _at_most_zero
+from upge.model import ModelError, Policy, Templater, log_probs
+from upge.model.log_probs import _at_most_zero
+from upge.types import Problem
 
 token = st.integers(0, models.SIZE - 1)
 pair = st.tuples(st.lists(token, min_size=1, max_size=9), st.lists(token, max_size=9))

@@ -11,9 +11,9 @@ import torch
 
 import upge
 from upge.distributed.accelerator import open_accelerator
-from upge.flow import Problem, Trajectory
-from upge.policy.loading import open_policy
-from upge.run.trainer import open_learner, train
+from upge.model.loading import open_policy
+from upge.train.trainer import open_learner, train
+from upge.types import Problem, Trajectory
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [("float64", 1e-14), ("float32", 1e-5)])

@@ -19,12 +19,11 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 import upge
-from upge.distributed import sharding
+from upge.distributed import fsdp
 from upge.errors import InputError
-from upge.policy import shards
-from upge.run.balancing import Load, dealt
-from upge.run.packing import portions, tokens_of
-from upge.run.trainer import train
+from upge.model import shards
+from upge.rollouts.batching import Load, dealt, portions, tokens_of
+from upge.train.trainer import train
 
 HERE = Path(__file__).parent
 QUANTIZED = "model={path: 'upge_parts:data/lab/base', config: null, lora: {quantize: nf4, save: adapter}}"
@@ -228,7 +227,7 @@ def test_what_a_run_cannot_divide_is_refused(
         monkeypatch.setenv(name, value)
     recipe = upge.load(tiny.recipe(tmp_path), overrides)
     with pytest.raises(InputError, match=said):
-        sharding.check(recipe)
+        fsdp.check(recipe)
 
 
 def test_a_whole_model_passes_through() -> None:

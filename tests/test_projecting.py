@@ -22,9 +22,9 @@ from transformers import (
 )
 from watching import Watched
 
-from upge.policy import log_probs
-from upge.policy.head import Processing, Tiling
-from upge.policy.projecting import pieces, processing
+from upge.model import log_probs
+from upge.model.head import Processing, Tiling
+from upge.model.head_hook import pieces, processing
 
 
 def tiny(config: Any, **given: Any) -> PreTrainedModel:
@@ -152,7 +152,7 @@ def test_a_head_of_an_unknown_kind_is_called_for_some_tokens_at_a_time(
     assert pieces(model.lm_head, torch.zeros(1, 32)) is None
     sizes: list[int] = []
     model.lm_head.inner.register_forward_hook(lambda module, inputs, output: sizes.append(output.shape[1]))
-    monkeypatch.setattr("upge.policy.projecting.Tiling", lambda: Tiling(budget=3 * 8 * 4 * models.SIZE))
+    monkeypatch.setattr("upge.model.head_hook.Tiling", lambda: Tiling(budget=3 * 8 * 4 * models.SIZE))
     log_probs(model, PAIRS, TEMPERATURES.double())
     assert sizes[-3:] == [3, 3, 1]
     same(model, 1e-10 if make is models.gpt2 else 1e-6)

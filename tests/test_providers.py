@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 from transformers import AutoModelForTokenClassification
 
 import upge
-from upge.policy import ModelError, Policy, load_critic, load_reference
-from upge.run.critic import regression
-from upge.run.trainer import train
+from upge.model import ModelError, Policy, load_critic, load_reference
+from upge.train.critic import regression
+from upge.train.trainer import train
 
 Run = Callable[..., Path]
 ROOT = Path(__file__).parent.parent
@@ -226,8 +226,8 @@ def test_no_reference_and_no_critic_are_opened_that_no_part_reads(run: Run, monk
     def refuse(*_: object) -> None:
         raise AssertionError("opened without need")
 
-    monkeypatch.setattr("upge.policy.load_reference", refuse)
-    monkeypatch.setattr("upge.policy.load_critic", refuse)
+    monkeypatch.setattr("upge.model.load_reference", refuse)
+    monkeypatch.setattr("upge.model.load_critic", refuse)
     run("plain", {"rl": GRPO}, "train.steps=1", "eval.splits=[]")
     with pytest.raises(AssertionError):
         run("kl", {"rl": GRPO, "kl": KL}, "train.steps=1", "eval.splits=[]")

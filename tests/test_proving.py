@@ -17,9 +17,9 @@ from preparing import prepared
 from torch import nn
 from transformers import LlamaForCausalLM, PreTrainedModel
 
-from upge.policy import log_probs
-from upge.policy.logprobs import reach
-from upge.policy.proving import Proof, precision, undisturbed, within
+from upge.model import log_probs
+from upge.model.log_probs import reach
+from upge.model.self_check import Proof, precision, undisturbed, within
 
 SILENT = "{model} is slow, since {fault}"
 GROUP = [([5, 6, 7], response) for response in ([1], [2, 3, 4, 8], [2, 3])]
@@ -203,7 +203,7 @@ def test_a_head_that_cannot_be_streamed_is_refused_with_the_reason(monkeypatch: 
     def streamed(*_: Any, **__: Any) -> Any:
         raise RuntimeError("no kernel for this")
 
-    monkeypatch.setattr("upge.policy.projecting.streamed", streamed)
+    monkeypatch.setattr("upge.model.head_hook.streamed", streamed)
     model = models.llama()
     with pytest.warns(UserWarning, match=r"fails where its logits are streamed \(RuntimeError: no kernel for this\): "):
         answer = log_probs(model, PAIRS, TEMPERATURES)[0]

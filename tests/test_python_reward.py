@@ -11,8 +11,8 @@ from test_authoring import call
 
 import upge
 from upge import Context, InputError, PartError, Problem, RecipeError
-from upge.records.recipe_file import command
-from upge.run.trainer import train
+from upge.runs.recipe_file import command
+from upge.train.trainer import train
 from upge_parts.rewards.python_function import PythonFunction
 from upge_parts.rewards.weighted import Weighted
 

@@ -13,9 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from upge.recipe.building import MAX_NODES
 from upge.recipe.faults import Fault, RecipeError
-from upge.recipe.reading import MAX_BYTES, Node, parse, plain, read
+from upge.recipe.yaml import MAX_BYTES, MAX_NODES, Node, parse, plain, read
 
 GOOD = """\
 # A recipe.

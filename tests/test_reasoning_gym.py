@@ -12,9 +12,9 @@ from pydantic import ValidationError
 from sources import data, training
 
 import upge
-from upge import Context, InputError, Problem, discovery
-from upge.parts import SLOTS
-from upge.run.trainer import train
+from upge import Context, InputError, Problem, registry
+from upge.part import SLOTS
+from upge.train.trainer import train
 from upge_parts.data.gym import configured, entry_of, name_of
 
 SUMS = {"generator": "chain_sum", "configuration": {"min_terms": 2, "max_terms": 3}, "size": 12}
@@ -22,7 +22,7 @@ STORIES = {"generator": "gsm_symbolic", "size": 6, "demonstration": "metadata.an
 
 
 def score(problem: Problem, *texts: str, **parameters: Any) -> list[float]:
-    part = discovery.find(SLOTS["reward"], "reasoning_gym").model_validate(parameters)
+    part = registry.find(SLOTS["reward"], "reasoning_gym").model_validate(parameters)
     with part.open(Context()) as session:
         return session.score([(problem, text) for text in texts])
 

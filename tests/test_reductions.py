@@ -9,7 +9,7 @@ from hypothesis import example, given
 from reductions import REDUCTIONS, Line
 from upge.testing import laws
 from upge.testing.batches import PINNED, Case, seeded
-from upge.testing.drawing import cases
+from upge.testing.strategies import cases
 
 
 def title(line: Line) -> str:

@@ -16,7 +16,7 @@ import torch
 
 import upge
 from upge import Estimator
-from upge.run.trainer import train
+from upge.train.trainer import train
 
 Run = Callable[..., Path]
 RL = {**tiny.HYBRID["terms"]["rl"], "reduction": "token_mean"}  # type: ignore[index]

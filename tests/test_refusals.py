@@ -17,7 +17,7 @@ from torch import Tensor
 
 import upge
 from upge import Advantage, Denominator, Estimator, Mask, PartError, Reduction, Shaping, Switch, View, register
-from upge.declaring import FIELDS
+from upge.part_checks import FIELDS
 
 # When a part goes wrong.
 
@@ -117,7 +117,7 @@ def test_a_part_that_changes_what_it_sees_is_named_with_its_place_and_line(act: 
 @pytest.mark.parametrize("slot", ["mask", "denominator", "advantage", "reduction", "switch", "shaping"])
 def test_numbers_that_carry_gradient_are_refused_in_every_slot(slot: str) -> None:
     wet = torch.ones(BATCH.prompts if slot == "switch" else TOKENS, requires_grad=True)
-    part = broken(upge.parts.SLOTS[slot], {"rl": wet} if slot == "switch" else wet)
+    part = broken(upge.part.SLOTS[slot], {"rl": wet} if slot == "switch" else wet)
     block = {**pushing(), slot: part} if slot in ("switch", "shaping") else pushing(**{slot: part})
     with pytest.raises(PartError, match=r"returned a tensor that carries gradient: detach it \(.*:\d+\)"):
         estimator(block).loss(BATCH)
@@ -325,7 +325,7 @@ def test_an_unknown_part_comes_with_the_nearest_right_name() -> None:
     assert refused.value.errors()[0]["ctx"]["hint"] == "did you mean 'group_norm'?"
 
 
-@pytest.mark.usefixtures("registry")
+@pytest.mark.usefixtures("fresh_registry")
 def test_a_registered_part_is_named_like_any_other() -> None:
     register("given")(Given)
     block = estimator(pushing(advantage="given"))

@@ -12,8 +12,8 @@ import tiny
 from hostility import Case, bounded, check
 
 import upge
-from upge.policy import ModelError
-from upge.policy.rendering import Renderer, RenderingError, renderer
+from upge.model import ModelError
+from upge.model.template_process import Renderer, RenderingError, renderer
 
 TURNS = [{"role": "user", "content": "hi"}]
 SLOW = "it takes more than 2 s of processor time"
@@ -76,7 +76,7 @@ def test_a_template_is_rendered_as_transformers_does() -> None:
 
 
 def test_a_process_that_can_t_be_started_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("upge.policy.rendering.sys.executable", "/bin/false")
+    monkeypatch.setattr("upge.model.template_process.sys.executable", "/bin/false")
     with pytest.raises(RenderingError, match=r"can't be started \(1\)"):
         Renderer().render("x", TURNS, {}, generation=True)
 

@@ -16,13 +16,13 @@ import tiny
 from typer.testing import CliRunner, Result
 
 import upge
-from upge.command.main import app
+from upge.cli.main import app
 from upge.errors import InputError
-from upge.report import logs, responses, weights
-from upge.report.choosing import chosen
-from upge.report.measuring import estimates, pass_at_k
-from upge.report.writing import write
-from upge.run.trainer import train
+from upge.report import logs, responses
+from upge.report.allocation import chosen
+from upge.report.measurements import estimates, pass_at_k
+from upge.report.write import write
+from upge.train.trainer import train
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>&\"'<!--"
 
@@ -262,9 +262,9 @@ def test_a_line_of_weights_that_is_none_is_told(run: Path, tmp_path: Path) -> No
 
 
 def test_of_many_steps_some_have_their_weights_shown(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert len(weights.token_weights(run)) == 4 * 2 * 4
-    monkeypatch.setattr(weights, "MOST", 16)
-    assert [line["step"] for line in weights.token_weights(run)] == [0] * 8 + [2] * 8
+    assert len(responses.token_weights(run)) == 4 * 2 * 4
+    monkeypatch.setattr(responses, "MOST", 16)
+    assert [line["step"] for line in responses.token_weights(run)] == [0] * 8 + [2] * 8
 
 
 # Several runs.

@@ -17,12 +17,12 @@ import tiny
 from test_report import HOSTILE, a_run
 
 import upge
-from upge.report.studied import write_study
-from upge.report.writing import write
-from upge.run.trainer import train
-from upge.study.drawing import Setting
-from upge.study.studying import Case, study
-from upge.study.world import World
+from upge.report.study import write_study
+from upge.report.write import write
+from upge.study.exact import World
+from upge.study.sampling import Setting
+from upge.study.study import Case, study
+from upge.train.trainer import train
 
 PACKAGES = ("@sparticuz/chromium@147.0.0", "puppeteer-core@24.43.1")
 SCRIPT = Path(__file__).parent / "browsing.mjs"

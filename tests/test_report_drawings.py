@@ -12,13 +12,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import upge
-from upge.report.charts import MOST_POINTS, Chart, Point, curve, smoothed, thinned
-from upge.report.choosing import ANY, NONE, chosen, picture
+from upge.report.allocation import ANY, NONE, chosen, picture
+from upge.report.charts import (
+    BOTTOM,
+    LEFT,
+    MOST_POINTS,
+    RIGHT,
+    TOP,
+    Chart,
+    Point,
+    curve,
+    framed,
+    smoothed,
+    thinned,
+    ticks,
+    written,
+)
 from upge.report.curves import groups
 from upge.report.histograms import BINS, histograms
-from upge.report.pages import pieces
+from upge.report.page import pieces
 from upge.report.responses import Prompt
-from upge.report.scales import BOTTOM, LEFT, RIGHT, TOP, framed, ticks, written
 
 
 @given(st.floats(-1e9, 1e9), st.floats(1e-9, 1e9), st.integers(2, 8))

@@ -9,9 +9,9 @@ import pytest
 import tiny
 
 import upge
-from upge.records.estimates import pass_at_k
-from upge.run.packing import micro_batches
-from upge.run.trainer import train
+from upge.evaluate.scores import pass_at_k
+from upge.rollouts.batching import micro_batches
+from upge.train.trainer import train
 
 DOCUMENTED = (Path(__file__).parent.parent / "docs" / "runs.md").read_text()
 

@@ -16,12 +16,12 @@ import tiny
 
 import upge
 from upge.bench.resume import EQUAL, PHASES, Killer, look, measure, moments
-from upge.command.resuming import named
+from upge.cli.run import named
 from upge.errors import InputError
-from upge.records import status
-from upge.records.folder import checkpoints
-from upge.run.display import Display
-from upge.run.trainer import train
+from upge.runs import status
+from upge.runs.folder import checkpoints
+from upge.train.display import Display
+from upge.train.trainer import train
 
 SAVING = ("train.save_every=2", "eval.every=2")
 SAME = ("metrics.jsonl", "completions.jsonl", "summary.json", "model/model.safetensors")

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 import upge
-from upge import Context, InputError, Problem, Reward, discovery
+from upge import Context, InputError, Problem, Reward, registry
 from upge.recipe import RecipeError
 from upge_parts.rewards.answers import LONGEST, answer_in, boxed, spelled, unwrapped
 from upge_parts.rewards.choice import Choice
@@ -230,7 +230,7 @@ def test_a_wrong_sum_is_refused_with_its_reason(value: str, message: str) -> Non
 
 
 def test_the_missing_extra_is_named_once_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
-    reward = discovery.find(Reward, "math")()
+    reward = registry.find(Reward, "math")()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"needs math-verify: pip install 'upge\[math\]'"):
         score(reward, "4", answer="4")

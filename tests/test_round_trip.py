@@ -11,9 +11,9 @@ from methods import METHODS, Given, Uncertain
 from pydantic import TypeAdapter, ValidationError
 from registry import FACTORS, describe, estimator, host, made, values
 
-from upge import Estimator, discovery
-from upge.parts import SLOTS
-from upge.testing import hosting
+from upge import Estimator, registry
+from upge.part import SLOTS
+from upge.testing import fixtures
 
 every_factor = pytest.mark.parametrize(("slot", "value"), values(*FACTORS), ids=describe)
 
@@ -56,10 +56,10 @@ def test_an_unknown_parameter_is_refused(slot: str, value: dict[str, Any]) -> No
 
 
 @pytest.mark.parametrize("block", [method.estimator for method in METHODS.values()], ids=list(METHODS))
-@pytest.mark.usefixtures("registry")
+@pytest.mark.usefixtures("fresh_registry")
 def test_an_estimator_dumps_to_the_yaml_that_makes_it(block: dict[str, Any]) -> None:
-    discovery.register("given")(Given)
-    discovery.register("uncertain")(Uncertain)
+    registry.register("given")(Given)
+    registry.register("uncertain")(Uncertain)
     original = estimator(block)
     for dumped in (original.model_dump(), json.loads(original.model_dump_json())):
         again = estimator(dumped)
@@ -69,19 +69,19 @@ def test_an_estimator_dumps_to_the_yaml_that_makes_it(block: dict[str, Any]) -> 
 
 
 @every_factor
-@pytest.mark.usefixtures("registry")
+@pytest.mark.usefixtures("fresh_registry")
 def test_every_part_survives_its_estimators_round_trip(slot: str, value: dict[str, Any]) -> None:
-    discovery.register("given")(hosting.Given)
+    registry.register("given")(fixtures.Given)
     hosted = host(slot, value)
     assert estimator(hosted.model_dump()) == hosted
 
 
 def test_every_default_is_valid() -> None:
     """What a part's parameters default to passes their own constraints."""
-    for offer in discovery.offers():
+    for offer in registry.entries():
         if offer.slot not in FACTORS:
             continue
-        kind = discovery.load(offer, SLOTS[offer.slot])
+        kind = registry.load(offer, SLOTS[offer.slot])
         assert kind.slot == offer.slot
         assert issubclass(kind, SLOTS[offer.slot])
         for field in kind.model_fields.values():

@@ -22,14 +22,14 @@ import torch
 from safetensors import SafetensorError
 
 import upge
-from upge.asking import PartError
-from upge.records import durable, status
-from upge.records.folder import checkpoints
-from upge.run import randomness
-from upge.run.display import Display
-from upge.run.failing import RunError, explain
-from upge.run.stopping import Stop, Stopped
-from upge.run.trainer import train
+from upge.estimator.part_calls import PartError
+from upge.runs import atomic_files, status
+from upge.runs.failures import RunError, explain
+from upge.runs.folder import checkpoints
+from upge.runs.signals import Stop, Stopped
+from upge.train import random_state
+from upge.train.display import Display
+from upge.train.trainer import train
 
 SAVING = ("train.save_every=2", "eval.every=3")
 SAME = ("metrics.jsonl", "completions.jsonl", "summary.json", "model/model.safetensors")
@@ -187,23 +187,23 @@ def test_a_checkpoint_without_room(run: Run, tmp_path: Path, limit: Callable[[in
 
 
 def test_what_safetensors_says_of_a_full_disk_is_understood(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="No space left") as caught, durable.writing(tmp_path / "file"):
+    with pytest.raises(OSError, match="No space left") as caught, atomic_files.writing(tmp_path / "file"):
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
     assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(tmp_path / "file"))
-    with pytest.raises(SafetensorError), durable.writing(tmp_path):
+    with pytest.raises(SafetensorError), atomic_files.writing(tmp_path):
         raise SafetensorError("another fault")
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "file"
-    durable.write(file, "old")
+    atomic_files.write(file, "old")
 
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match=str(file)):
-        durable.write(file, "new")
+        atomic_files.write(file, "new")
     assert file.read_text() == "old"
 
 
@@ -219,7 +219,7 @@ def test_a_checkpoint_that_vanishes_while_it_is_written(run: Run, monkeypatch: p
         shutil.rmtree(path.parent)
         raise SafetensorError("Error while serializing: I/O error: No such file or directory (os error 2)")
 
-    monkeypatch.setattr("upge.run.checkpoint.save_file", removing)
+    monkeypatch.setattr("upge.train.checkpoint.save_file", removing)
     with pytest.raises(RunError, match=r"step-00000\d is gone while it is used: something else removes"):
         run("run")
 
@@ -336,7 +336,7 @@ def raises(error: Exception) -> Callable[[], None]:
 @pytest.mark.parametrize(
     "fails", [exhausted, raises(torch.OutOfMemoryError("CUDA out of memory.")), raises(MemoryError())]
 )
-@pytest.mark.parametrize("place", ["upge.policy.Policy.log_probs", "upge_parts.engines.generating.Generating.sample"])
+@pytest.mark.parametrize("place", ["upge.model.Policy.log_probs", "upge_parts.engines.generating.Generating.sample"])
 def test_without_memory_the_message_says_what_to_lower(
     run: Run, monkeypatch: pytest.MonkeyPatch, fails: Callable[[], None], place: str
 ) -> None:
@@ -357,11 +357,11 @@ def test_other_errors_are_not_explained_away(tmp_path: Path) -> None:
 
 
 def test_the_generators_are_saved_whole() -> None:
-    randomness.seed(3, 0)
+    random_state.seed(3, 0)
     random.gauss(0, 1), np.random.normal(), torch.randn(3)
-    before = randomness.state()
+    before = random_state.state()
     drawn = [(random.gauss(0, 1), np.random.normal(), torch.randn(2).tolist()) for _ in range(3)]
-    randomness.restore(before)
+    random_state.restore(before)
     assert [(random.gauss(0, 1), np.random.normal(), torch.randn(2).tolist()) for _ in range(3)] == drawn
 
 

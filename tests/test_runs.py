@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 
 import upge
 from upge.errors import InputError
-from upge.run.trainer import train
+from upge.train.trainer import train
 
 Run = Callable[..., Path]
 

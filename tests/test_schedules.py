@@ -11,9 +11,9 @@ import tiny
 
 import upge
 from upge.errors import InputError
-from upge.run import cautions
-from upge.run.resuming import choose
-from upge.run.trainer import train
+from upge.train import cautions
+from upge.train.resume import choose
+from upge.train.trainer import train
 
 FALLING = {"start": 0.004, "end": 0.0, "steps": 2}
 SHORT = {"train": {"steps": 2, "save_every": 1}, "eval": {"splits": []}}
@@ -76,7 +76,7 @@ def test_a_schedule_that_goes_on_stays_as_it_began(finished: Path) -> None:
 
 FOLLOWER = """\
 import upge
-from upge import Follows
+from upge import DefaultFrom
 
 
 class Ramp(upge.Mask):
@@ -84,7 +84,7 @@ class Ramp(upge.Mask):
 
     Formula: 1. Source: none.\"""
 
-    until: int = Follows("train.steps", gt=0)
+    until: int = DefaultFrom("train.steps", gt=0)
 
     def __call__(self, b):
         return b.ratio.new_ones(())

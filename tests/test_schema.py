@@ -17,11 +17,11 @@ from test_commands import upge as command
 from typer.testing import CliRunner
 
 import upge
-from upge import discovery
-from upge.command.main import app
-from upge.editor.json_schema import recipe_schema
-from upge.parts import SLOTS
-from upge.testing.drawing import parts
+from upge import registry
+from upge.cli.main import app
+from upge.describe.json_schema import recipe_schema
+from upge.part import SLOTS
+from upge.testing.strategies import parts
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").rglob("*.yaml"))
 WHOLE = """
@@ -82,12 +82,12 @@ def test_every_shipped_recipe_is_valid(path: Path, schema: Draft7Validator) -> N
     assert not faults
 
 
-@pytest.mark.parametrize("offer", discovery.offers(), ids=lambda offer: f"{offer.slot}-{offer.name}")
+@pytest.mark.parametrize("offer", registry.entries(), ids=lambda offer: f"{offer.slot}-{offer.name}")
 @given(data=st.data())
 def test_every_part_is_valid_with_whatever_parameters_it_takes(
-    offer: discovery.Offer, data: st.DataObject, schema: Draft7Validator
+    offer: registry.Entry, data: st.DataObject, schema: Draft7Validator
 ) -> None:
-    part = data.draw(parts(discovery.load(offer, SLOTS[offer.slot])))
+    part = data.draw(parts(registry.load(offer, SLOTS[offer.slot])))
     dumped = json.loads(json.dumps(part.dump()))
     where = {
         **{slot: {slot: dumped} for slot in ("data", "reward")},
@@ -224,7 +224,7 @@ import torch
 from pydantic import BeforeValidator, Field, model_validator
 
 from upge import Mask
-from upge.parts import AMask
+from upge.part import AMask
 
 
 class Half(Mask):

@@ -17,15 +17,14 @@ from hypothesis import strategies as st
 from pictures import keys, panels
 from typer.testing import CliRunner, Result
 
-from upge.command.main import app
+from upge.cli.main import app
 from upge.errors import InputError
-from upge.grid.groups import Group, grouped
-from upge.grid.intervals import paired, quantile, student, within
-from upge.grid.scoring import area, spent
-from upge.records.comparing import Run, opened
-from upge.records.estimates import bootstrap
-from upge.records.folder import to_yaml
-from upge.report.scales import LEFT, RIGHT
+from upge.evaluate.scores import bootstrap
+from upge.report.charts import LEFT, RIGHT
+from upge.runs.folder import to_yaml
+from upge.runs.reader import Run, opened
+from upge.sweep.groups import Group, grouped
+from upge.sweep.scores import area, paired, quantile, spent, student, within
 
 VALUES = st.floats(-100, 100)
 

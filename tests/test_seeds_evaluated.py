@@ -11,11 +11,11 @@ import pytest
 from pictures import keys, panels
 from typer.testing import CliRunner, Result
 
-from upge.command.main import app
-from upge.grid.evaluations import of_seeds
-from upge.grid.intervals import paired, student
-from upge.records.folder import to_yaml
-from upge.records.scores import Record
+from upge.cli.main import app
+from upge.evaluate.scores import Record
+from upge.runs.folder import to_yaml
+from upge.sweep.groups import of_seeds
+from upge.sweep.scores import paired, student
 
 RIGHT = {
     "hpt": {0: ["++--", "+---", "----"], 1: ["++++", "+---", "----"], 2: ["++--", "----", "+---"]},

@@ -26,15 +26,15 @@ from transformers import (
 )
 from transformers.modeling_outputs import CausalLMOutput
 
-from upge.flow import Problem, Trajectory
-from upge.policy import Policy, log_probs, recomputing
-from upge.policy.logprobs import reach
-from upge.policy.rows import Reach, collate, layout, width
-from upge.run.packing import micro_batches
+from upge.model import Policy, log_probs, recompute
+from upge.model.log_probs import reach
+from upge.model.padding import PrefixSharing, collate, layout, width
+from upge.rollouts.batching import micro_batches
+from upge.types import Problem, Trajectory
 
 Sequences = list[tuple[list[int], list[int]]]
-FAR = Reach(1e9, branching=True)
-WHOLE = Reach(3456.0, branching=False)
+FAR = PrefixSharing(1e9, branching=True)
+WHOLE = PrefixSharing(3456.0, branching=False)
 CPU = torch.device("cpu")
 TOKEN = st.integers(0, models.SIZE - 1)
 GROUP = st.tuples(st.lists(TOKEN, min_size=1, max_size=4), st.lists(st.lists(TOKEN, max_size=4), max_size=5))
@@ -101,7 +101,7 @@ def test_in_either_attention(make: Callable[[str], PreTrainedModel], tolerance: 
 
 def test_with_layers_computed_again() -> None:
     model = llama()
-    with recomputing.recomputed(model):
+    with recompute.recomputed(model):
         same(model, RAGGED, 1e-6)
 
 
@@ -159,9 +159,13 @@ def test_rows_of_their_own_keep_the_plain_mask() -> None:
 @given(
     prompt=st.integers(1, 50),
     lengths=st.lists(st.integers(1, 200), min_size=1, max_size=16),
-    reach=st.sampled_from([None, Reach(1.0, branching=False), Reach(100.0, branching=True), WHOLE, FAR]),
+    reach=st.sampled_from(
+        [None, PrefixSharing(1.0, branching=False), PrefixSharing(100.0, branching=True), WHOLE, FAR]
+    ),
 )
-def test_a_layout_has_every_sequence_once_in_order(prompt: int, lengths: list[int], reach: Reach | None) -> None:
+def test_a_layout_has_every_sequence_once_in_order(
+    prompt: int, lengths: list[int], reach: PrefixSharing | None
+) -> None:
     sequences = [([1] * prompt, length) for length in lengths]
     assert [member for tree in layout(sequences, reach) for member in tree] == list(range(len(lengths)))
 
@@ -175,7 +179,7 @@ def test_long_responses_to_a_short_prompt_keep_rows_of_their_own() -> None:
 
 
 def test_branches_share_however_long_they_are_until_the_mask_grows_too_large() -> None:
-    branching = Reach(3456.0, branching=True)
+    branching = PrefixSharing(3456.0, branching=True)
     assert len(layout([([1] * 10, 1000)] * 8, branching)) == 1
     assert [len(row) for row in layout([([1] * 10, 1000)] * 16, branching)] == [8, 8]
     assert len(layout([([1] * 9000, 1000)], branching)) == 1

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_wrong_recipes import GOOD
 
-from upge.command.errors import reported
+from upge.cli.errors import reported
 from upge.errors import InputError
 from upge.files import shown
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 import upge
+from upge.evaluate.paired import measured
 from upge.recipe import check
-from upge.records.contrasting import measured
-from upge.run.trainer import train
+from upge.train.trainer import train
 
 FOLDER = Path(__file__).parent.parent / "recipes" / "smollm2"
 METHODS = ("hpt", "grpo", "sft")

@@ -17,15 +17,13 @@ from typer.testing import CliRunner
 
 import upge
 from upge import Estimator
-from upge.command.main import app
+from upge.cli.main import app
 from upge.errors import InputError
-from upge.study import policies
-from upge.study.drawing import Setting, draws, outcomes, sampled
-from upge.study.ground import Ground, ground
-from upge.study.measuring import BLOCKS, Finding, Gradients, gradients, measure
-from upge.study.policies import Kind, add, listed, start
-from upge.study.studying import Case, remarks, study
-from upge.study.world import World
+from upge.study import exact
+from upge.study.exact import ExactProblem, Kind, World, add, ground, listed, start
+from upge.study.measurement import BLOCKS, Finding, Gradients, gradients, measure
+from upge.study.sampling import Setting, draws, outcomes, sampled
+from upge.study.study import Case, remarks, study
 
 TWO = World(success=(0.25,), vocabulary=2, length=1)
 """Two answers of one token, the second of which is right: everything can be worked out by hand."""
@@ -37,7 +35,7 @@ def estimator(name: str, *overrides: str, length: int = 3) -> Estimator:
     return upge.load(name, [f"rollout.max_tokens={length}", *overrides]).estimator
 
 
-def found(name: str, place: Ground, n: int, *, prompts: int = 1, mu: float = 0.0, stale: bool = False) -> Finding:
+def found(name: str, place: ExactProblem, n: int, *, prompts: int = 1, mu: float = 0.0, stale: bool = False) -> Finding:
     return measure(gradients(estimator(name), place, Setting(prompts, n), stale=stale, count=2000), place.gradient(mu))
 
 
@@ -111,7 +109,7 @@ def test_a_batchs_gradient_is_that_of_the_estimators_loss(name: str, stale: int)
     for _ in range(stale):
         parameters = list(policy.parameters())
         expected = (listed(policy, SMALL).probability * SMALL.reward).sum(1).mean()
-        add(parameters, policies.flat(torch.autograd.grad(expected, parameters), parameters))
+        add(parameters, exact.flat(torch.autograd.grad(expected, parameters), parameters))
     listing = listed(policy, SMALL)
     count = BLOCKS
     ours = gradients(made, place, setting, stale=stale > 0, count=count, seed=5).g
@@ -121,7 +119,7 @@ def test_a_batchs_gradient_is_that_of_the_estimators_loss(name: str, stale: int)
         parameters = list(policy.parameters())
         loss = made.loss(batch)
         slopes = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
-        torch.testing.assert_close(row, -policies.flat(slopes, parameters), rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(row, -exact.flat(slopes, parameters), rtol=1e-9, atol=1e-12)
 
 
 def test_the_value_is_what_may_still_come() -> None:
@@ -160,7 +158,7 @@ def test_draws_agree_with_all_there_is(name: str) -> None:
         assert interval.low <= getattr(exact, each).value <= interval.high, each
 
 
-def _gradient(name: str, place: Ground, setting: Setting, draw: object) -> Tensor:
+def _gradient(name: str, place: ExactProblem, setting: Setting, draw: object) -> Tensor:
     made = estimator(name)
     it = sampled(place, setting, made, draw, stale=False)  # type: ignore[arg-type]
     weighed = made.weigh(it.batch, made.count(it.batch, made.credit(it.batch)))
@@ -250,7 +248,7 @@ def test_a_rate_that_leaves_no_policy_is_told(monkeypatch: pytest.MonkeyPatch) -
     def refuse(*_: object) -> None:
         raise ValueError("no parameters found with these success rates")
 
-    monkeypatch.setattr(policies, "_tune", refuse)
+    monkeypatch.setattr(exact, "_tune", refuse)
     with pytest.raises(InputError, match="no parameters"):
         list(study({}, Case(World(success=(0.123,))), [0.0], {}))
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from upge.command.main import app
+from upge.cli.main import app
 from upge.errors import InputError
-from upge.report.studied import MOST, study_page, write_study
-from upge.study.measuring import Finding, Number
-from upge.study.studying import Row
+from upge.report.study import MOST, study_page, write_study
+from upge.study.measurement import Finding, Number
+from upge.study.study import Row
 
 
 def number(value: float, wide: float = 0.0) -> Number:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from generate import PAGES, ROOT
 
-from upge import discovery
+from upge import registry
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
@@ -21,8 +21,8 @@ def test_every_recipe_and_every_term_has_a_row() -> None:
     assert len(rows) == len(list((ROOT / "recipes").glob("*.yaml")))
 
 
-@pytest.mark.parametrize("slot", sorted(discovery.slots()))
+@pytest.mark.parametrize("slot", sorted(registry.slots()))
 def test_every_shipped_part_has_an_entry(slot: str) -> None:
     text = (ROOT / "docs" / "reference" / f"{slot}.md").read_text(encoding="utf-8")
-    shipped = [offer.name for offer in discovery.offers(slot) if offer.package == "upge"]
+    shipped = [offer.name for offer in registry.entries(slot) if offer.package == "upge"]
     assert re.findall(r"^## `(.+)`$", text, flags=re.MULTILINE) == shipped

@@ -18,14 +18,14 @@ from transformers import AddedToken, PreTrainedTokenizerBase
 from vocabularies import KINDS
 
 import upge
-from upge import Completion, Context, ModelError, Policy, Problem, Request, Response, Sampling, discovery
-from upge.parts import SLOTS
-from upge.policy import Templater
-from upge.records.folder import RunFolder
-from upge.records.recipe_file import changed
-from upge.run.collect import Collector
-from upge.run.evaluation import evaluate_completions
-from upge.run.trainer import train
+from upge import Completion, Context, ModelError, Policy, Problem, Request, Response, Sampling, registry
+from upge.evaluate.evaluation import evaluate_completions
+from upge.model import Templater
+from upge.part import SLOTS
+from upge.rollouts.collector import Collector
+from upge.runs.folder import RunFolder
+from upge.runs.recipe_file import changed
+from upge.train.trainer import train
 from upge_parts.engines.transformers_engine import Transformers
 from upge_parts.rewards.exact import Exact
 from upge_parts.rewards.formatted import Format
@@ -496,7 +496,7 @@ def test_a_run_from_before_there_were_stop_strings_goes_on(tmp_path: Path) -> No
 def test_recorded_tokens_that_the_model_does_not_know_are_refused_by_line(tmp_path: Path) -> None:
     line = {"stream": "t", "step": 0, "problem": "p", "sample": 0, "truncated": False, "tokens": [1, models.SIZE]}
     (tmp_path / "completions.jsonl").write_text(json.dumps(line) + "\n")
-    part = discovery.find(SLOTS["engine"], "recorded").model_validate({"run": str(tmp_path)})
+    part = registry.find(SLOTS["engine"], "recorded").model_validate({"run": str(tmp_path)})
     known = rf"completions.jsonl:1: .* has {models.SIZE}, and the model's ids go up to {models.SIZE - 1}"
     with pytest.raises(upge.InputError, match=known), part.open(Context(policy=models.policy())):
         pass

@@ -14,7 +14,7 @@ from accelerate.tracking import GeneralTracker
 
 import upge
 from upge.errors import InputError
-from upge.run.trainer import train
+from upge.train.trainer import train
 
 
 class Listener(GeneralTracker):
@@ -96,7 +96,7 @@ def test_a_tracker_is_closed_when_the_run_fails(
     def fail(*_: Any) -> None:
         raise RuntimeError("in the middle")
 
-    monkeypatch.setattr("upge.run.learning.Learner.learn", fail)
+    monkeypatch.setattr("upge.train.learner.Learner.learn", fail)
     with pytest.raises(RuntimeError, match="in the middle"):
         run(tmp_path, "told", "log.trackers=[listener]")
     assert heard[-1] == ("end",)
@@ -131,7 +131,7 @@ def test_an_unknown_tracker_is_refused_with_the_known_ones(tmp_path: Path) -> No
 
 
 def test_a_missing_package_is_named_with_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("upge.run.tracking.get_available_trackers", list)
+    monkeypatch.setattr("upge.train.trackers.get_available_trackers", list)
     for name, package in (("wandb", "wandb"), ("tensorboard", r"upge\[tensorboard\]"), ("comet_ml", "comet-ml")):
         with pytest.raises(InputError, match=f"pip install '{package}'"):
             run(tmp_path, "told", f"log.trackers=[{name}]")

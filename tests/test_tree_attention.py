@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import PreTrainedModel
 
-from upge.policy import log_probs, recomputing, tree_attention
-from upge.policy.tree_attention import TreeMask, pairs
+from upge.model import log_probs, padding
+from upge.model.padding import TreeMask, pairs
+from upge.model.recompute import recomputed
 
 CPU = torch.device("cpu")
 BRANCHES = [[3, 2, 0, 4, 1], [2, 5, 3, 0], [1, 0, 9]]
@@ -28,18 +29,18 @@ TREES = st.lists(
 @contextmanager
 def calls_cost(operations: float) -> Iterator[list[int]]:
     """While open, this is what a call costs; the list gets the rows of each mask that is split."""
-    kept, split = tree_attention.CALL, tree_attention._by_branches
+    kept, split = padding.CALL, padding._by_branches
     seen: list[int] = []
 
     def counted(*args: Tensor, **named: object) -> Tensor:
         seen.append(args[0].shape[0])
         return split(*args, **named)  # type: ignore[arg-type]
 
-    tree_attention.CALL, tree_attention._by_branches = operations, counted  # type: ignore[assignment]
+    padding.CALL, padding._by_branches = operations, counted  # type: ignore[assignment]
     try:
         yield seen
     finally:
-        tree_attention.CALL, tree_attention._by_branches = kept, split
+        padding.CALL, padding._by_branches = kept, split
 
 
 def padded(trees: list[tuple[int, list[int]]]) -> list[list[int]]:
@@ -102,7 +103,7 @@ def test_other_functions_find_an_ordinary_tensor() -> None:
 
 def test_few_tokens_are_not_worth_the_calls() -> None:
     def split(branches: list[list[int]]) -> bool:
-        with calls_cost(tree_attention.CALL) as seen:
+        with calls_cost(padding.CALL) as seen:
             scaled_dot_product_attention(*states(branches, 9, 9), attn_mask=TreeMask.of(branches, CPU))
         return bool(seen)
 
@@ -125,7 +126,7 @@ SEQUENCES = [([5, 6, 7], response) for response in ([1], [2, 3, 4, 8], [], [2, 3
 
 
 def slopes(model: PreTrainedModel, *, recompute: bool) -> list[Tensor]:
-    with recomputing.recomputed(model) if recompute else nullcontext():
+    with recomputed(model) if recompute else nullcontext():
         found = log_probs(model, SEQUENCES, torch.ones(len(SEQUENCES)))[0]
         weights = torch.linspace(-1, 2, len(found)).to(found)
         return [found, *torch.autograd.grad((found * weights).sum(), list(model.parameters()))]

@@ -15,9 +15,9 @@ from conftest import Site
 from test_authoring import SOUND, call
 
 import upge
-from upge import PartError, RecipeError, discovery
-from upge.parts import SLOTS
-from upge.run.trainer import train
+from upge import PartError, RecipeError, registry
+from upge.part import SLOTS
+from upge.train.trainer import train
 
 UPGE = str(Path(sys.executable).parent / "upge")
 
@@ -124,10 +124,12 @@ def test_requirements_are_met_or_refused_at_their_place(tmp_path: Path) -> None:
 def test_a_part_of_another_api_is_refused_and_the_others_go_on(site: Site) -> None:
     source = SOUND.replace("    trust_region = True", "    api = 99")
     site.install("plug-in", "[upge.mask]\nsoft_clip = soft:SoftClip\n", {"soft": source})
-    with pytest.raises(discovery.Unknown, match="plug-in was written for version 99 of the part API; this is 1") as it:
-        discovery.find(SLOTS["mask"], "soft_clip")
+    with pytest.raises(
+        registry.UnknownPartError, match="plug-in was written for version 99 of the part API; this is 1"
+    ) as it:
+        registry.find(SLOTS["mask"], "soft_clip")
     assert it.value.hint == "upgrade upge"
-    assert discovery.find(SLOTS["mask"], "clip").api == 1
+    assert registry.find(SLOTS["mask"], "clip").api == 1
 
 
 # Parts that go wrong at run time.

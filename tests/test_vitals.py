@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import upge
-from upge.flow import Problem, Trajectory
-from upge.run import vitals
-from upge.run.tally import Tally
+from upge.train import metrics
+from upge.train.metrics import StepMetrics
+from upge.types import Problem, Trajectory
 
 
 def rollout(tokens: Sequence[int], *, truncated: bool = True, logp: Sequence[float] | None = None) -> Trajectory:
@@ -22,8 +22,8 @@ def rollout(tokens: Sequence[int], *, truncated: bool = True, logp: Sequence[flo
     return Trajectory(Problem("p", "", ""), (1,), tuple(tokens), "", 0.0, False, truncated, rollout_logp=said)
 
 
-def tally() -> Tally:
-    return Tally(["rl"], lambda x: x)
+def tally() -> StepMetrics:
+    return StepMetrics(["rl"], lambda x: x)
 
 
 @pytest.mark.parametrize(
@@ -35,8 +35,8 @@ def tally() -> Tally:
 )
 def test_a_loop_is_a_phrase_of_two_tokens_said_three_times_at_the_end(text: str, loops: bool) -> None:
     tokens = [ord(letter) for letter in text]
-    assert vitals.loops(rollout(tokens)) is loops
-    assert vitals.loops(rollout([*tokens, 0], truncated=False)) is loops
+    assert metrics.loops(rollout(tokens)) is loops
+    assert metrics.loops(rollout([*tokens, 0], truncated=False)) is loops
 
 
 @given(
@@ -45,24 +45,24 @@ def test_a_loop_is_a_phrase_of_two_tokens_said_three_times_at_the_end(text: str,
     k=st.integers(3, 5),
 )
 def test_any_phrase_said_often_enough_is_one(head: list[int], phrase: list[int], k: int) -> None:
-    assert vitals.loops(rollout(head + phrase * k))
-    assert not vitals.loops(rollout([*head, *phrase * k, 9]))
+    assert metrics.loops(rollout(head + phrase * k))
+    assert not metrics.loops(rollout([*head, *phrase * k, 9]))
 
 
 def test_entropy_and_loops_are_of_rollouts_alone() -> None:
     counted = tally()
     shown = Trajectory(Problem("p", "", ""), (1,), (2, 3) * 3, "", 1.0, demonstration=True)
     drawn = [rollout((2, 3) * 3, logp=[-1.0] * 6), rollout([4, 5], logp=[-0.5, -0.5]), rollout([4])]
-    vitals.of_rollouts(counted, [(0, each) for each in (*drawn, shown)])
-    metrics = counted.metrics()
-    assert metrics["repetition"] == 1 / 3
-    assert metrics["sampled_entropy"] == 7 / 8
+    metrics.of_rollouts(counted, [(0, each) for each in (*drawn, shown)])
+    found = counted.metrics()
+    assert found["repetition"] == 1 / 3
+    assert found["sampled_entropy"] == 7 / 8
 
 
 @given(entropy=st.floats(1e-6, 10))
 def test_the_sampled_entropy_has_the_digits_that_an_estimate_has(entropy: float) -> None:
     counted = tally()
-    vitals.of_rollouts(counted, [(0, rollout([2], logp=[-entropy]))])
+    metrics.of_rollouts(counted, [(0, rollout([2], logp=[-entropy]))])
     found = counted.metrics()["sampled_entropy"]
     assert found == pytest.approx(entropy, rel=5.1e-4)
     assert found == float(f"{found:.4g}")
@@ -85,7 +85,7 @@ def test_divergences_are_exact_where_every_token_is_seen_as_often_as_it_is_likel
     for name, logp, other in (("kl_old", q, {"old_logp": p}), ("kl_reference", p, {"reference_logp": q})):
         counted = tally()
         fields = {field: x.log()[token] for field, x in other.items()}
-        vitals.of_micro_batch(counted, upge.Batch(logp=logp.log()[token], **rows, **same, **fields))
+        metrics.of_micro_batch(counted, upge.Batch(logp=logp.log()[token], **rows, **same, **fields))
         assert counted.metrics()[name] == pytest.approx(exact, rel=1e-9, abs=1e-12)
 
 
@@ -94,7 +94,7 @@ def test_demonstrations_have_no_divergence() -> None:
     shown = {"demonstration": torch.ones(1, dtype=torch.bool), "reward": torch.ones(1)}
     rows = {"trajectory": torch.zeros(2, dtype=torch.long), "group": torch.zeros(1, dtype=torch.long)}
     counted = tally()
-    vitals.of_micro_batch(counted, upge.Batch(logp=zero, old_logp=zero - 1, **rows, **shown))
+    metrics.of_micro_batch(counted, upge.Batch(logp=zero, old_logp=zero - 1, **rows, **shown))
     assert "kl_old" not in counted.metrics()
 
 
@@ -108,5 +108,5 @@ def test_signal_is_the_share_of_prompts_whose_rollouts_differ(tmp_path: Path, re
     reward = torch.tensor([float(each) for each in rewards], dtype=torch.float64)
     batch = upge.Batch(logp=None, reward=reward, demonstration=torch.zeros(4, dtype=torch.bool), **rows)
     credit, counted = recipe.estimator.credit(batch), tally()
-    vitals.of_credit(counted, batch, credit, ["rl", "kl"])
+    metrics.of_credit(counted, batch, credit, ["rl", "kl"])
     assert counted.metrics()["signal"] == share

@@ -22,11 +22,11 @@ from transformers import GenerationConfig
 
 import upge
 from upge.errors import InputError
-from upge.flow import Completion, Context, EngineSession, Problem, Request, Sampling
-from upge.policy import Policy, load
-from upge.policy.adapting import adapt
+from upge.model import Policy, load
+from upge.model.lora import adapt
 from upge.recipe.schema import Lora
-from upge.run.trainer import train
+from upge.train.trainer import train
+from upge.types import Completion, Context, EngineSession, Problem, Request, Sampling
 from upge_parts.engines.transformers_engine import Transformers
 from upge_parts.engines.vllm_engine import Vllm
 

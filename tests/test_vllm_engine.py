@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 import upge
 from upge.errors import InputError
-from upge.flow import Context, Request, Sampling
-from upge.policy import ModelError, Policy
+from upge.model import ModelError, Policy
+from upge.types import Context, Request, Sampling
 from upge_parts.engines.vllm_engine import Vllm
 from upge_parts.engines.vllm_session import check, completion, parameters
 

@@ -23,10 +23,10 @@ from vllm_double import GENERATE, RPC, Body, Double, Fault, Transfers, dropped, 
 
 import upge
 from upge.errors import InputError
-from upge.flow import Completion, Context, Request, Sampling
-from upge.policy import ModelError, Policy
-from upge.policy.adapting import adapt
+from upge.model import ModelError, Policy
+from upge.model.lora import adapt
 from upge.recipe.schema import Lora
+from upge.types import Completion, Context, Request, Sampling
 from upge_parts.engines.vllm_http import Waiting
 from upge_parts.engines.vllm_server import VllmServer
 

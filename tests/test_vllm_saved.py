@@ -16,9 +16,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import upge
-from upge.flow import Problem
-from upge.policy import load
-from upge.run.trainer import train
+from upge.model import load
+from upge.train.trainer import train
+from upge.types import Problem
 
 pytestmark = pytest.mark.vllm
 

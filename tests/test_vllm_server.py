@@ -23,12 +23,12 @@ import tiny
 import torch
 
 import upge
-from upge.command.errors import reported
-from upge.flow import Completion, Context, EngineSession, Request, Sampling
-from upge.policy import Policy
-from upge.policy.adapting import adapt
+from upge.cli.errors import reported
+from upge.model import Policy
+from upge.model.lora import adapt
 from upge.recipe.schema import Lora
-from upge.run.trainer import train
+from upge.train.trainer import train
+from upge.types import Completion, Context, EngineSession, Request, Sampling
 from upge_parts.engines.transformers_engine import Transformers
 from upge_parts.engines.vllm_nccl import Weights
 from upge_parts.engines.vllm_remote import ServerSession

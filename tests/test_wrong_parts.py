@@ -10,7 +10,7 @@ from hypothesis import settings
 from right_parts import RIGHT
 from wrong_parts import advantages, data, denominators, engines, masks, reductions, rewards, shapings, switches
 
-from upge.parts import Part
+from upge.part import Part
 from upge.testing import examined
 
 MODULES = (masks, denominators, advantages, switches, reductions, shapings, rewards, data, engines)

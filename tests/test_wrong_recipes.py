@@ -11,10 +11,10 @@ import pytest
 from typer.testing import CliRunner
 
 import upge
-from upge.command.errors import is_about_input
-from upge.command.main import app
+from upge.cli.errors import is_about_input
+from upge.cli.main import app
 from upge.recipe import RecipeError
-from upge.recipe.resolving import check
+from upge.recipe.resolve import check
 
 GOOD = """\
 name: good

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 import upge
-from upge.run.trainer import train
+from upge.train.trainer import train
 
 pytestmark = [pytest.mark.deepspeed, pytest.mark.needs("deepspeed")]
 

@@ -12,71 +12,128 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from upge.asking import PartError as PartError
-    from upge.asking import error_text as error_text
-    from upge.batch import Batch as Batch
-    from upge.batch import View as View
     from upge.code import Code as Code
     from upge.code import function_of as function_of
-    from upge.credit import Credit as Credit
-    from upge.discovery import register as register
     from upge.errors import InputError as InputError
     from upge.errors import Terminated as Terminated
-    from upge.estimator import Estimator as Estimator
-    from upge.estimator import Term as Term
+    from upge.estimator.batch import Batch as Batch
+    from upge.estimator.batch import View as View
+    from upge.estimator.credit import Credit as Credit
+    from upge.estimator.estimator import Estimator as Estimator
+    from upge.estimator.estimator import Term as Term
+    from upge.estimator.part_calls import PartError as PartError
+    from upge.estimator.part_calls import error_text as error_text
     from upge.files import parse_json as parse_json
     from upge.files import read_text as read_text
     from upge.files import regular_file as regular_file
-    from upge.flow import Completion as Completion
-    from upge.flow import Context as Context
-    from upge.flow import DataSession as DataSession
-    from upge.flow import EngineSession as EngineSession
-    from upge.flow import Message as Message
-    from upge.flow import Problem as Problem
-    from upge.flow import Request as Request
-    from upge.flow import Response as Response
-    from upge.flow import RewardSession as RewardSession
-    from upge.flow import Sampling as Sampling
-    from upge.flow import Trajectory as Trajectory
-    from upge.parts import Advantage as Advantage
-    from upge.parts import AReward as AReward
-    from upge.parts import Data as Data
-    from upge.parts import Denominator as Denominator
-    from upge.parts import Engine as Engine
-    from upge.parts import Follows as Follows
-    from upge.parts import Mask as Mask
-    from upge.parts import Part as Part
-    from upge.parts import Reduction as Reduction
-    from upge.parts import Reward as Reward
-    from upge.parts import Shaping as Shaping
-    from upge.parts import SomeData as SomeData
-    from upge.parts import Switch as Switch
-    from upge.policy import ModelError as ModelError
-    from upge.policy import Policy as Policy
-    from upge.policy import load_policy as load_policy
+    from upge.model import ModelError as ModelError
+    from upge.model import Policy as Policy
+    from upge.model import load_policy as load_policy
+    from upge.part import Advantage as Advantage
+    from upge.part import AReward as AReward
+    from upge.part import Data as Data
+    from upge.part import DefaultFrom as DefaultFrom
+    from upge.part import Denominator as Denominator
+    from upge.part import Engine as Engine
+    from upge.part import Follows as Follows
+    from upge.part import Mask as Mask
+    from upge.part import Part as Part
+    from upge.part import Reduction as Reduction
+    from upge.part import Reward as Reward
+    from upge.part import Shaping as Shaping
+    from upge.part import SomeData as SomeData
+    from upge.part import Switch as Switch
     from upge.recipe import Recipe as Recipe
     from upge.recipe import RecipeError as RecipeError
     from upge.recipe import load as load
-    from upge.run.guarding import opened as opened
+    from upge.registry import register as register
+    from upge.rollouts.sessions import opened as opened
     from upge.schedule import Number as Number
     from upge.schedule import Schedule as Schedule
     from upge.schedule import Within as Within
     from upge.schedule import at as at
-    from upge.score import as_list as as_list
-    from upge.score import as_score as as_score
+    from upge.session_results import as_list as as_list
+    from upge.session_results import as_score as as_score
+    from upge.types import Completion as Completion
+    from upge.types import Context as Context
+    from upge.types import DataSession as DataSession
+    from upge.types import EngineSession as EngineSession
+    from upge.types import Message as Message
+    from upge.types import Problem as Problem
+    from upge.types import Request as Request
+    from upge.types import Response as Response
+    from upge.types import RewardSession as RewardSession
+    from upge.types import Sampling as Sampling
+    from upge.types import Trajectory as Trajectory
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "upge.asking": ("PartError", "error_text"),
-    "upge.batch": ("Batch", "View"),
-    "upge.code": ("Code", "function_of"),
-    "upge.credit": ("Credit",),
-    "upge.discovery": ("register",),
-    "upge.errors": ("InputError", "Terminated"),
-    "upge.estimator": ("Estimator", "Term"),
-    "upge.files": ("parse_json", "read_text", "regular_file"),
-    "upge.flow": (
+    "upge.code": (
+        "Code",
+        "function_of",
+    ),
+    "upge.errors": (
+        "InputError",
+        "Terminated",
+    ),
+    "upge.estimator.batch": (
+        "Batch",
+        "View",
+    ),
+    "upge.estimator.credit": ("Credit",),
+    "upge.estimator.estimator": (
+        "Estimator",
+        "Term",
+    ),
+    "upge.estimator.part_calls": (
+        "PartError",
+        "error_text",
+    ),
+    "upge.files": (
+        "parse_json",
+        "read_text",
+        "regular_file",
+    ),
+    "upge.model": (
+        "ModelError",
+        "Policy",
+        "load_policy",
+    ),
+    "upge.part": (
+        "AReward",
+        "Advantage",
+        "Data",
+        "DefaultFrom",
+        "Denominator",
+        "Engine",
+        "Follows",
+        "Mask",
+        "Part",
+        "Reduction",
+        "Reward",
+        "Shaping",
+        "SomeData",
+        "Switch",
+    ),
+    "upge.recipe": (
+        "Recipe",
+        "RecipeError",
+        "load",
+    ),
+    "upge.registry": ("register",),
+    "upge.rollouts.sessions": ("opened",),
+    "upge.schedule": (
+        "Number",
+        "Schedule",
+        "Within",
+        "at",
+    ),
+    "upge.session_results": (
+        "as_list",
+        "as_score",
+    ),
+    "upge.types": (
         "Completion",
         "Context",
         "DataSession",
@@ -89,26 +146,6 @@ _HOMES = {
         "Sampling",
         "Trajectory",
     ),
-    "upge.parts": (
-        "AReward",
-        "Advantage",
-        "Data",
-        "Denominator",
-        "Engine",
-        "Follows",
-        "Mask",
-        "Part",
-        "Reduction",
-        "Reward",
-        "Shaping",
-        "SomeData",
-        "Switch",
-    ),
-    "upge.policy": ("ModelError", "Policy", "load_policy"),
-    "upge.run.guarding": ("opened",),
-    "upge.recipe": ("Recipe", "RecipeError", "load"),
-    "upge.score": ("as_list", "as_score"),
-    "upge.schedule": ("Number", "Schedule", "Within", "at"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -18,7 +18,7 @@ from pydantic import AfterValidator, Field, ValidationInfo
 from pydantic_core import PydanticCustomError
 
 from upge.errors import InputError, Terminated
-from upge.parts import Part, Workshop
+from upge.part import BuildContext, Part
 
 
 def function_of(name: str) -> Callable[..., Any]:
@@ -114,7 +114,7 @@ def _line_in(path: Path, error: BaseException) -> str:
 def _allowed(name: str, info: ValidationInfo) -> str:
     """The name, a file's in full; imported, where a recipe names it, so that what is wrong with it has its place."""
     workshop = info.context
-    if not isinstance(workshop, Workshop):
+    if not isinstance(workshop, BuildContext):
         return name
     if not workshop.allow_code:
         raise _refused(f"'{name}' is code", "allow it with --allow-code, if you trust it")

@@ -7,3 +7,7 @@ class Terminated(SystemExit):
 
 class InputError(ValueError):
     """The input is wrong: a file that isn't there, a line that can't be read; the message says where and what."""
+
+
+class ModelError(InputError):
+    """A model, tokenizer or template can't be used; one line saying what was tried and what would be right."""

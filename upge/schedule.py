@@ -10,10 +10,10 @@ from pydantic import Discriminator, Field, GetCoreSchemaHandler, GetJsonSchemaHa
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError, core_schema
 
-from upge.settings import Settings
+from upge.part import StrictModel
 
 
-class Schedule(Settings):
+class Schedule(StrictModel):
     """A number that goes from `start` to `end` in `steps` rollout batches and then stays there.
 
     value(step) = start + (end − start)·f(step/steps), f linear or (1 − cos πx)/2

@@ -9,10 +9,9 @@ from pydantic.fields import FieldInfo
 
 from generate.fields import fields_of, fields_table, in_words, models_in, part_in
 from generate.markdown import page, prose
-from upge.parts import Part
+from upge.part import Part, StrictModel
 from upge.recipe import Recipe
 from upge.schedule import Schedule
-from upge.settings import Settings
 
 INTRODUCTION = """\
 # The blocks of a recipe
@@ -21,7 +20,7 @@ Every key that may stand in a recipe, beside `extends` and what [the language](.
 number may be a schedule, it is a number or [what moves with the step](#schedule).
 
 This page is made from the fields' docstrings in [`upge/recipe/schema.py`](../../upge/recipe/schema.py) and
-[`upge/estimator.py`](../../upge/estimator.py) by `python docs/tables.py`.
+[`upge/estimator/estimator.py`](../../upge/estimator/estimator.py) by `python docs/tables.py`.
 """
 
 
@@ -30,7 +29,7 @@ def recipe_page() -> str:
     return page(INTRODUCTION, *_block("", Recipe), *_block("schedule", Schedule))
 
 
-def _block(place: str, kind: type[Settings]) -> Iterator[str]:
+def _block(place: str, kind: type[StrictModel]) -> Iterator[str]:
     """The section of a block, and those of the blocks inside it."""
     fields = fields_of(kind)
     yield f"## {f'`{place}`' if place else 'The top level'}"
@@ -56,7 +55,7 @@ def _types(place: str, fields: dict[str, FieldInfo]) -> Iterator[tuple[str, str]
             yield key, in_words(field)
 
 
-def _blocks_in(field: FieldInfo) -> Iterator[type[Settings]]:
+def _blocks_in(field: FieldInfo) -> Iterator[type[StrictModel]]:
     return (kind for kind in models_in(field.annotation) if not issubclass(kind, Part))
 
 

@@ -10,15 +10,14 @@ from typing import Any, get_args
 from pydantic.fields import FieldInfo
 
 from generate.markdown import prose, table
-from upge.explaining.parts import bounds_of, kind_of
-from upge.parts import Part
+from upge.describe.part import bounds_of, kind_of
+from upge.part import Part, StrictModel
 from upge.schedule import Schedule
-from upge.settings import Settings
 
 HEAD = ("key", "type", "default", "meaning")
 
 
-def fields_of(kind: type[Settings]) -> dict[str, FieldInfo]:
+def fields_of(kind: type[StrictModel]) -> dict[str, FieldInfo]:
     """YAML keys and their fields, the class's own before those that it inherits, the nearest base's first."""
     declared = [inspect.get_annotations(base) for base in kind.__mro__]
     depth = {name: next(i for i, names in enumerate(declared) if name in names) for name in kind.model_fields}
@@ -45,7 +44,7 @@ def default_of(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
     default = field.get_default(call_default_factory=True)
-    if isinstance(default, Settings):
+    if isinstance(default, StrictModel):
         return "all defaults"
     bare = isinstance(default, str) and default != ""
     return f"`{default if bare else json.dumps(default, ensure_ascii=False)}`"
@@ -57,9 +56,9 @@ def meaning_of(field: FieldInfo) -> str:
     return prose(described if field.description else described.partition("\n")[0])
 
 
-def models_in(annotation: Any) -> Iterator[type[Settings]]:
+def models_in(annotation: Any) -> Iterator[type[StrictModel]]:
     """The settings models, blocks and parts, that stand in a type; schedules count as numbers."""
-    if isinstance(annotation, type) and issubclass(annotation, Settings) and not issubclass(annotation, Schedule):
+    if isinstance(annotation, type) and issubclass(annotation, StrictModel) and not issubclass(annotation, Schedule):
         yield annotation
     for argument in get_args(annotation):
         yield from models_in(argument)

@@ -17,15 +17,25 @@ import upge.testing
 from generate.fields import fields_of, fields_table
 from generate.markdown import page, prose
 from generate.signatures import call, constant_docstring, is_member, signature
-from upge.parts import Part
-from upge.settings import Settings
+from upge.part import Part, StrictModel
 
 GROUPS = {
     "Recipes": ("load", "Recipe", "RecipeError"),
     "The gradient": ("Batch", "Estimator", "Term", "Credit"),
     "What parts are made of": (
         *("Part", "Mask", "Denominator", "Advantage", "Switch", "Reduction", "Shaping", "View", "register"),
-        *("Follows", "AReward", "SomeData", "Number", "Schedule", "Within", "at", "Code", "function_of", "PartError"),
+        *(
+            "DefaultFrom",
+            "AReward",
+            "SomeData",
+            "Number",
+            "Schedule",
+            "Within",
+            "at",
+            "Code",
+            "function_of",
+            "PartError",
+        ),
         *("error_text", "as_score", "as_list", "opened", "Terminated"),
     ),
     "Where problems, scores and responses come from": (
@@ -82,7 +92,7 @@ def _entry(name: str, value: Any) -> Iterator[str]:
 
 
 def _class(name: str, kind: type) -> Iterator[str]:
-    settings = issubclass(kind, Settings)
+    settings = issubclass(kind, StrictModel)
     # Settings are called with their fields, which follow; protocols and plain exceptions by nobody who reads this.
     if inspect.isfunction(vars(kind).get("__init__")) and not settings and not getattr(kind, "_is_protocol", False):
         yield _call(name, kind)
@@ -95,7 +105,7 @@ def _class(name: str, kind: type) -> Iterator[str]:
         yield from ("Methods and properties:", members)
 
 
-def _fields(kind: type[Settings]) -> str:
+def _fields(kind: type[StrictModel]) -> str:
     if kind in BLOCKS:
         return f"Its fields are [the keys of the YAML block](recipe.md#{BLOCKS[kind]})."
     own = _own_fields(kind)
@@ -126,13 +136,13 @@ def _own_bases(kind: type) -> Iterator[type]:
     for base in kind.__mro__:
         inherited = public is not None and issubclass(public, base)
         # What all settings have is of use to those who write parts; elsewhere it would only be in the way.
-        if base.__module__.startswith("upge") and not inherited and (base is not Settings or kind is Part):
+        if base.__module__.startswith("upge") and not inherited and (base is not StrictModel or kind is Part):
             yield base
 
 
-def _own_fields(kind: type[Settings]) -> dict[str, Any]:
+def _own_fields(kind: type[StrictModel]) -> dict[str, Any]:
     public = _public_base(kind)
-    inherited = public.model_fields if public is not None and issubclass(public, Settings) else {}
+    inherited = public.model_fields if public is not None and issubclass(public, StrictModel) else {}
     return {key: field for key, field in fields_of(kind).items() if key not in inherited}
 
 

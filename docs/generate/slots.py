@@ -12,8 +12,8 @@ from typing import Any, Literal, get_args, get_origin
 from generate.fields import fields_of, fields_table
 from generate.markdown import one_line, page, prose
 from generate.uses import uses
-from upge import discovery
-from upge.parts import SLOTS, Engine, Factor, Mask, Part, Switch
+from upge import registry
+from upge.part import SLOTS, Engine, Factor, Mask, Part, Switch
 
 TITLES = {
     "mask": ("Masks", "estimator.terms.<term>.mask"),
@@ -51,8 +51,8 @@ def slot_page(slot: str) -> str:
 
 def shipped(slot: str) -> dict[str, type[Part]]:
     """The parts of this package by name; those of other packages that happen to be installed don't count."""
-    offers = [offer for offer in discovery.offers(slot) if offer.package == "upge"]
-    return {offer.name: discovery.load(offer, SLOTS[slot]) for offer in offers}
+    entries = [offer for offer in registry.entries(slot) if offer.package == "upge"]
+    return {offer.name: registry.load(offer, SLOTS[slot]) for offer in entries}
 
 
 def _first(kind: type[Part]) -> str:

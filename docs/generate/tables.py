@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import upge
-from upge.explaining.table import table
+from upge.describe.table import table
 
 ROOT = Path(__file__).resolve().parents[2]
 

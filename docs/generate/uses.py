@@ -7,8 +7,8 @@ from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
-from upge.explaining.table import brief
-from upge.parts import Part
+from upge.describe.table import brief
+from upge.part import Part
 from upge.recipe import Recipe, check
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"

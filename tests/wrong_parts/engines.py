@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from upge import Context, Engine, discovery
+from upge import Context, Engine, registry
 
 ONE_RANK: set[str] = set()
 CORNER = {"Greedy", "OneMore", "BeforeCuts"}
@@ -21,7 +21,7 @@ class Base(Engine):
 
     @contextmanager
     def open(self, context: Context) -> Iterator[Any]:
-        with discovery.find(Engine, "transformers")().open(self.given(context)) as inner:
+        with registry.find(Engine, "transformers")().open(self.given(context)) as inner:
             self.__dict__["_inner"] = inner
             self.__dict__["_policy"] = context.policy
             yield self

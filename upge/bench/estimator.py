@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from upge.batch import Batch
-from upge.bench.measuring import Table, Timing, in_turns, machine, seconds
+from upge.bench.timing import Table, Timing, in_turns, machine, seconds
 from upge.bench.work import RECIPE, Work
+from upge.estimator.batch import Batch
 from upge.files import parse_json
-from upge.policy.loading import find
+from upge.model.loading import find
 from upge.recipe import load
 
 SIZES = ((4, 8, 72), (32, 8, 1024), (128, 8, 1024))

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from upge.bench.measuring import Table, Timing, in_turns, machine, seconds
-from upge.planning.imagining import Held
-from upge.policy.head import streamed
-from upge.policy.projecting import told
+from upge.bench.timing import Table, Timing, in_turns, machine, seconds
+from upge.model.head import streamed
+from upge.model.head_hook import told
+from upge.plan.fake_model import Held
 
 Way = Callable[[], Any]
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import torch
 
 from upge.bench import bare
-from upge.bench.measuring import SECONDS, Table, in_turns, machine, seconds
-from upge.flow import Context, Problem
-from upge.policy.loading import find
+from upge.bench.timing import SECONDS, Table, in_turns, machine, seconds
+from upge.model.loading import find
 from upge.recipe import Recipe, load
-from upge.run.trainer import train
+from upge.train.trainer import train
+from upge.types import Context, Problem
 
 RECIPE = "bench/lab"
 

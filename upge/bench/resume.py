@@ -23,9 +23,9 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from upge.bench.measuring import Table, machine
-from upge.records import durable, status
-from upge.records.folder import checkpoints
+from upge.bench.timing import Table, machine
+from upge.runs import atomic_files, status
+from upge.runs.folder import checkpoints
 
 RECIPE = "bench/resume"
 PHASES = ("rollout", "update", "evaluation", "checkpoint", "end")
@@ -168,7 +168,7 @@ def look(folder: Path, steps: int) -> Moment:
     """Where the run in a folder is, or was when its process was killed."""
     lines = _lines(folder / "metrics.jsonl")
     done = sum(line["phase"] == "train" for line in lines)
-    if any((folder / "checkpoints").glob(f"*{durable.ASIDE}")):
+    if any((folder / "checkpoints").glob(f"*{atomic_files.ASIDE}")):
         return Moment("checkpoint", done)
     if _measured(done, steps) and not any(line["phase"] == "eval" and line["step"] == done for line in lines):
         return Moment("evaluation", done)
@@ -251,7 +251,7 @@ def _upge(arguments: list[str], log: str) -> None:
 def _context() -> Any:
     """Processes forked from one that has imported everything, and done nothing yet: importing takes longest."""
     context = get_context("forkserver")
-    modules = ("upge.command", "upge.run.trainer", "upge_parts.engines.generating")
+    modules = ("upge.cli", "upge.train.trainer", "upge_parts.engines.generating")
     context.set_forkserver_preload([*modules, "transformers.models.llama.modeling_llama"])
     return context
 

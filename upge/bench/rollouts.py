@@ -12,14 +12,14 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from transformers.utils.logging import disable_progress_bar
 
-from upge.bench.measuring import SECONDS, Table, Timing, in_turns, machine, seconds
+from upge.bench.timing import SECONDS, Table, Timing, in_turns, machine, seconds
 from upge.bench.work import RECIPE, SMOLLM2
-from upge.flow import Completion, Context, EngineSession, Request, Sampling
-from upge.parts import Engine, Workshop, build
-from upge.policy import Policy
-from upge.policy.loading import load
+from upge.model import Policy
+from upge.model.loading import load
+from upge.part import BuildContext, Engine, build
 from upge.recipe import load as load_recipe
-from upge.run.requiring import require
+from upge.rollouts.packages import require
+from upge.types import Completion, Context, EngineSession, Request, Sampling
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -97,7 +97,7 @@ def measure(
     vocabulary = policy.model.config.get_text_config().vocab_size
     policy.stop_ids = demand.stops(vocabulary)
     with ExitStack() as stack:
-        ours = Sampler.opened(stack, build(Engine, "transformers", Workshop()), policy, demand)
+        ours = Sampler.opened(stack, build(Engine, "transformers", BuildContext()), policy, demand)
         candidates: dict[str, Callable[[], object]] = {
             "engine": ours,
             "generate": lambda: plain(policy.model, ours.requests, ours.lengths, policy.pad_id),

@@ -13,13 +13,13 @@ from typing import Any
 
 from torch import Tensor
 
-from upge.bench.measuring import SECONDS, Table, Timing, in_turns, machine
+from upge.bench.timing import SECONDS, Table, Timing, in_turns, machine
 from upge.bench.work import SMOLLM2, Work
 from upge.errors import InputError
-from upge.planning.imagining import Held
+from upge.plan.fake_model import Held
 from upge.report.charts import COLOURS, Chart, curve
 from upge.report.figure import write_figure
-from upge.run.learning import Learner
+from upge.train.learner import Learner
 
 FACTORS = (1, 2, 4, 8)
 HEAD = 64

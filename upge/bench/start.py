@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-from upge.bench.measuring import SECONDS, Table, in_turns, machine, seconds
+from upge.bench.timing import SECONDS, Table, in_turns, machine, seconds
 
 COMMANDS = {
     "python -c pass": ("-c", "pass"),

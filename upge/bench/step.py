@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from upge.bench.gradients import distance, of_learner
-from upge.bench.measuring import SECONDS, Table, Timing, in_turns, machine, seconds
-from upge.bench.work import Work
+from upge.bench.timing import SECONDS, Table, Timing, in_turns, machine, seconds
+from upge.bench.work import Work, distance, of_learner
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from upge.run.learning import Learner
+    from upge.train.learner import Learner
 
 SIDE, PRODUCTS = 1024, 16
 """The matrices that are multiplied to learn the processor's rate, and how often a round does it."""

@@ -7,7 +7,10 @@ that follows the rollouts, the optimizer's step included, which on both sides mo
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import multiprocessing
+import re
 import tempfile
 import warnings
 from collections.abc import Callable, Sequence
@@ -17,13 +20,38 @@ from typing import Any
 
 import torch
 
-from upge.bench.gradients import Gradients, distance, of_learner, of_step
-from upge.bench.measuring import SECONDS, Table, Timing, in_turns, machine, seconds
-from upge.bench.memory import peak
-from upge.bench.work import Work
+from upge.bench.timing import SECONDS, Table, Timing, in_turns, machine, seconds
+from upge.bench.work import Gradients, Work, distance, of_learner, of_step
 from upge.errors import InputError
-from upge.policy.loading import open_policy
-from upge.run.learning import Learner
+from upge.model.loading import open_policy
+from upge.train.learner import Learner
+
+_STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def peak(action: Callable[[], Any]) -> int:
+    """Bytes of resident memory that `action` takes at most, above what this process has before it.
+
+    Meant for a process of its own: what an earlier action has freed, and the allocator has kept, would count as had.
+
+    Raises: InputError: the system keeps no such account; Linux does.
+    """
+    gc.collect()
+    try:
+        ctypes.CDLL(None).malloc_trim(0)  # what is free goes back to the system, or it would hide new use
+        _RESET.write_text("5")  # from now on the high-water mark counts anew: proc(5)
+    except (OSError, AttributeError) as error:
+        raise InputError(f"peak memory can't be measured on this system: {error}") from error
+    before = _read("VmRSS")
+    action()
+    return _read("VmHWM") - before
+
+
+def _read(name: str) -> int:
+    found = re.search(rf"^{name}:\s*(\d+) kB", _STATUS.read_text(encoding="utf-8"), re.MULTILINE)
+    assert found is not None, f"proc(5) promises {name}"
+    return int(found[1]) * 1024
+
 
 RECIPE, LOSS_TYPE = "bench/trl", "grpo"
 """The recipe, and the setting of TRL's that is its equal: the mean over each response's tokens, then over responses."""

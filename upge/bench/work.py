@@ -3,20 +3,57 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 
-from upge.flow import Problem, Trajectory
-from upge.policy.loading import open_policy
+from upge.model.loading import open_policy
 from upge.recipe import Recipe, load
-from upge.run.learning import Learner
-from upge.run.packing import Grouped
-from upge.run.trainer import open_learner
+from upge.rollouts.batching import Grouped
+from upge.train.learner import Learner
+from upge.train.trainer import open_learner
+from upge.types import Problem, Trajectory
+
+if TYPE_CHECKING:
+    from upge.train.learner import Learner
+
+Gradients = dict[str, Tensor]
+"""By the parameter's name."""
+
+
+def of_learner(learner: Learner, step: Callable[[], None]) -> Gradients:
+    """The gradients that `step`, one of this learner's, leaves to its optimizer."""
+    optimization = learner.optimization
+    return of_step(step, optimization.strategy.adamw, optimization.model)
+
+
+def of_step(step: Callable[[], None], optimizer: torch.optim.Optimizer, model: torch.nn.Module) -> Gradients:
+    """The gradients of the model that `step` leaves to the optimizer."""
+    seen: Gradients = {}
+
+    def look(*_: object) -> None:
+        seen.update((name, p.grad.clone()) for name, p in model.named_parameters() if p.grad is not None)
+
+    hook = optimizer.register_step_pre_hook(look)
+    try:
+        step()
+    finally:
+        hook.remove()
+    return seen
+
+
+def distance(ours: Gradients, theirs: Gradients) -> float:
+    """‖ours − theirs‖ / ‖theirs‖ over all parameters. Raises ValueError where they aren't of the same ones."""
+    if ours.keys() != theirs.keys():
+        raise ValueError(f"gradients of different parameters: {sorted(ours.keys() ^ theirs.keys())}")
+    apart = sum(float((ours[name].double() - theirs[name].double()).square().sum()) for name in theirs)
+    return float((apart / sum(float(x.double().square().sum()) for x in theirs.values())) ** 0.5)
+
 
 SMOLLM2: dict[str, Any] = {
     "model_type": "llama",

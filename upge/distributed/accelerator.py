@@ -9,13 +9,13 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from transformers.utils.logging import disable_progress_bar
 
-from upge.distributed import deepspeed_config, sharding
+from upge.distributed import deepspeed_config, fsdp
 from upge.recipe import Recipe
 
 
 def open_accelerator(recipe: Recipe, **logging: Any) -> Accelerator:
     """This process among the others, and torch set as the recipe says."""
-    sharding.check(recipe)
+    fsdp.check(recipe)
     # accelerate keeps one state a process; a run of its own precision, in a notebook say, must not meet the last one's.
     AcceleratorState._reset_state()
     torch.use_deterministic_algorithms(True, warn_only=True)

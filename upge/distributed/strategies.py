@@ -15,8 +15,8 @@ import torch
 from accelerate import Accelerator, DistributedType
 from torch import Tensor, nn
 
-from upge.distributed import sharding
-from upge.policy import reached, shards
+from upge.distributed import fsdp
+from upge.model import shards, text_scope
 from upge.recipe.schema import Optimizer
 from upge.schedule import at
 
@@ -91,13 +91,13 @@ class Accelerated(Strategy):
     def __init__(self, model: PreTrainedModel, settings: Optimizer, accelerator: Accelerator) -> None:
         self.model, self.accelerator = model, accelerator
         self.bound = math.inf if settings.clip_norm is None else settings.clip_norm
-        divided = sharding.own(accelerator)
+        divided = fsdp.own(accelerator)
         if divided:
-            sharding.divide(model, accelerator)
-        elif sharding.asked() is None and accelerator.distributed_type != DistributedType.NO:
+            fsdp.divide(model, accelerator)
+        elif fsdp.asked() is None and accelerator.distributed_type != DistributedType.NO:
             # What no row reaches would keep data parallelism waiting for its gradient, and the others' from their mean.
             model.to(accelerator.device)
-            reached.freeze(model, reached.unreached(model))
+            text_scope.freeze(model, text_scope.unreached(model))
         optimizer = adamw(model, settings)
         if divided:
             wrapped, self.optimizer = model, accelerator.prepare(optimizer)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from upge.distributed import deepspeed_config
 from upge.distributed.strategies import Moments, Strategy, adamw
-from upge.policy import shards
+from upge.model import shards
 from upge.recipe.schema import Optimizer
 
 if TYPE_CHECKING:

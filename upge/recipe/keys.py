@@ -7,11 +7,10 @@ import typing
 from collections.abc import Sequence
 from typing import Any
 
-from upge.parts import SLOTS, Part
-from upge.recipe.merging import Composed, member
-from upge.recipe.nodes import Node
-from upge.recipe.schema import Recipe, RecipeWorkshop
-from upge.settings import Settings
+from upge.part import SLOTS, Part, StrictModel
+from upge.recipe.compose import Composed, member
+from upge.recipe.schema import Recipe, RecipeContext
+from upge.recipe.yaml import Node
 
 
 def shorthand(path: tuple[str, ...]) -> str | None:
@@ -37,7 +36,7 @@ def slot_at(path: Sequence[str | int]) -> str | None:
     return None
 
 
-def keys_at(path: Sequence[str | int], composed: Composed, workshop: RecipeWorkshop) -> list[str]:
+def keys_at(path: Sequence[str | int], composed: Composed, workshop: RecipeContext) -> list[str]:
     """The keys that are possible in the block at this path; none where any key is, or nothing is known of them."""
     block = _block(path, composed.root, workshop)
     if block is None:
@@ -47,7 +46,7 @@ def keys_at(path: Sequence[str | int], composed: Composed, workshop: RecipeWorks
     return [*block.model_fields, *(() if path else ("extends",))]
 
 
-def means_null(path: Sequence[str | int], root: Node, workshop: RecipeWorkshop) -> bool:
+def means_null(path: Sequence[str | int], root: Node, workshop: RecipeContext) -> bool:
     """Whether a null at this path is a value that nothing else could say, and so isn't only the removal of a key.
 
     It is one for a setting that takes null and has another default, or none; and in a map that takes any value.
@@ -67,13 +66,13 @@ def homes_of(key: str) -> list[str]:
     return [name for name, block in blocks.items() if _is_block(block) and key in block.model_fields]
 
 
-def _block(path: Sequence[str | int], root: Node, workshop: RecipeWorkshop) -> type[Settings] | None:
+def _block(path: Sequence[str | int], root: Node, workshop: RecipeContext) -> type[StrictModel] | None:
     """The block or the part at this path; None where something else stands there."""
     kind = _kind(path, root, workshop)
     return kind if _is_block(kind) else None
 
 
-def _kind(path: Sequence[str | int], root: Node, workshop: RecipeWorkshop) -> Any:
+def _kind(path: Sequence[str | int], root: Node, workshop: RecipeContext) -> Any:
     """The type at this path, following the annotations down from `Recipe` and what the recipe uses."""
     kind: Any = Recipe
     node: Node | None = root
@@ -86,7 +85,7 @@ def _kind(path: Sequence[str | int], root: Node, workshop: RecipeWorkshop) -> An
     return kind
 
 
-def _part(base: type[Part], use: Node | None, workshop: RecipeWorkshop) -> type[Part] | None:
+def _part(base: type[Part], use: Node | None, workshop: RecipeContext) -> type[Part] | None:
     """The class that `use` names; the slot's base where nothing is named, None where nobody has the name."""
     if use is None or not isinstance(use.value, str):
         return base
@@ -116,8 +115,8 @@ def _takes_null(annotation: Any) -> bool:
     return annotation is Any or annotation is types.NoneType
 
 
-def _is_block(kind: Any) -> typing.TypeGuard[type[Settings]]:
-    return isinstance(kind, type) and issubclass(kind, Settings)
+def _is_block(kind: Any) -> typing.TypeGuard[type[StrictModel]]:
+    return isinstance(kind, type) and issubclass(kind, StrictModel)
 
 
 def _bare(annotation: Any) -> Any:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from upge.parts import Factor, Mask, Part, Switch
-from upge.recipe import probe
+from upge.part import Factor, Mask, Part, Switch
+from upge.recipe import trials
 from upge.recipe.faults import nearest
 from upge.recipe.schema import Recipe
 
@@ -95,7 +95,7 @@ def _truncated_sampling(recipe: Recipe) -> Iterator[Broken]:
     for name, term in recipe.estimator.terms.items():
         if not cut or term.source == "demonstrations":
             continue
-        bounds = {i: mask for i, mask in enumerate(term.mask) if mask.trust_region and probe.cut_region(mask, 0.01)}
+        bounds = {i: mask for i, mask in enumerate(term.mask) if mask.trust_region and trials.cut_region(mask, 0.01)}
         if "rollout_logp" not in term.denominator.reads():
             own = f"give the term '{name}' `denominator: rollout`, the engine's own log-probs"
             if recipe.estimator.weighs_demonstrations(name):
@@ -109,7 +109,7 @@ def _truncated_sampling(recipe: Recipe) -> Iterator[Broken]:
             )
             continue
         for index, mask in bounds.items():
-            if probe.cut_region(mask, mass):
+            if trials.cut_region(mask, mass):
                 message = (
                     f"{_name(mask)} drops tokens of an unchanged policy: over the log-probs of an engine that {cut[0]} "
                     "cuts, the ratio is the share of the distribution that is left, below 1"
@@ -119,7 +119,7 @@ def _truncated_sampling(recipe: Recipe) -> Iterator[Broken]:
 
 def _unmoved(mask: Mask) -> str:
     """The change by which a mask leaves an unchanged policy alone."""
-    changes = probe.mended(mask, 0.01)
+    changes = trials.mended(mask, 0.01)
     if changes is None:
         return "a bound on the ratio to the old policy"
     return " ".join(f"`{key}: {value}`" for key, value in changes.items())
@@ -142,7 +142,7 @@ def _engine_of_demonstrations(recipe: Recipe) -> Iterator[Broken]:
 
 
 def _reads_of_demonstrations(part: Part) -> bool:
-    return isinstance(part, Factor | Switch) and probe.reads_of_demonstrations(part)
+    return isinstance(part, Factor | Switch) and trials.reads_of_demonstrations(part)
 
 
 def _minibatches(recipe: Recipe) -> Iterator[Broken]:

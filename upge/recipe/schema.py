@@ -1,6 +1,6 @@
 """The blocks of a recipe: what may stand in the YAML, with types, bounds and defaults.
 
-Fields that hold parts say so by their type; everything else a part needs to know about a recipe it gets by `Follows`.
+Fields that hold parts say so by their type; all else that a part needs of a recipe it gets by `DefaultFrom`.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import functools
 import os
+import re
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,18 +18,136 @@ from packaging.requirements import InvalidRequirement, Requirement
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError, PydanticKnownError
 
-from upge import discovery
-from upge.estimator import Estimator
-from upge.parts import SLOTS, AnEngine, AReward, Engine, MaybeAnEngine, Part, SomeData, Workshop
-from upge.recipe.health import Health
+from upge import registry
+from upge.code import module_in
+from upge.errors import InputError
+from upge.estimator.estimator import Estimator
+from upge.part import SLOTS, AnEngine, AReward, BuildContext, Engine, MaybeAnEngine, Part, SomeData, StrictModel
+from upge.part_checks import unusable
 from upge.schedule import Number, Within
-from upge.settings import Settings
+
+
+def names_file(use: str) -> bool:
+    """Whether `use` names a class, or a part's parameter a function, in a Python file."""
+    return re.fullmatch(r".+\.py:\w+", use) is not None
+
+
+def class_in_file(base: type[Part], use: str, folder: Path, *, allowed: bool) -> type[Part]:
+    """The class that `file.py:Class` names, the file relative to `folder`. Raises `UnknownPartError`."""
+    file, _, name = use.rpartition(":")
+    if not allowed:
+        raise registry.UnknownPartError(
+            f"'{use}' is code in a file", "allow it with --allow-code, if you trust the file"
+        )
+    try:
+        module = module_in((folder / file).resolve())
+    except InputError as error:
+        raise registry.UnknownPartError(str(error)) from error
+    kind = getattr(module, name, None)
+    if not (isinstance(kind, type) and issubclass(kind, base)):
+        raise registry.UnknownPartError(f"{file} has no class '{name}' that is an upge.{base.__name__}")
+    if fault := unusable(kind, base, file):
+        raise registry.UnknownPartError(f"the class {name} in {file} {fault[0]}", fault[1])
+    return kind
+
+
+Check = Literal["entropy_collapse", "kl_blowup", "no_signal", "clip_fraction", "length_explosion", "repetition"]
+"""The checks by their names."""
+
+
+def _as_list(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+Checks = Annotated[tuple[Check, ...], BeforeValidator(_as_list)]
+Patience = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class EntropyCollapse(StrictModel):
+    """The policy hardly varies its responses any more."""
+
+    below: Share = 0.02
+    """Fails where the rollouts' entropy is less than this share of what it was in the first rollout batch."""
+    patience: Patience = 3
+    """Rollout batches in a row that have to fail."""
+
+
+class KLBlowup(StrictModel):
+    """The policy runs away: from the one that sampled, or from the model it started from."""
+
+    old: float = Field(default=0.3, ge=0)
+    """Fails where KL(π_old‖π_θ) is above this, nats a token; with several optimizer steps a rollout batch."""
+    reference: float = Field(default=1.0, ge=0)
+    """Fails where KL(π_θ‖π_0) is above this, nats a token, where a part reads the reference model. Where that is
+    another model than the policy's start (`reference.path`), fails where the KL has grown by more than this."""
+    patience: Patience = 1
+    """Rollout batches in a row that have to fail: a blow-up may leave no second one that it could be measured on."""
+
+
+class NoSignal(StrictModel):
+    """The rollout batches teach nothing: all advantages are 0."""
+
+    at_most: Share = 0.0
+    """Fails where the share of prompts with an advantage other than 0 is not above this."""
+    patience: Patience = 5
+    """Rollout batches in a row that have to fail."""
+
+
+class ClipFraction(StrictModel):
+    """The trust region lets most tokens push nothing."""
+
+    above: Share = 0.4
+    """Fails where some term's trust region masks more than this share of its tokens."""
+    patience: Patience = 3
+    """Rollout batches in a row that have to fail."""
+
+
+class LengthExplosion(StrictModel):
+    """Responses no longer come to an end."""
+
+    above: Share = 0.3
+    """Fails where, of as many rollouts as came to an end in the first rollout batch, more than this share are cut."""
+    patience: Patience = 3
+    """Rollout batches in a row that have to fail."""
+
+
+class Repetition(StrictModel):
+    """Responses end in loops."""
+
+    above: Share = 0.2
+    """Fails where more than this share of the rollouts end in a phrase said three times in a row."""
+    patience: Patience = 3
+    """Rollout batches in a row that have to fail."""
+
+
+class Health(StrictModel):
+    """Signs of a run going wrong. A check that fails for long enough warns, and ends the run where `stop` names it."""
+
+    off: Checks = ()
+    """The checks that are not made: a name or a list of names; all are by default."""
+    stop: Checks = ()
+    """The checks that end the run: a name or a list of names. It is saved, and may go on."""
+    entropy_collapse: EntropyCollapse = EntropyCollapse()
+    kl_blowup: KLBlowup = KLBlowup()
+    no_signal: NoSignal = NoSignal()
+    clip_fraction: ClipFraction = ClipFraction()
+    length_explosion: LengthExplosion = LengthExplosion()
+    repetition: Repetition = Repetition()
+
+    @model_validator(mode="after")
+    def _stops_by_what_is_on(self) -> Health:
+        for index, name in enumerate(self.stop):
+            if name in self.off:
+                self.refuse(("stop", index), f"'{name}' is 'off' and can't end the run")
+        return self
+
 
 Positive = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
 
 
-class Lora(Settings):
+class Lora(StrictModel):
     """Low-rank adapters, W + (α/rank)·B·A: B and A are trained, and W stays. Source: arXiv 2106.09685, section 4.1."""
 
     rank: Positive = 16
@@ -58,7 +177,7 @@ class Lora(Settings):
         return self
 
 
-class Model(Settings):
+class Model(StrictModel):
     """Which model is trained: an existing one by `path`, or random weights of an architecture by `config`.
 
     Code that comes with a model is never run, and no key here would have it run.
@@ -112,14 +231,14 @@ class Model(Settings):
             self.refuse(("lora", "quantize"), "quantized weights compute in float32 or bfloat16: set 'dtype'")
 
 
-class Refill(Settings):
+class Refill(StrictModel):
     """Fresh prompts in place of those that no term weighs (dynamic sampling)."""
 
     rounds: Positive
     """How often at most, per rollout batch; prompts without weight after the last round stay."""
 
 
-class Rollout(Settings):
+class Rollout(StrictModel):
     """How the policy's own responses are sampled."""
 
     engine: AnEngine
@@ -143,7 +262,7 @@ class Rollout(Settings):
     """Whether prompts whose every coefficient is 0 are replaced by fresh ones; by default they stay."""
 
 
-class Reference(Settings):
+class Reference(StrictModel):
     """The frozen model π_0 behind `reference_logp`; opened only where a part reads that."""
 
     path: str | None = None
@@ -155,7 +274,7 @@ class Reference(Settings):
         return self
 
 
-class Optimizer(Settings):
+class Optimizer(StrictModel):
     """AdamW, and the guards around its step."""
 
     lr: Annotated[Number, Within(0)]
@@ -192,7 +311,7 @@ class Critic(Optimizer):
         return self
 
 
-class Train(Settings):
+class Train(StrictModel):
     """How long, in which portions, and with which seed."""
 
     steps: Natural
@@ -227,7 +346,7 @@ class Train(Settings):
     scaler may need 17 to find its scale."""
 
 
-class Eval(Settings):
+class Eval(StrictModel):
     """When, on what and how the policy is measured."""
 
     splits: tuple[str, ...] = ()
@@ -258,7 +377,7 @@ class Eval(Settings):
         return self
 
 
-class Log(Settings):
+class Log(StrictModel):
     """What a run leaves behind, and where."""
 
     folder: str = "runs/{name}"
@@ -295,10 +414,6 @@ class Log(Settings):
         return self
 
 
-def _as_list(value: Any) -> Any:
-    return (value,) if isinstance(value, str) else value
-
-
 def _truth(value: Any) -> Any:
     if not isinstance(value, bool):  # 0, which equals False, would do for a literal
         raise PydanticKnownError("bool_type")
@@ -327,7 +442,7 @@ def _met(text: str) -> str:
 Requirements = Annotated[tuple[Annotated[str, AfterValidator(_met)], ...], BeforeValidator(_as_list)]
 
 
-class Recipe(Settings):
+class Recipe(StrictModel):
     """A whole recipe. `upge.load` makes one from YAML; `recipe.estimator` is its gradient."""
 
     name: str = Field(min_length=1, pattern=r"^[\w][\w.+-]*$")
@@ -379,7 +494,7 @@ class Recipe(Settings):
     @classmethod
     def _settle(cls, value: Any, info: ValidationInfo) -> Any:
         """Show the blocks settled so far to the parts of this one."""
-        if isinstance(info.context, RecipeWorkshop):
+        if isinstance(info.context, RecipeContext):
             info.context.settled = info.data
         return value
 
@@ -387,15 +502,15 @@ class Recipe(Settings):
 def sampler() -> Engine | None:
     """The installed engine that samples the policy and needs neither settings nor a package; None unless it is one."""
     found = []
-    for offer in discovery.offers(Engine.slot):
-        with suppress(discovery.Unknown):
-            kind = discovery.load(offer, SLOTS[Engine.slot])
+    for offer in registry.entries(Engine.slot):
+        with suppress(registry.UnknownPartError):
+            kind = registry.load(offer, SLOTS[Engine.slot])
             if issubclass(kind, Engine) and kind.samples_policy and not kind.packages:
                 found += [] if any(field.is_required() for field in kind.fields().values()) else [kind]
     return found[0]() if len(found) == 1 else None
 
 
-class RecipeWorkshop(Workshop):
+class RecipeContext(BuildContext):
     """Builds the parts of one recipe: follows its values, and names classes in files where code is allowed."""
 
     def __init__(self, folder: Path, *, allow_code: bool = False) -> None:
@@ -403,22 +518,22 @@ class RecipeWorkshop(Workshop):
         self.settled: dict[str, Any] = {}
 
     def find(self, base: type[Part], use: str) -> type[Part]:
-        """See `Workshop.find`; `file.py:Class` is a class in a file beside the recipe."""
-        from upge.recipe.code import class_in_file, names_file
+        """See `BuildContext.find`; `file.py:Class` is a class in a file beside the recipe."""
+        pass
 
         if names_file(use):
             return class_in_file(base, use, self.folder, allowed=self.allow_code)
         return super().find(base, use)
 
     def followed(self, path: str) -> Any:
-        """See `Workshop.followed`."""
+        """See `BuildContext.followed`."""
         block, *rest = path.split(".")
         if block not in self.settled:  # it has a fault of its own, which will be reported there
             raise PydanticCustomError("unsettled", "{path} is not settled", {"path": path})
         return functools.reduce(getattr, rest, self.settled[block])
 
 
-def _check_folder(block: Settings, key: str = "path") -> None:
+def _check_folder(block: StrictModel, key: str = "path") -> None:
     path = getattr(block, key)
     # os.path and not pathlib, which raises for a home that nobody has and for a name that is too long.
     if path is not None and _local(path) and not os.path.exists(os.path.expanduser(path)):  # noqa: PTH110, PTH111

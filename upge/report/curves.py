@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from upge.records.metrics import is_finite
 from upge.report.charts import Chart, curve
+from upge.runs.reader import is_finite
 
 Line = Mapping[str, Any]
 

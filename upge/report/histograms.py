@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from math import isfinite
 
-from upge.report.choosing import Bar
+from upge.report.allocation import Bar
+from upge.report.charts import BOTTOM, LEFT, RIGHT, Frame, Tick, written
 from upge.report.responses import Prompt
-from upge.report.scales import BOTTOM, LEFT, RIGHT, Frame, Tick, written
 
 MOST_VALUES = 12
 """So many different rewards get a bar each; of more, bars are ranges."""

@@ -8,16 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from upge.asking import PartError
 from upge.errors import InputError
+from upge.estimator.part_calls import PartError
+from upge.evaluate.paired import is_evaluation
 from upge.files import parse_json
 from upge.recipe import Recipe, RecipeError, load
-from upge.records import comparing, status
-from upge.records.comparing import Run
-from upge.records.contrasting import is_evaluation
-from upge.records.metrics import metrics_of
 from upge.report import responses
 from upge.report.responses import Responses
+from upge.runs import reader, status
+from upge.runs.reader import Run, metrics_of
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ def opened(folders: Sequence[Path], *, allow_code: bool = False) -> list[Logs]:
     for folder in folders:
         if is_evaluation(folder):
             raise InputError(f"{folder}: is an evaluation; 'upge compare' sets these side by side")
-    return [_opened(run, allow_code=allow_code) for run in comparing.opened(folders)]
+    return [_opened(run, allow_code=allow_code) for run in reader.opened(folders)]
 
 
 def _opened(run: Run, *, allow_code: bool) -> Logs:

@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from upge.testing.conformance import check_part as check_part
     from upge.testing.conformance import examined as examined
     from upge.testing.conformance import examined_estimator as examined_estimator
-    from upge.testing.drawing import cases as cases
-    from upge.testing.drawing import parts as parts
     from upge.testing.laws import check_gradient as check_gradient
     from upge.testing.laws import reaches_a_kink as reaches_a_kink
     from upge.testing.padded import Padded as Padded
+    from upge.testing.strategies import cases as cases
+    from upge.testing.strategies import parts as parts
 
 _HOMES = {
     "batches": ("Case", "Prompt"),
     "conformance": ("Finding", "check_estimator", "check_part", "examined", "examined_estimator"),
-    "drawing": ("cases", "parts"),
+    "strategies": ("cases", "parts"),
     "laws": ("check_gradient", "reaches_a_kink"),
     "padded": ("Padded",),
 }

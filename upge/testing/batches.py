@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from upge.batch import Batch
+from upge.estimator.batch import Batch
 
 Rewards = Literal["mixed", "right", "wrong", "wild"]
 Distance = Literal["none", "equal", "near", "far", "beyond"]

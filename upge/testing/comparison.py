@@ -8,8 +8,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from upge.batch import Batch
-from upge.parts import Part, Switch
+from upge.estimator.batch import Batch
+from upge.part import Part, Switch
 
 Name: TypeAlias = Callable[[int], str]
 """How messages call the place i of a tensor."""

@@ -18,16 +18,16 @@ from hypothesis import given as asked_of
 from hypothesis import strategies as st
 from hypothesis.errors import Flaky, Unsatisfiable
 
-from upge.asking import PartError, line_of
-from upge.batch import Batch
-from upge.estimator import Estimator
-from upge.parts import Factor, Mask, Part, Switch
-from upge.recipe.reading import parse_value, plain
-from upge.recipe.sources import Source
+from upge.estimator.batch import Batch
+from upge.estimator.estimator import Estimator
+from upge.estimator.part_calls import PartError, line_of
+from upge.part import Factor, Mask, Part, Switch
+from upge.recipe.faults import Source
+from upge.recipe.yaml import parse_value, plain
 from upge.testing import laws, part_laws, scenes, sessions
 from upge.testing.batches import CORNERS, EMPTY, PINNED, WORDLESS, Case
-from upge.testing.drawing import cases, corner_parts, parts
-from upge.testing.hosting import host
+from upge.testing.fixtures import host
+from upge.testing.strategies import cases, corner_parts, parts
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from upge.flow import DataSession, Problem
-from upge.parts import Data
-from upge.testing.sessions import context, shown, shuffled, world
+from upge.part import Data
+from upge.testing.fixtures import context, shown, shuffled, world
+from upge.types import DataSession, Problem
 
 STEPS, COUNT = 6, 4
 

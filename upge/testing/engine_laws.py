@@ -12,10 +12,10 @@ from typing import Any
 import torch
 
 from upge.errors import InputError
-from upge.flow import Completion, EngineSession, Problem, Request, Sampling
-from upge.parts import Engine
-from upge.policy import Policy, load_policy
-from upge.testing.sessions import context, shown, shuffled, world
+from upge.model import Policy, load_policy
+from upge.part import Engine
+from upge.testing.fixtures import context, shown, shuffled, world
+from upge.types import Completion, EngineSession, Problem, Request, Sampling
 
 MODEL = "upge_parts:data/lab/base"
 """The embedded model, which is a second's work to open."""

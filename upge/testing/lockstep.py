@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from upge.batch import Reduce
+from upge.estimator.batch import Reduce
 
 Result = TypeVar("Result")
 

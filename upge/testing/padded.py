@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from upge.batch import Batch
+from upge.estimator.batch import Batch
 
 
 @dataclass(frozen=True)

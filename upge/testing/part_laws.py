@@ -15,11 +15,11 @@ import numpy
 import torch
 from torch import Tensor
 
-from upge.asking import PartError
-from upge.batch import Reduce, View
-from upge.credit import seen_with
-from upge.declaring import FIELDS
-from upge.parts import Advantage, Denominator, Part, Reduction, Stateful, Switch
+from upge.estimator.batch import Reduce, View
+from upge.estimator.credit import seen_with
+from upge.estimator.part_calls import PartError
+from upge.part import Advantage, Denominator, Part, Reduction, Stateful, Switch
+from upge.part_checks import FIELDS
 from upge.testing.batches import RICH, Case
 from upge.testing.comparison import Name, assert_close, names
 from upge.testing.lockstep import lockstep

@@ -12,9 +12,9 @@ import numpy
 import torch
 
 from upge.errors import InputError
-from upge.flow import Problem
-from upge.parts import Reward
-from upge.testing.sessions import context, shown, shuffled, world
+from upge.part import Reward
+from upge.testing.fixtures import context, shown, shuffled, world
+from upge.types import Problem
 
 Pair = tuple[Problem, str]
 

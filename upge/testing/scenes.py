@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from upge.asking import Viewer
-from upge.batch import Batch, Reduce, alone, log_ratio
-from upge.parts import Advantage, Denominator, Factor, Mask, Part, Reduction, Stateful, Switch
+from upge.estimator.batch import Batch, Reduce, alone, log_ratio
+from upge.estimator.part_calls import PartCaller
+from upge.part import Advantage, Denominator, Factor, Mask, Part, Reduction, Stateful, Switch
 from upge.testing.batches import PER_TOKEN, Case, permuted
 
 STEPS = (0, 0, 1, 2, 3, 8, 64, 1000)
@@ -116,9 +116,9 @@ def weighs(part: Part) -> bool:
     return live or isinstance(part, Denominator | Mask)
 
 
-def viewer(seen: Scene, reduce: Reduce = alone) -> Viewer:
+def viewer(seen: Scene, reduce: Reduce = alone) -> PartCaller:
     """What calls the part on a scene."""
-    return Viewer(seen.batch, seen.step, rows=seen.rows, active=seen.active, known=seen.known, reduce=reduce)
+    return PartCaller(seen.batch, seen.step, rows=seen.rows, active=seen.active, known=seen.known, reduce=reduce)
 
 
 @torch.no_grad()

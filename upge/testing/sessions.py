@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from random import Random
 from types import MappingProxyType
 from typing import Any, TypeAlias, get_args, get_origin
-from unittest import mock
 
-import torch
 from pydantic.fields import FieldInfo
 
-from upge.asking import PartError, line_of
 from upge.errors import InputError
-from upge.flow import Context
-from upge.parts import Data, Engine, Part, Reward
-from upge.testing.drawing import bounds_of, corner_parts
+from upge.estimator.part_calls import PartError, line_of
+from upge.part import Data, Engine, Part, Reward
+from upge.testing import data_laws, engine_laws, reward_laws
+from upge.testing.strategies import bounds_of, corner_parts
 
 Broken: TypeAlias = tuple[str, str | None, str]
 """(law, failure or None, example)."""
@@ -75,7 +71,6 @@ def broken_laws(parts: Sequence[Part], examples: int) -> Iterator[Broken]:
 
     Nothing where a session can't be had here: without a package that the class names, or where opening refuses.
     """
-    from upge.testing import data_laws, engine_laws, reward_laws
 
     laws: Mapping[str, Callable[[Any, int], None]] = MappingProxyType({})
     for slot, module in ((Data, data_laws), (Reward, reward_laws), (Engine, engine_laws)):
@@ -107,41 +102,3 @@ def _failure(part: Part, check: Callable[[Any, int], None], examples: int) -> st
     except Exception as error:
         return f"{type(error).__name__}: {error} ({line_of(error, type(part))})"
     return None
-
-
-@contextmanager
-def world(number: int) -> Iterator[None]:
-    """Another machine at another time: global generators and the clock stand elsewhere. They are put back."""
-    import random
-
-    import numpy
-
-    states = torch.get_rng_state(), random.getstate(), numpy.random.get_state()
-    torch.manual_seed(number)
-    random.seed(number)
-    numpy.random.seed(number)
-    try:
-        with mock.patch("time.time", return_value=1e9 + 1e6 * number):
-            yield
-    finally:
-        torch.set_rng_state(states[0])
-        random.setstate(states[1])
-        numpy.random.set_state(states[2])
-
-
-def shuffled(count: int) -> list[int]:
-    """0…count−1 in another order, always the same."""
-    order = list(range(count))
-    Random(count).shuffle(order)
-    return order
-
-
-def shown(value: object) -> str:
-    """A value for a message, not too long."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}…"
-
-
-def context(**different: Any) -> Context:
-    """What sessions are opened with."""
-    return Context(**{"seed": 3, **different})

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from upge import Follows, Reduction, View
+from upge import DefaultFrom, Reduction, View
 
 
 class Constant(Reduction):
@@ -19,7 +19,7 @@ class Constant(Reduction):
     Shapes: → (), 1/tokens. Source: Dr.GRPO, arXiv 2503.20783, listing 1; `per: none`: the code of arXiv 2509.04419.
     """
 
-    length: int = Follows("rollout.max_tokens", gt=0)
+    length: int = DefaultFrom("rollout.max_tokens", gt=0)
     """L, in tokens; the completion budget unless given."""
     per: Literal["trajectory", "none"] = "trajectory"
     """Whether the sum is divided by the number of trajectories as well."""

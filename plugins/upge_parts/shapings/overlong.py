@@ -6,7 +6,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from upge import Follows, Shaping, View
+from upge import DefaultFrom, Shaping, View
 
 
 class Overlong(Shaping):
@@ -20,7 +20,7 @@ class Overlong(Shaping):
 
     soft_limit: int = Field(ge=0)
     """The length from which it costs, in tokens: the limit without DAPO's cache."""
-    limit: int = Follows("rollout.max_tokens", gt=0)
+    limit: int = DefaultFrom("rollout.max_tokens", gt=0)
     """The length at which it costs all, in tokens; the completion budget unless given."""
     scale: float = Field(default=1.0, ge=0)
     """The largest penalty, in units of the reward."""

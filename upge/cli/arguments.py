@@ -1,0 +1,93 @@
+"""Arguments that several verbs share: parts by name, and places in recipes."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from upge import registry
+from upge.errors import InputError
+from upge.part import SLOTS, Part
+from upge.recipe.schema import class_in_file, names_file
+
+if TYPE_CHECKING:
+    from upge.recipe import Composed
+
+RecipePath = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of one that ships.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides: dotted.path=YAML value.")
+]
+AllowCode = Annotated[bool, typer.Option("--allow-code", help="Let the recipe name classes in Python files.")]
+
+
+def named(name: str, *, slot: str | None = None, allow_code: bool = False) -> list[tuple[str, type[Part]]]:
+    """(slot, class) of every part called so: a name, `package/name`, or `file.py:Class`.
+
+    Raises InputError where there is none, or it can't be had; the message says what may have been meant.
+    """
+    if slot is not None and slot not in SLOTS:
+        raise InputError(f"there is no slot '{slot}'; there are {', '.join(SLOTS)}")
+    wanted = [slot] if slot is not None else list(SLOTS)
+    if names_file(name):
+        return [_in_file(name, wanted, allow_code=allow_code)]
+    package, _, bare = name.rpartition("/")
+    held = [s for s in wanted if any(o.name == bare and package in ("", o.package) for o in registry.entries(s))]
+    if not held:
+        raise InputError(f"no part is called '{name}'" + _hint(bare, wanted))
+    try:
+        return [(its_slot, registry.find(SLOTS[its_slot], name)) for its_slot in held]
+    except registry.UnknownPartError as unknown:
+        raise InputError(f"{unknown}\n   {unknown.hint}".rstrip()) from unknown
+
+
+def _in_file(name: str, wanted: list[str], *, allow_code: bool) -> tuple[str, type[Part]]:
+    try:
+        kind = class_in_file(Part, name, Path.cwd(), allowed=allow_code)
+    except registry.UnknownPartError as unknown:
+        raise InputError(f"{unknown}\n   {unknown.hint}".rstrip()) from unknown
+    its_slot = getattr(kind, "slot", None)
+    if its_slot not in wanted:
+        raise InputError(f"{name} is a {its_slot or 'part of no slot'}, and none of {', '.join(wanted)}")
+    return its_slot, kind
+
+
+def _hint(name: str, slots: list[str]) -> str:
+    from upge.recipe.faults import nearest
+
+    close = nearest(name, {offer.name for slot in slots for offer in registry.entries(slot)})
+    return f"\n   did you mean '{close}'?" if close else "\n   `upge list` shows those that there are"
+
+
+@contextmanager
+def located(composed: Composed) -> Iterator[None]:
+    """A part's error gets the place at which the recipe names the part."""
+    from upge.estimator.part_calls import PartError
+    from upge.recipe import Fault
+    from upge.recipe.compose import place_of
+
+    try:
+        yield
+    except PartError as error:
+        raise PartError(str(Fault(str(error), place_of(composed.root, error.place))), error.place) from error
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Look for no garbage among what is imported here, neither now nor later.
+
+    torch and the parts make a million objects that all stay; searching them, again and again while they are made and
+    once more at the end of the process, takes longer than to check a recipe.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if enabled:
+            gc.enable()

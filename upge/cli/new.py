@@ -1,0 +1,43 @@
+"""`upge new`: the start of a recipe, or of a package with a part."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from upge.cli.app import app
+
+new = typer.Typer(no_args_is_help=True, help="Write the start of a recipe, or of a package with a part.")
+app.add_typer(new, name="new")
+
+Folder = Annotated[Path, typer.Option(exists=True, file_okay=False, help="Where it goes.")]
+
+
+@new.command()
+def recipe(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What it is called; the file is NAME.yaml.")],
+    like: Annotated[str, typer.Option(metavar="RECIPE", help="What it starts as: a file, or an installed recipe.")],
+    folder: Folder = Path(),
+) -> None:
+    """Write a recipe that starts as another one, with its estimator written out: change one word, and run it."""
+    from upge.describe.scaffold_recipe import new_recipe
+
+    typer.echo(new_recipe(name, like, folder))
+
+
+@new.command()
+def plugin(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What the package is called: upge-soft-clip, say.")],
+    slot: Annotated[str, typer.Option(metavar="SLOT", help="mask, denominator, advantage, switch, reduction, …")],
+    part: Annotated[str | None, typer.Option(metavar="PART", help="What recipes call its part: soft_clip.")] = None,
+    folder: Folder = Path(),
+) -> None:
+    """Write a package with a part, a recipe that uses it, and tests that pass: install it, and change it."""
+    from upge.describe.scaffold_package import new_plugin
+
+    for path in new_plugin(name, slot, part, folder):
+        typer.echo(path)
+    where = folder / name
+    typer.echo(f"\nnext: pip install -e '{where}[test]' && pytest {where}", err=True)

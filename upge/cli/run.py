@@ -1,0 +1,275 @@
+"""`upge run`: train what a recipe says."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from upge.cli.app import app
+from upge.cli.arguments import AllowCode
+
+if TYPE_CHECKING:
+    from upge.recipe import Composed, Recipe
+    from upge.sweep.axes import Cell
+    from upge.sweep.executor import Task
+
+Seeds = Annotated[int | None, typer.Option(min=1, help="A grid: each recipe with the seeds 0 … N − 1.", metavar="N")]
+Vary = Annotated[
+    list[str] | None,
+    typer.Option(metavar="KEY=V1,V2", help="A grid: each recipe with each value; may be given several times."),
+]
+Jobs = Annotated[
+    int | None, typer.Option(min=1, metavar="J", help="How many runs of a grid at a time; as the cores allow.")
+]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What a command line asks for: recipes with overrides, settings to vary, how many seeds, runs at a time."""
+
+    recipes: Sequence[str]
+    overrides: Sequence[str]
+    vary: Sequence[str]
+    seeds: int | None
+    jobs: int | None
+
+
+def asked_for(words: Sequence[str], seeds: int | None, vary: Sequence[str], jobs: int | None) -> Grid | None:
+    """The grid that the words and options of a command line ask for; None where it is a single run."""
+    # Path.is_file raises for a name that is too long.
+    first = next((i for i, word in enumerate(words) if "=" in word and not os.path.isfile(word)), len(words))  # noqa: PTH113
+    recipes, overrides = words[:first], words[first:]
+    if seeds is None and not vary and jobs is None and not (len(recipes) > 1 and all(map(_is_recipe, recipes))):
+        return None
+    return Grid(recipes, overrides, vary, seeds, jobs)
+
+
+def _is_recipe(text: str) -> bool:
+    from upge.recipe import RecipeError
+    from upge.recipe.catalog import find_recipe
+
+    try:
+        return os.path.isfile(find_recipe(text))  # noqa: PTH113 (see above)
+    except RecipeError:
+        return False
+
+
+def refuse(options: Mapping[str, object]) -> None:
+    """Raise InputError where an option of a single run is given with a grid, or a launcher has started it."""
+    from upge.errors import InputError
+
+    reasons = {
+        "--resume": "the same command again goes on with a grid",
+        "--continue": "the same command again goes on with a grid",
+        "--processes": "each run of a grid has one process; --jobs says how many runs go at a time",
+    }
+    for name, value in options.items():
+        if value is not None:
+            raise InputError(f"{name} is for a single run; {reasons.get(name, 'give one recipe')}")
+    if "WORLD_SIZE" in os.environ:
+        raise InputError("a grid starts processes itself; start it without a launcher")
+
+
+def run_grid(asked: Grid, *, allow_code: bool, dry_run: bool) -> None:
+    """Run what is asked for, and compare it.
+
+    Raises InputError or RecipeError: something is wrong with what was given. Exit: 1 where a run failed; 130, 143.
+    """
+    from upge.errors import InputError
+    from upge.sweep.axes import parse, planned, standings
+    from upge.sweep.executor import Task
+
+    if not asked.recipes:
+        raise InputError("name a recipe (upge list recipes shows those that ship), or several")
+    varied = [parse(text) for text in asked.vary]
+    cells = planned(asked.recipes, asked.overrides, varied, asked.seeds, allow_code=allow_code)
+    tasks = [Task(cell, standing) for cell, standing in zip(cells, standings(cells), strict=True)]
+    for task in tasks:
+        task.state = "finished" if task.standing == "finished" else "waiting"
+    if dry_run:
+        _list(tasks)
+    else:
+        number = _work(tasks, asked.jobs)
+        _conclude(tasks, number)
+
+
+def _list(tasks: Sequence[Task]) -> None:
+    """What would run: each run's folder and how far that is."""
+    for task in tasks:
+        typer.echo(f"{task.standing}\t{task.cell.folder}")
+
+
+def _work(tasks: Sequence[Task], jobs: int | None) -> int:
+    """Run them; the signal that stopped them, or 0."""
+    from upge.sweep.executor import Workers, jobs_for
+    from upge.sweep.progress import Show
+
+    with Show(tasks) as show:
+        workers = Workers(tasks, jobs or jobs_for([task.cell.recipe for task in tasks]), show)
+        workers.work()
+    return workers.asked
+
+
+def _conclude(tasks: Sequence[Task], number: int) -> None:
+    """Say what failed and how to go on, or compare what is finished."""
+    failed = [task for task in tasks if task.state == "failed"]
+    for task in failed:
+        typer.echo(f"{task.cell.name} failed, its log is {task.cell.log}:\n{_indented(task.reason)}", err=True)
+    finished = sum(task.state == "finished" for task in tasks)
+    if number or failed:
+        again = f"to go on with the others: {_command()}"
+        typer.echo(f"{finished} of {len(tasks)} runs are finished; {again}", err=True)
+        raise typer.Exit(128 + number if number else 1)
+    _compare([task.cell for task in tasks])
+
+
+def _compare(cells: Sequence[Cell]) -> None:
+    from upge.cli.compare import compare_runs
+
+    folders = [cell.folder for cell in cells]
+    typer.echo(f"all {len(cells)} runs are finished: upge compare {shlex.join(map(str, folders))}", err=True)
+    compare_runs(folders)
+
+
+def _command() -> str:
+    from upge.runs.folder import masked
+
+    return shlex.join(["upge", *map(masked, sys.argv[1:])])
+
+
+def _indented(text: str) -> str:
+    from upge.files import shown
+
+    return "\n".join(f"  {shown(line)}" for line in text.splitlines())
+
+
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what the run would take, offline, and do nothing.")]
+Processes = Annotated[
+    int | None,
+    typer.Option(min=1, help="How many processes of this machine run it; with --dry-run: how many ranks are planned."),
+]
+Config = Annotated[Path | None, typer.Option(help="With --dry-run: a config.json in place of the model's own.")]
+PromptTokens = Annotated[int | None, typer.Option(min=1, help="With --dry-run: the longest prompt; 1024 by default.")]
+
+
+def check_given(dry_run: bool, config: Path | None, prompt_tokens: int | None) -> None:
+    """Raise InputError where an option of `--dry-run` stands without it."""
+    from upge.errors import InputError
+
+    given = {"--config": config, "--prompt-tokens": prompt_tokens}
+    for name, value in given.items():
+        if value is not None and not dry_run:
+            raise InputError(f"{name} goes with --dry-run")
+
+
+def show_plan(
+    recipe: Recipe, composed: Composed, processes: int | None, config: Path | None, prompt_tokens: int | None
+) -> None:
+    """Print the plan of a recipe on stdout. Raises RecipeError with the place of what would fail."""
+    from rich.console import Console
+
+    from upge.plan import plan
+    from upge.plan.display import show
+
+    planned = plan(recipe, composed, processes=processes, config=config, prompt_tokens=prompt_tokens)
+    show(planned, Console(highlight=False, markup=False))
+
+
+def named(recipe: str | None, overrides: Sequence[str], resume: Path | None) -> tuple[str, list[str]]:
+    """The recipe's file and the overrides: those given, or, for a run to be resumed, the one in its folder.
+
+    Raises InputError: no recipe is named; there is no such run folder.
+    """
+    from upge.errors import InputError
+
+    if resume is None:
+        if recipe is None:
+            raise InputError("name a recipe (upge list recipes shows those that ship), or a run: --resume RUN")
+        return recipe, list(overrides)
+    if not os.path.isdir(resume):  # noqa: PTH112 (Path.is_dir raises for a name that is too long)
+        raise InputError(f"--resume: there is no run folder '{resume}'")
+    if recipe is not None and (Path(recipe).is_file() or "=" not in recipe):
+        return recipe, list(overrides)
+    own = resume / "recipe.yaml"
+    if not own.is_file():
+        raise InputError(f"--resume: '{resume}' is not the folder of a run: it has no recipe.yaml")
+    here = f"log.folder={json.dumps(str(resume), ensure_ascii=False)}"  # where it is now, however it was called before
+    return str(own), [here, *([] if recipe is None else [recipe]), *overrides]
+
+
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[RECIPE]... [KEY=VALUE]...",
+        help="A recipe file, or the name of one that ships; several make a grid; with --resume the run's own. "
+        "Then overrides: dotted.path=YAML value.",
+    ),
+]
+
+
+@app.command()
+def run(
+    words: Words = None,
+    allow_code: AllowCode = False,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Go on with the run in this folder from its newest checkpoint.")
+    ] = None,
+    again: Annotated[
+        bool, typer.Option("--continue", help="Go on with the newest unfinished run of this recipe, if there is one.")
+    ] = False,
+    dry_run: DryRun = False,
+    processes: Processes = None,
+    config: Config = None,
+    prompt_tokens: PromptTokens = None,
+    seeds: Seeds = None,
+    vary: Vary = None,
+    jobs: Jobs = None,
+) -> None:
+    """Train what a recipe says, and leave a run folder; or a grid: several recipes, settings and seeds."""
+    from upge.cli.arguments import located
+    from upge.distributed.launcher import due, launch
+
+    pass
+    from upge.errors import InputError
+    from upge.recipe import load_composed
+
+    check_given(dry_run, config, prompt_tokens)
+    given = words or []
+    if (grid := asked_for(given, seeds, vary or [], jobs)) is not None:
+        single = {"--resume": resume, "--continue": again or None, "--processes": processes}
+        refuse({**single, "--config": config, "--prompt-tokens": prompt_tokens})
+        run_grid(grid, allow_code=allow_code, dry_run=dry_run)
+        return
+    if resume is not None and again:
+        raise InputError("--resume names the run to go on with, --continue looks for it: give one of them")
+    path, overrides = named(given[0] if given else None, given[1:], resume)
+    loaded, composed = load_composed(path, overrides, allow_code=allow_code)
+    if dry_run:
+        show_plan(loaded, composed, processes, config, prompt_tokens)
+        return
+    if due(processes):
+        raise typer.Exit(launch(processes or 1, sys.argv[1:]))
+    from upge.train.trainer import train
+
+    with located(composed):
+        folder = train(loaded, resume=resume, again=again)
+    if os.environ.get("RANK", "0") == "0":
+        typer.echo(_report(folder, allow_code), err=True)
+
+
+def _report(folder: Path, allow_code: bool) -> str:
+    """Where the run's report is, or why there is none: the run is finished all the same."""
+    from upge.report.write import write
+
+    try:
+        return f"report: {write([folder], allow_code=allow_code)}"
+    except Exception as error:  # nothing that befalls a report makes the run another
+        return f"the run is finished; its report could not be written: {error}\nto write it again: upge report {folder}"

@@ -1,0 +1,139 @@
+"""A part described for people: its line, formula, parameters, what it reads, and which recipes use it."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+import types
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic.fields import FieldInfo
+
+from upge.describe.formula import formula, written
+from upge.part import Factor, Mask, Part, StrictModel, Switch
+from upge.recipe.catalog import shelved
+from upge.recipe.faults import RecipeError
+from upge.recipe.resolve import load
+from upge.schedule import Schedule, Within
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter: its type in words, its bounds, its default ("required", "follows …" or the value), its docstring."""
+
+    name: str
+    kind: str
+    bounds: str
+    default: str
+    about: str
+
+
+@dataclass(frozen=True)
+class Description:
+    """What there is to say of a part's class.
+
+    Attributes:
+        line: its docstring's first line. formula: the indented block. text: the rest of the docstring.
+        traits: what it reads, whether it is a trust region, how much it must see at once.
+    """
+
+    line: str
+    formula: tuple[str, ...]
+    text: str
+    parameters: tuple[Parameter, ...]
+    traits: tuple[str, ...]
+    file: str
+
+
+def described(kind: type[Part]) -> Description:
+    """The description of a part's class, from its docstring and fields."""
+    line, _, rest = inspect.cleandoc(kind.__doc__ or "").partition("\n")
+    text = re.sub(r"^(?:    .+\n?)+\n*", "", rest.lstrip("\n"), count=1, flags=re.MULTILINE)
+    return Description(
+        line, tuple(formula(kind)), text.strip(), tuple(_parameters(kind)), tuple(_traits(kind)), _file(kind)
+    )
+
+
+def used_by(kind: type[Part]) -> list[str]:
+    """The installed recipes that use this part; those with a fault are passed over."""
+    return [each.name for each in shelved() if kind in _parts_of(each.path)]
+
+
+def _parts_of(path: Path) -> set[type[Part]]:
+    try:
+        return {type(part) for part in load(path).parts().values()}
+    except RecipeError:
+        return set()
+
+
+def _parameters(kind: type[Part]) -> Iterator[Parameter]:
+    for name, field in kind.fields().items():
+        yield Parameter(name, kind_of(field.annotation), bounds_of(field), default_of(field), field.description or "")
+
+
+def _traits(kind: type[Part]) -> Iterator[str]:
+    if issubclass(kind, Factor | Switch):
+        yield f"reads {', '.join(sorted(kind.needs)) or 'no field of the batch'}"
+        yield f"scope: {kind.scope}"
+    if issubclass(kind, Mask):
+        yield "a trust region: 1 where the ratio is 1" if kind.trust_region else "a weight, and no trust region"
+
+
+def _file(kind: type[Part]) -> str:
+    source = Path(inspect.getsourcefile(kind) or "?")
+    line = inspect.getsourcelines(kind)[1]
+    near = source.relative_to(Path.cwd()) if source.is_relative_to(Path.cwd()) else source
+    return f"{near}:{line}"
+
+
+def kind_of(annotation: Any) -> str:
+    """A type in words: `number`, `whole number`, `a | b`, `list of text`, …"""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        bounds = (bounds_of(each) for each in arguments[1:] if isinstance(each, FieldInfo | Within))
+        return " ".join([kind_of(arguments[0]), *filter(None, bounds)])
+    if origin is Literal:
+        return " | ".join(map(str, arguments))
+    if origin in (Union, types.UnionType):
+        kinds = (kind_of(choice) for choice in arguments if choice is not type(None))
+        return " or ".join(dict.fromkeys(kinds))
+    if origin is tuple:
+        return f"list of {kind_of(arguments[0])}"
+    if origin is dict:
+        return f"map of {kind_of(arguments[0])} to {kind_of(arguments[1])}"
+    if isinstance(annotation, type) and issubclass(annotation, Schedule):
+        return "schedule"
+    if isinstance(annotation, type) and issubclass(annotation, StrictModel):
+        return "map"
+    words = {float: "number", int: "whole number", str: "text", bool: "true | false", Any: "anything"}
+    return words.get(annotation, str(annotation))
+
+
+def bounds_of(field: FieldInfo | Within) -> str:
+    """`≥ 0, ≤ 1`, from a field's constraints."""
+    signs = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
+    metadata = field.metadata if isinstance(field, FieldInfo) else [field]
+    return ", ".join(f"{signs[name]} {bound:g}" for name, bound in _constraints(metadata) if name in signs)
+
+
+def _constraints(metadata: Iterable[Any]) -> Iterator[tuple[str, Any]]:
+    for each in metadata:
+        if isinstance(each, Within):
+            yield ("gt" if each.open_below else "ge"), each.low
+            if each.high < math.inf:
+                yield "le", each.high
+        for name in ("gt", "ge", "lt", "le"):
+            if (bound := getattr(each, name, None)) is not None:
+                yield name, bound
+
+
+def default_of(field: FieldInfo) -> str:
+    """A field's default for people: `required`, what it follows, or the value."""
+    extra = field.json_schema_extra
+    if isinstance(extra, dict) and "follows" in extra:
+        return f"follows {extra['follows']}"
+    return "required" if field.is_required() else written(field.get_default(call_default_factory=True))

@@ -1,0 +1,189 @@
+"""A recipe as the formula that it is: what there is to say, whatever it is printed as."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from upge.describe.formula import filled, written
+from upge.estimator.estimator import Term
+from upge.part import Part
+from upge.recipe.catalog import shipped_recipes
+from upge.recipe.compose import Composed, path_in_tree
+from upge.recipe.faults import COMMAND_LINE, Place
+from upge.recipe.schema import Recipe
+from upge.recipe.yaml import Node
+from upge.schedule import Schedule
+
+SOURCES = {
+    "rollouts": "the policy's rollouts",
+    "demonstrations": "the demonstrations",
+    "all": "rollouts and demonstrations",
+    "kept": "the rows that a likelihood term weighs",
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A parameter's value, and where it comes from: `file:line`, the command line, a default, or what it follows."""
+
+    name: str
+    value: str
+    origin: str
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One part as a factor of a formula; numbers are filled in to its formulas."""
+
+    symbol: str
+    use: str
+    formulas: tuple[str, ...]
+    settings: tuple[Setting, ...]
+    reads: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Section:
+    """What belongs together: a switch, a shaping, or a term with its product."""
+
+    title: str
+    product: tuple[str, ...]
+    pieces: tuple[Piece, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """A recipe's gradient in all, section by section, and what there is beside the estimator."""
+
+    name: str
+    about: str
+    terms: tuple[str, ...]
+    sections: tuple[Section, ...]
+    notes: tuple[str, ...]
+    alike: tuple[str, ...] = ()
+    """Recipes with the same gradient, and when."""
+    tried: str = ""
+    """On what that was tried, or why nothing is said of it."""
+
+
+def explained(recipe: Recipe, composed: Composed | None = None) -> Explanation:
+    """The explanation of a recipe; with `composed`, settings say where they come from."""
+    return Explainer(recipe, None if composed is None else composed.root).explanation()
+
+
+class Explainer:
+    """Explains one recipe."""
+
+    def __init__(self, recipe: Recipe, root: Node | None) -> None:
+        self.recipe, self.root = recipe, root
+
+    def explanation(self) -> Explanation:
+        """All of it."""
+        estimator = self.recipe.estimator
+        sections = (*self._switches(), *self._shapings(), *map(self._term, estimator.terms))
+        return Explanation(
+            self.recipe.name, self.recipe.about, tuple(estimator.terms), sections, tuple(self._providers())
+        )
+
+    def _switches(self) -> Iterator[Section]:
+        switches = self.recipe.estimator.switch
+        for index, switch in enumerate(switches):
+            title = f"switch {index + 1}" if len(switches) > 1 else "switch"
+            yield Section(title, (), (self._piece("s", switch, ("switch", index)),))
+
+    def _shapings(self) -> Iterator[Section]:
+        for index, shaping in enumerate(self.recipe.estimator.shaping):
+            yield Section("shaping, added to R", (), (self._piece("R +", shaping, ("shaping", index)),))
+
+    def _term(self, name: str) -> Section:
+        term = self.recipe.estimator.terms[name]
+        place = ("terms", name)
+        masks = (self._piece("mask", mask, (*place, "mask", index)) for index, mask in enumerate(term.mask))
+        pieces = (
+            *masks,
+            self._piece("π_ref", term.denominator, (*place, "denominator")),
+            self._piece("Â", term.advantage, (*place, "advantage")),
+            self._piece("n", term.reduction, (*place, "reduction")),
+        )
+        together = [other for other in self.recipe.estimator.counting_with(name) if other != name]
+        said = stated(self.root, ("estimator", *place, "weight"))
+        notes = [] if said is None else [f"weight {_weight(term) or 1} ({source_of(said)})"]
+        notes += [f"counted together with {' and '.join(together)}"] if together else []
+        return Section(f"{name}: over {SOURCES[term.source]}", self._product(name, term), pieces, tuple(notes))
+
+    def _product(self, name: str, term: Term) -> tuple[str, ...]:
+        """The factors of a term's sum, those that are 1 left out."""
+        switched = any(name in switch.terms() for switch in self.recipe.estimator.switch)
+        factors = [
+            _weight(term),
+            f"s_{name}(q)" if switched else "",
+            "n_t",
+            "mask_t" if term.mask else "",
+            "" if term.denominator.reads() == {"logp"} else "(π_θ/π_ref)_t",
+            "Â_t",
+            "∇log π_θ(t)" if term.direction == "likelihood" else "∇H(π_θ)(t)",
+        ]
+        return tuple(factor for factor in factors if factor)
+
+    def _piece(self, symbol: str, part: Part, place: tuple[str | int, ...]) -> Piece:
+        dumped = part.dump()
+        settings = tuple(self._setting(part, key, value, place) for key, value in dumped.items() if key != "use")
+        return Piece(symbol, str(dumped["use"]), tuple(filled(part)), settings, tuple(sorted(part.reads())))
+
+    def _setting(self, part: Part, name: str, value: object, place: tuple[str | int, ...]) -> Setting:
+        said = stated(self.root, ("estimator", *place, name))
+        extra = part.fields()[name].json_schema_extra
+        if said is not None:
+            origin = source_of(said)
+        elif isinstance(extra, dict) and "follows" in extra:
+            followed = str(extra["follows"])
+            behind = stated(self.root, followed.split("."))
+            origin = f"{followed}, {'default' if behind is None else source_of(behind)}"
+        else:
+            origin = "default"
+        return Setting(name, written(value), origin)
+
+    def _providers(self) -> Iterator[str]:
+        """What else there is beside the policy, and what is done about prompts that no term weighs."""
+        recipe, needs = self.recipe, self.recipe.estimator.needs()
+        if "reference_logp" in needs:
+            yield f"π_0: {recipe.reference.path or 'the policy as it starts, frozen'}"
+        if "value" in needs and recipe.critic is not None:
+            origin = recipe.critic.path or "the policy's body under a new head"
+            yield f"V: a critic from {origin}; clip {recipe.critic.clip:g}"
+        if recipe.rollout.refill is not None:
+            rounds = recipe.rollout.refill.rounds
+            yield f"prompts whose every s is 0 are replaced by fresh ones, in {rounds} rounds at most"
+
+
+def _weight(term: Term) -> str:
+    if isinstance(term.weight, Schedule):
+        return f"[{written(term.weight.model_dump())}]"
+    return "" if term.weight == 1 else f"{term.weight:g}"
+
+
+def stated(root: Node | None, path: Sequence[str | int]) -> Place | None:
+    """Where a recipe says the value at this path; None where it does not say it."""
+    node = root
+    for step in path_in_tree(path, root):
+        value = None if node is None else node.value
+        if isinstance(value, dict):
+            node = value.get(str(step))
+        else:
+            node = value[step] if isinstance(value, tuple) and isinstance(step, int) and step < len(value) else None
+    return None if node is None else node.place
+
+
+def source_of(place: Place) -> str:
+    """`file:line` as short as it can be said from here."""
+    if place.file == COMMAND_LINE:
+        return COMMAND_LINE
+    path = Path(place.file)
+    for folder in (Path.cwd(), shipped_recipes()):
+        if path.is_relative_to(folder):
+            return f"{path.relative_to(folder)}:{place.line}"
+    return f"{os.path.normpath(path)}:{place.line}"

@@ -1,0 +1,66 @@
+"""Recipes as a table: a row a term, a column a factor, as the unified view of post-training tabulates methods."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from upge.describe.formula import written
+from upge.estimator.estimator import Term
+from upge.part import Part
+from upge.recipe.schema import Recipe
+from upge.schedule import Schedule
+
+HEAD = ("recipe", "term", "tokens of", "mask", "π_ref", "Â", "n", "s, shaping, weight")
+
+
+def table(recipes: Mapping[str, Recipe]) -> str:
+    """A Markdown table of these recipes; the keys are the files that their names link to."""
+    rows = [HEAD, tuple("---" for _ in HEAD)]
+    for file, recipe in recipes.items():
+        rows += list(_rows(file, recipe))
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
+
+
+def _rows(file: str, recipe: Recipe) -> Iterator[tuple[str, ...]]:
+    label = f"[`{recipe.name}`]({file}) {recipe.about}"
+    for name, term in recipe.estimator.terms.items():
+        masks = " · ".join(brief(mask) for mask in term.mask) or "1"
+        factors = (masks, brief(term.denominator), brief(term.advantage), _reduction(term))
+        yield (label, f"`{name}`", term.source, *factors, "; ".join(_more(name, term, recipe)))
+        label = ""
+
+
+def brief(part: Part) -> str:
+    """A part in a word: its name, with the parameters that differ from their defaults."""
+    dumped = part.dump()
+    fields = {field.alias or name: field for name, field in type(part).model_fields.items()}
+    said = {k: v for k, v in dumped.items() if k != "use" and not _usual(fields[k], v)}
+    return (
+        f"{dumped['use']}({', '.join(f'{key}={written(value)}' for key, value in said.items())})"
+        if said
+        else (str(dumped["use"]))
+    )
+
+
+def _usual(field: Any, value: object) -> bool:
+    """Whether a parameter need not be said: it is the default, or follows another value of the recipe."""
+    extra = field.json_schema_extra
+    return field.default == value or (isinstance(extra, dict) and "follows" in extra)
+
+
+def _reduction(term: Term) -> str:
+    together = f", counted with `{term.count_with}`" if term.count_with else ""
+    return brief(term.reduction) + together
+
+
+def _more(name: str, term: Term, recipe: Recipe) -> Iterator[str]:
+    """What else there is to a term: switches that weigh it, shapings, its weight, its direction."""
+    yield from (f"s: {brief(switch)}" for switch in recipe.estimator.switch if name in switch.terms())
+    if "reward" in term.advantage.reads():
+        yield from (f"R + {brief(shaping)}" for shaping in recipe.estimator.shaping)
+    if term.weight != 1:
+        weight = term.weight.model_dump() if isinstance(term.weight, Schedule) else term.weight
+        yield f"× {written(weight)}"
+    if term.direction == "entropy":
+        yield "pushes on H"

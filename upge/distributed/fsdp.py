@@ -1,0 +1,112 @@
+"""Models divided over ranks, as accelerate's config asks: by FSDP2 or DeepSpeed; everything else is refused.
+
+Without GPUs accelerate's FSDP would leave models whole; there upge divides them, by the same torch functions over gloo.
+DeepSpeed is upge's own to call, everywhere: see `upge.distributed.zero`.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+
+import torch
+from accelerate import Accelerator, DistributedType
+from torch import nn
+
+from upge.distributed import deepspeed_config
+from upge.errors import InputError
+from upge.model import shards
+from upge.recipe import Recipe
+
+_OTHERS = {
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "parallelism within the layers (parallelism_config)",
+}
+
+
+def check(recipe: Recipe) -> None:
+    """Raise InputError where accelerate's config asks for what a run can't do, before accelerate tries."""
+    for variable, name in _OTHERS.items():
+        if _on(variable):
+            raise InputError(
+                f"accelerate's config asks for {name}: a run divides models by FSDP2 "
+                "(distributed_type: FSDP with fsdp_version: 2) or DeepSpeed, or leaves them whole (MULTI_GPU)"
+            )
+    if deepspeed_config.asked():
+        deepspeed_config.check(recipe)
+    elif _fsdp():
+        _check_fsdp(recipe)
+
+
+def _check_fsdp(recipe: Recipe) -> None:
+    if os.environ.get("FSDP_VERSION", "1") != "2":
+        raise InputError("accelerate's config asks for FSDP of version 1: set fsdp_version: 2 in its fsdp_config")
+    for variable in ("FSDP_OFFLOAD_PARAMS", "FSDP_CPU_RAM_EFFICIENT_LOADING"):
+        if _on(variable):
+            raise InputError(f"accelerate's config asks for {variable.lower()}, which a run can't do: set it to false")
+    if _on("FSDP_ACTIVATION_CHECKPOINTING"):
+        raise InputError(
+            "accelerate's config asks for fsdp_activation_checkpointing, which would rename the parameters: "
+            "set it to false, and model.gradient_checkpointing: true in the recipe"
+        )
+    if recipe.model.lora is not None and recipe.model.lora.quantize is not None:
+        raise InputError("model.lora.quantize: quantized weights can't be divided by FSDP: run it with MULTI_GPU")
+    if recipe.train.precision == "float16":
+        raise InputError(
+            "train.precision: float16's loss scale would differ between ranks of a divided model: set it to bfloat16"
+        )
+
+
+def asked() -> str | None:
+    """What accelerate's config asks to divide models by, whatever accelerate makes of it: "DeepSpeed" or "FSDP"."""
+    if deepspeed_config.asked():
+        return "DeepSpeed"
+    return "FSDP" if _fsdp() else None
+
+
+def by_deepspeed(accelerator: Accelerator) -> bool:
+    """Whether models in training are DeepSpeed's; one process has nothing to divide."""
+    return deepspeed_config.asked() and accelerator.num_processes > 1
+
+
+def settings(accelerator: Accelerator) -> list[str]:
+    """Set what accelerate's FSDP does by the run's own rules; what there is to tell of it."""
+    if (by := asked()) is None:
+        return []
+    if accelerator.num_processes == 1:
+        return [f"accelerate's config asks for {by}, but there is one process: the model stays whole"]
+    if by == "DeepSpeed":
+        return []
+    # It warns of operations in place on outputs, which nobody here does.
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view", UserWarning)
+    if accelerator.distributed_type == DistributedType.FSDP:
+        # accelerate would sum gradients over ranks in the type of the passes.
+        accelerator.state.fsdp_plugin.mixed_precision_policy = shards.precision(_dtype(accelerator))
+        return []
+    return [f"accelerate has no FSDP without GPUs: upge divides the model over {accelerator.num_processes} processes"]
+
+
+def divide(model: nn.Module, accelerator: Accelerator) -> None:
+    """Divide a model over ranks where that is asked for and accelerate won't do it, or doesn't see the model."""
+    if asked() == "FSDP" and accelerator.num_processes > 1:
+        model.to(accelerator.device)
+        shards.divide(model, _dtype(accelerator))
+
+
+def own(accelerator: Accelerator) -> bool:
+    """Whether upge divides the model in training, for accelerate doesn't."""
+    several = asked() == "FSDP" and accelerator.num_processes > 1
+    return several and accelerator.distributed_type != DistributedType.FSDP
+
+
+def _dtype(accelerator: Accelerator) -> torch.dtype | None:
+    """The type of the passes, where it isn't the parameters' own."""
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision)
+
+
+def _fsdp() -> bool:
+    return _on("ACCELERATE_USE_FSDP")
+
+
+def _on(variable: str) -> bool:
+    return os.environ.get(variable, "").lower() in ("1", "true", "yes")

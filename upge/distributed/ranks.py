@@ -1,0 +1,52 @@
+"""What processes that do one thing together agree on and put together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, gather_object
+
+from upge.errors import InputError
+
+Made = TypeVar("Made")
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The processes of a launcher; one alone is a team too. All of them call each method together."""
+
+    accelerator: Accelerator
+
+    @property
+    def rank(self) -> int:
+        """Which of the processes this is; 0 is the main one."""
+        return int(self.accelerator.process_index)
+
+    @property
+    def world(self) -> int:
+        """How many there are."""
+        return int(self.accelerator.num_processes)
+
+    def broadcast(self, make: Callable[[], Made]) -> Made:
+        """What the main process makes, on all. Raises InputError on all where it does."""
+        if self.world == 1:
+            return make()
+        said: list[Any] = [None, None]
+        if self.rank == 0:
+            try:
+                said[0] = make()
+            except InputError as error:
+                said[1] = error
+        broadcast_object_list(said)
+        if said[1] is not None:
+            raise said[1]
+        made: Made = said[0]
+        return made
+
+    def all_gather(self, mine: list[Item]) -> list[Item]:
+        """Everybody's, in the order of ranks."""
+        return mine if self.world == 1 else list(gather_object(mine))

@@ -1,0 +1,108 @@
+"""What the phases of an estimator settle, on the rows and tokens of a batch: credit, counts, and the final weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from upge.estimator.batch import Batch
+from upge.estimator.part_calls import State
+from upge.part_checks import Scope
+
+
+@dataclass(frozen=True)
+class TermCredit:
+    """What `credit` and `count` settle for one term, on the rows and tokens of a batch.
+
+    Attributes:
+        coefficient: (N,) weight · s, 0 outside the term's source.
+        rows: (N,) bool: the term's trajectories. active: (N,) bool: those whose s is not 0.
+        advantage: (T,) Â, or None while it is live.
+        share: (T,) n, or None before `count`.
+        returns: (T,) what the advantage would teach a critic, or None.
+    """
+
+    coefficient: Tensor
+    rows: Tensor
+    active: Tensor
+    advantage: Tensor | None
+    share: Tensor | None = None
+    returns: Tensor | None = None
+
+    def select(self, rows: Tensor, tokens: Tensor) -> TermCredit:
+        """The credit of the trajectories that `rows` marks, whose tokens `tokens` marks."""
+        return TermCredit(
+            self.coefficient[rows],
+            self.rows[rows],
+            self.active[rows],
+            *(None if x is None else x[tokens] for x in (self.advantage, self.share, self.returns)),
+        )
+
+
+@dataclass(frozen=True)
+class Credit:
+    """The factors that do not wait for a forward pass.
+
+    Attributes:
+        terms: per term. step: the rollout batch's index.
+        before, state: what stateful parts had, and what they take along to the next rollout batch.
+        reward: (N,) the score plus the sum of the shaping. shaping: (T,) what shapings add at each token.
+    """
+
+    terms: Mapping[str, TermCredit]
+    step: int
+    before: State
+    state: State
+    reward: Tensor
+    shaping: Tensor
+
+    def select(self, batch: Batch, rows: Tensor) -> Credit:
+        """The credit of `batch.select(rows)`."""
+        tokens = rows[batch.trajectory]
+        terms = {name: term.select(rows, tokens) for name, term in self.terms.items()}
+        return replace(self, terms=terms, reward=self.reward[rows], shaping=self.shaping[tokens])
+
+    def nonzero_rows(self, batch: Batch) -> Tensor:
+        """(N,) bool: trajectories with a token whose weight can differ from 0; the others need no forward pass."""
+        rows = torch.zeros(batch.size, dtype=torch.bool, device=batch.reward.device)
+        for term in self.terms.values():
+            weighty = term.coefficient != 0
+            if term.advantage is not None:
+                pushed = torch.zeros_like(rows)
+                pushed[batch.trajectory[term.advantage != 0]] = True
+                weighty = weighty & pushed
+            rows = rows | weighty
+        return rows
+
+
+def seen_with(rows: Tensor, batch: Batch, scope: Scope) -> Tensor:
+    """(N,) bool: `rows`, and the trajectories that a part of this scope sees beside them: their prompts', or all."""
+    if scope == "step":
+        return rows.any().expand(rows.shape)
+    if scope != "group":
+        return rows
+    prompts = torch.zeros(batch.prompts, dtype=torch.bool, device=rows.device)
+    prompts[batch.prompt[rows]] = True
+    return prompts[batch.prompt]
+
+
+@dataclass(frozen=True)
+class TermWeights:
+    """One term's factors on a micro-batch, (T,) each and detached, for reports; `active` marks its tokens."""
+
+    active: Tensor
+    weight: Tensor
+    mask: Tensor
+    ratio: Tensor
+    advantage: Tensor
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """The loss of a micro-batch, whose gradient is −∇J's share, and the factors it is made of."""
+
+    loss: Tensor
+    terms: Mapping[str, TermWeights]

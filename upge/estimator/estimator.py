@@ -1,0 +1,356 @@
+"""The gradient estimator: terms made of parts, and the place where their factors are multiplied.
+
+    ∇J = Σ_terms Σ_t  weight · s(prompt) · n_t · mask_t · (π_θ/π_ref)_t · Â_t · ∇log π_θ(t)
+
+It works in three phases, and `loss` on one batch is the whole of it:
+
+    credit   once a rollout batch:     switches (s), shaping, advantages (Â)
+    count    once an optimizer step:   reductions (n), over all its micro-batches and all ranks
+    weigh    every micro-batch:        denominators (π_ref), masks, and the product of all factors
+
+The sum of the pieces' gradients is the gradient of the whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import reduce as fold
+from math import isfinite
+from typing import Literal, cast
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from upge.estimator.batch import Batch, Reduce, alone, log_ratio
+from upge.estimator.credit import Credit, TermCredit, TermWeights, Weighed, seen_with
+from upge.estimator.part_calls import PartCaller, State, initial_of
+from upge.part import (
+    ADenominator,
+    AnAdvantage,
+    AReduction,
+    Masks,
+    Part,
+    Shapings,
+    Stateful,
+    StrictModel,
+    Switch,
+    Switches,
+)
+from upge.part_checks import SCOPES, Scope
+from upge.schedule import Number, at
+
+
+class Term(StrictModel):
+    """One weighted sum of score vectors: Σ_t s · n_t · mask_t · ratio_t · Â_t · ∇log π_θ(t)."""
+
+    source: Literal["rollouts", "demonstrations", "all", "kept"]
+    """Whose tokens: the policy's rollouts, the demonstrations, both, or the rows that some likelihood term weighs."""
+    denominator: ADenominator
+    """π_ref."""
+    advantage: AnAdvantage
+    """Â."""
+    reduction: AReduction
+    """n."""
+    mask: Masks = ()
+    """The stability mask; several multiply."""
+    weight: Number = 1.0
+    """A factor for the whole term, or a schedule."""
+    direction: Literal["likelihood", "entropy"] = "likelihood"
+    """∇log π_θ of the sampled token, or ∇H of the distribution it was sampled from."""
+    count_with: str | None = None
+    """The term whose counts this one shares; by default its own."""
+
+    @property
+    def live(self) -> bool:
+        """The advantage depends on θ and is computed every micro-batch."""
+        return bool(self.advantage.reads() & {"logp", "entropy"})
+
+    def parts(self) -> dict[str, Part]:
+        """The term's parts by where they stand: `"mask.0"`, `"denominator"`, …"""
+        masks: dict[str, Part] = {f"mask.{i}": mask for i, mask in enumerate(self.mask)}
+        return {"advantage": self.advantage, "denominator": self.denominator, **masks, "reduction": self.reduction}
+
+    def weighing(self) -> tuple[Part, ...]:
+        """The parts that are computed every micro-batch."""
+        return (self.denominator, *self.mask, *([self.advantage] if self.live else []))
+
+    def needs(self) -> frozenset[str]:
+        """The batch fields that the term reads."""
+        direction = {"logp"} if self.direction == "likelihood" else {"entropy"}
+        return frozenset[str]().union({"logp"}, direction, *(part.reads() for part in self.parts().values()))
+
+
+class Estimator(StrictModel):
+    """A sum of terms, and the switches that decide per prompt which of them count."""
+
+    terms: dict[str, Term] = Field(min_length=1)
+    """The terms by name."""
+    switch: Switches = ()
+    """Coefficients per prompt and term; several multiply, and a term that none names has coefficient 1."""
+    shaping: Shapings = ()
+    """Added to the reward before the advantage; switches don't see it."""
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> Estimator:
+        for name, term in self.terms.items():
+            if term.count_with in (None, name):
+                continue
+            if term.count_with not in self.terms:
+                self.refuse(("terms", name, "count_with"), f"there is no term '{term.count_with}'")
+            if self.terms[term.count_with].count_with is not None:
+                self.refuse(("terms", name, "count_with"), f"'{term.count_with}' counts with another term itself")
+        if all(term.source == "kept" or term.direction == "entropy" for term in self.terms.values()):
+            for name, term in self.terms.items():
+                if term.source == "kept":
+                    self.refuse(("terms", name, "source"), "no likelihood term with a source of its own keeps any rows")
+        for index, switch in enumerate(self.switch):
+            for named in switch.terms():
+                if named not in self.terms:
+                    there = ", ".join(f"'{name}'" for name in self.terms)
+                    place = _place(switch, named)
+                    message = f"there is no term '{named}'; there are {there}"
+                    self.refuse(("switch", index, *place), message, key=place[1:] == (named,))
+        return self
+
+    # What a run must provide.
+
+    def wants(self, step: int) -> frozenset[str]:
+        """The terms that may weigh anything at rollout batch `step`, asked before anything is sampled."""
+        wanted = {name for name, term in self.terms.items() if at(term.weight, step) != 0}
+        for switch in self.switch:
+            wanted -= set(switch.terms()) - switch.wants(step)
+        if all(self.terms[name].source == "kept" for name in wanted):
+            return frozenset()
+        return frozenset(wanted)
+
+    def wants_rollouts(self, step: int) -> bool:
+        """Whether a wanted term weighs rollouts, or a switch must see rewards to decide on a wanted term."""
+        wanted = self.wants(step)
+        return any(self.terms[name].source in ("rollouts", "all") for name in wanted) or any(
+            "reward" in switch.reads() and wanted & set(switch.terms()) for switch in self.switch
+        )
+
+    def wants_demonstrations(self, step: int) -> bool:
+        """Whether a wanted term weighs demonstrations."""
+        return any(self.terms[name].source in ("demonstrations", "all") for name in self.wants(step))
+
+    def weighs_demonstrations(self, name: str) -> bool:
+        """Whether the source of the term called `name` has demonstrations in it."""
+        own = [term.source for term in self.terms.values() if term.direction == "likelihood" and term.source != "kept"]
+        sources = own if self.terms[name].source == "kept" else [self.terms[name].source]
+        return not {"demonstrations", "all"}.isdisjoint(sources)
+
+    def needs(self) -> frozenset[str]:
+        """The batch fields that any part reads; a run must provide exactly these."""
+        return frozenset[str]().union(
+            *(term.needs() for term in self.terms.values()), *(part.reads() for part in (*self.switch, *self.shaping))
+        )
+
+    def needs_for_credit(self) -> frozenset[str]:
+        """The batch fields that `credit` reads: they must be there before the first forward pass with gradient."""
+        settled = [term.advantage for term in self.terms.values() if not term.live]
+        return frozenset[str]().union(*(part.reads() for part in (*self.switch, *self.shaping, *settled)))
+
+    @property
+    def scope(self) -> Scope:
+        """How much a micro-batch must hold at once: the widest scope of the parts that are computed in it."""
+        parts = [part for term in self.terms.values() for part in term.weighing()]
+        return max((part.scope for part in parts), key=SCOPES.index)
+
+    def parts(self) -> dict[str, Part]:
+        """Every part by its place: `"switch.0"`, `"terms.rl.mask.0"`, …"""
+        found: dict[str, Part] = {f"switch.{i}": part for i, part in enumerate(self.switch)}
+        found |= {f"shaping.{i}": part for i, part in enumerate(self.shaping)}
+        for name, term in self.terms.items():
+            found |= {f"terms.{name}.{place}": part for place, part in term.parts().items()}
+        return found
+
+    def initial(self) -> State:
+        """The state before the first rollout batch."""
+        return {place: initial_of(part, place) for place, part in self.parts().items() if isinstance(part, Stateful)}
+
+    # The three phases.
+
+    @torch.no_grad()
+    def credit(self, batch: Batch, step: int = 0, *, state: State | None = None, reduce: Reduce = alone) -> Credit:
+        """Switches, shaping and advantages of a rollout batch.
+
+        Args:
+            batch: all trajectories of the prompts (`logp` may be None). step: the rollout batch's index.
+            state: what the previous `credit` returned; `initial()` by default. reduce: sums over ranks.
+        """
+        state = self.initial() if state is None else state
+        after: State = {}
+        coefficients = self._coefficients(batch, step, state, after, reduce)
+        shaped = self._shaped(batch, step, reduce)
+        terms = {}
+        for name, term in self.terms.items():
+            rows, place = self._rows(name, batch, coefficients), f"terms.{name}.advantage"
+            viewer = PartCaller(batch, step, rows=rows, known=shaped, reduce=reduce)
+            advantage = None if term.live else viewer.factor(term.advantage, place, state)
+            after[place] = viewer.after(term.advantage, place, state)
+            returns = None if term.live else viewer.returns(term.advantage, place, state)
+            coefficient = torch.where(rows, coefficients[name], 0)
+            terms[name] = TermCredit(coefficient, rows, coefficient != 0, advantage, returns=returns)
+        return Credit(terms, step, before=state, state=after, **shaped)
+
+    @torch.no_grad()
+    def count(self, batch: Batch, credit: Credit, *, reduce: Reduce = alone) -> Credit:
+        """Adds n. `batch` and `credit` hold this rank's share of one optimizer step; counts are over all ranks."""
+        counted = {}
+        for name, term in self.terms.items():
+            rows, active = self._count_group(name, credit)
+            view = PartCaller(batch, credit.step, rows=rows, active=active, reduce=reduce)
+            share = view.factor(term.reduction, f"terms.{name}.reduction")
+            counted[name] = replace(credit.terms[name], share=share)
+        return replace(credit, terms=counted)
+
+    def alive(self, batch: Batch, credit: Credit) -> Tensor:
+        """(N,) bool: trajectories that need a forward pass: those that can matter, and what parts see beside them.
+
+        A mask over a prompt's tokens is about those of its trajectories without advantage, too: they are its group.
+        """
+        return seen_with(credit.nonzero_rows(batch), batch, self.scope)
+
+    def weigh(self, batch: Batch, credit: Credit, *, stale: bool = False) -> Weighed:
+        """The loss of a micro-batch: its gradient is that of −∇J's share, its value is not the published objective.
+
+        Args:
+            batch: a micro-batch with `logp`, and `entropy` where a term needs it.
+            credit: its credit, counted.
+            stale: π_θ has moved since the rollouts, so that `old_logp` must be given to those who read it.
+        """
+        if batch.logp is None:
+            raise ValueError("weigh needs a batch with logp")
+        if stale and batch.old_logp is None and "old_logp" in self.needs():
+            raise ValueError("after the first optimizer step of a rollout batch π_old is not π_θ: give Batch.old_logp")
+        loss = batch.logp.sum() * 0 if batch.logp.numel() == 0 else batch.logp.new_zeros(())
+        terms = {}
+        for name, term in self.terms.items():
+            direction = batch.logp if term.direction == "likelihood" else batch.entropy
+            if direction is None:
+                raise ValueError(f"the term '{name}' pushes on the entropy, which this batch does not have")
+            terms[name] = weights = self._weights(name, batch, credit)
+            loss = loss - _dot(weights.weight, direction)
+        return Weighed(loss, terms)
+
+    def loss(self, batch: Batch, step: int = 0) -> Tensor:
+        """A scalar whose gradient is −∇J for this batch as one whole optimizer step."""
+        credit = self.count(batch, self.credit(batch, step))
+        return self.weigh(batch, credit).loss
+
+    @torch.no_grad()
+    def idle(self, batch: Batch, step: int = 0, *, state: State | None = None, reduce: Reduce = alone) -> Tensor:
+        """(G,) bool: prompts whose every coefficient is 0, in all terms; for `rollout.refill`, before credit."""
+        coefficients = self._coefficients(batch, step, self.initial() if state is None else state, {}, reduce)
+        idle = torch.ones(batch.prompts, dtype=torch.bool, device=batch.reward.device)
+        for name in self.terms:
+            weighed = self._rows(name, batch, coefficients) & (coefficients[name] != 0)
+            idle[batch.prompt[weighed]] = False
+        return idle
+
+    # The pieces of the phases.
+
+    @torch.no_grad()
+    def _weights(self, name: str, batch: Batch, credit: Credit) -> TermWeights:
+        """The product of the factors, term by term: the equation itself."""
+        term, own, place = self.terms[name], credit.terms[name], f"terms.{name}"
+        share = _settled(own.share, "count")
+        shaped = {"reward": credit.reward, "shaping": credit.shaping}
+        view = PartCaller(batch, credit.step, rows=own.rows, active=own.active, known=shaped)
+        advantage = (
+            own.advantage
+            if own.advantage is not None
+            else view.factor(term.advantage, f"{place}.advantage", credit.before)
+        )
+        view.known["advantage"] = advantage = advantage.to(batch.dtype)
+        denominator = view.factor(term.denominator, f"{place}.denominator")
+        view.known["ratio"] = ratio = log_ratio(cast(Tensor, batch.logp).detach(), denominator).exp()
+        view.known["mask"] = mask = ratio.new_ones(()).expand_as(ratio)
+        for index, part in enumerate(term.mask):
+            view.known["mask"] = mask = mask * view.factor(part, f"{place}.mask.{index}")
+
+        coefficient = own.coefficient.to(batch.dtype)[batch.trajectory]
+        weight = coefficient * share.to(batch.dtype) * mask * ratio * advantage
+        if not _finite(weight):  # a factor of 0 wins over an infinite one
+            weight = torch.where((coefficient == 0) | (mask == 0) | (advantage == 0), 0, weight)
+        return TermWeights(coefficient != 0, weight, mask, ratio, advantage)
+
+    def _coefficients(self, batch: Batch, step: int, state: State, after: State, reduce: Reduce) -> dict[str, Tensor]:
+        """(N,) weight · s for each term, as if every trajectory were of its source."""
+        ones = torch.ones(batch.size, dtype=batch.dtype, device=batch.reward.device)
+        coefficients = {name: ones * at(term.weight, step) for name, term in self.terms.items()}
+        viewer = PartCaller(batch, step, reduce=reduce)
+        for index, switch in enumerate(self.switch):
+            place = f"switch.{index}"
+            for name, coefficient in viewer.coefficients(switch, place, state).items():
+                spread = coefficient.to(batch.dtype)[batch.prompt]
+                coefficients[name] = coefficients[name] * spread
+            after[place] = viewer.after(switch, place, state)
+        return coefficients
+
+    def _shaped(self, batch: Batch, step: int, reduce: Reduce) -> dict[str, Tensor]:
+        """The shaping of each token, and the reward with its sum."""
+        viewer = PartCaller(batch, step, reduce=reduce)
+        zeros = batch.reward.new_zeros(()).expand(batch.trajectory.shape)
+        if not self.shaping:
+            return {"shaping": zeros, "reward": batch.reward}
+        extra = [viewer.factor(part, f"shaping.{index}") for index, part in enumerate(self.shaping)]
+        shaping = fold(torch.add, extra, zeros)
+        summed = zeros.new_zeros(batch.size).index_add_(0, batch.trajectory, shaping)
+        return {"shaping": shaping, "reward": batch.reward + summed}
+
+    def _rows(self, name: str, batch: Batch, coefficients: Mapping[str, Tensor]) -> Tensor:
+        """(N,) bool: the trajectories of a term's source."""
+        source = self.terms[name].source
+        if source == "all":
+            return torch.ones_like(batch.demonstration)
+        if source == "demonstrations":
+            return batch.demonstration
+        if source == "rollouts":
+            return ~batch.demonstration
+        others = (n for n, term in self.terms.items() if term.source != "kept" and term.direction == "likelihood")
+        kept = (self._rows(other, batch, coefficients) & (coefficients[other] != 0) for other in others)
+        return fold(torch.logical_or, kept, torch.zeros_like(batch.demonstration))
+
+    def _count_group(self, name: str, credit: Credit) -> tuple[Tensor, Tensor]:
+        """(rows, active) of all terms that share this one's counts."""
+        sharing = [credit.terms[other] for other in self.counting_with(name)]
+        rows = fold(torch.logical_or, (term.rows for term in sharing))
+        return rows, fold(torch.logical_or, (term.active for term in sharing))
+
+    def counting_with(self, name: str) -> list[str]:
+        """The terms that share the counts of the one called `name`, which is among them."""
+        return [other for other in self.terms if self._counts_of(other) == self._counts_of(name)]
+
+    def _counts_of(self, name: str) -> str:
+        return self.terms[name].count_with or name
+
+
+def _dot(weight: Tensor, direction: Tensor) -> Tensor:
+    """Σ_t weight_t · direction_t, in which a weight of 0 wins over an infinite direction."""
+    total = torch.dot(weight, direction)
+    return total if _finite(total) else torch.where(weight != 0, weight * direction, 0).sum()
+
+
+def _finite(x: Tensor) -> bool:
+    """Whether all numbers are finite, and their sum too: one pass, for the common case that they are."""
+    return isfinite(float(x.detach().sum()))
+
+
+def _place(switch: Switch, term: str) -> tuple[str, ...]:
+    """The path of the parameter that names a term."""
+    for field, value in switch:
+        if value == term or (isinstance(value, tuple) and term in value):
+            return (field,)
+        if isinstance(value, Mapping) and term in value:
+            return (field, term)
+    return ()
+
+
+def _settled(tensor: Tensor | None, phase: str) -> Tensor:
+    if tensor is None:
+        raise ValueError(f"weigh needs the credit after `{phase}`")
+    return tensor

@@ -1,0 +1,276 @@
+"""Asking one part for its numbers, and holding it to its contract."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import fields
+from math import isnan
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from upge import registry
+from upge.errors import InputError, Terminated
+from upge.estimator.batch import Batch, Reduce, View, alone
+from upge.part import Advantage, Factor, Part, Stateful, Switch
+
+State = dict[str, dict[str, Tensor]]
+"""What stateful parts carry from one rollout batch to the next: place in the estimator → named tensors."""
+
+
+class PartCaller:
+    """Makes the views of one phase, and calls factors on them."""
+
+    def __init__(
+        self,
+        batch: Batch,
+        step: int,
+        *,
+        rows: Tensor | None = None,
+        active: Tensor | None = None,
+        known: Mapping[str, Tensor] | None = None,
+        reduce: Reduce = alone,
+    ) -> None:
+        self.batch, self.step, self.rows, self.active, self.reduce = batch, step, rows, active, reduce
+        self.known = dict(known or {})
+
+    def factor(self, part: Factor, place: str, state: State | None = None) -> Tensor:
+        """(T,) the part's numbers."""
+        tokens = self.batch.trajectory.shape
+        with attribute_errors(part, f"estimator.{place}"):
+            result: Tensor = self._called(part, part.__call__, place, state)
+            wanted, hint = "a number per token, (T,), or one for all, ()", self._to_tokens(result)
+            check(result, tokens, wanted, scalar=True, hint=hint, batch=self.batch)
+        return result.detach().to(self.batch.reward).expand(tokens)
+
+    def coefficients(self, switch: Switch, place: str, state: State) -> dict[str, Tensor]:
+        """(G,) a switch's coefficients for each term that it names."""
+        with attribute_errors(switch, f"estimator.{place}"):
+            result: dict[str, Tensor] = self._called(switch, switch.__call__, place, state)
+            if not isinstance(result, dict) or result.keys() != set(switch.terms()):
+                answer = f"for {', '.join(map(str, result))}" if isinstance(result, dict) else type(result).__name__
+                raise ContractViolation(f"returned {answer or 'nothing'}; it names {', '.join(switch.terms())}")
+            wanted = switch.wants(self.step)
+            for name, coefficient in result.items():
+                hint = self._to_prompts(coefficient)
+                check(coefficient, (self.batch.prompts,), "a coefficient per prompt, (G,)", hint=hint)
+                if name not in wanted and bool(coefficient.any()):
+                    given = f"expected 0, got {float(coefficient[coefficient != 0][0]):g}"
+                    raise ContractViolation(
+                        f"gives '{name}' a coefficient at step {self.step}, when it wants none: {given}"
+                    )
+        return result
+
+    def _to_tokens(self, result: object) -> str:
+        """How numbers of another shape become numbers per token."""
+        ways = {
+            (self.batch.size,): "b.to_tokens(x) gives each token its trajectory's number",
+            (self.batch.prompts,): "b.to_tokens(b.to_trajectories(x)) gives each token its prompt's number",
+            (*self.batch.trajectory.shape, 1): "x[:, 0] has a number per token",
+        }
+        return ways.get(tuple(result.shape), "") if isinstance(result, Tensor) else ""
+
+    def _to_prompts(self, result: object) -> str:
+        """How numbers of another shape become numbers per prompt."""
+        if not isinstance(result, Tensor):
+            return ""
+        ways = {
+            tuple(self.batch.trajectory.shape): "b.per_prompt(b.per_trajectory(x)) sums over the prompt's tokens",
+            (self.batch.size,): "b.per_prompt(x) sums over the prompt's trajectories",
+            (): "torch.ones_like(b.per_prompt(b.reward)) * x has it for every prompt",
+        }
+        return ways.get(tuple(result.shape), "")
+
+    def after(self, part: Stateful, place: str, state: State) -> dict[str, Tensor]:
+        """The state that a part leaves for the next rollout batch."""
+        before = state.get(place, {})
+        with attribute_errors(part, f"estimator.{place}"):
+            result: dict[str, Tensor] = self._called(part, part.advance, place, state)
+            check_state(result, "advance")
+            if result.keys() != before.keys():
+                told = [", ".join(map(str, names)) or "nothing" for names in (result, before)]
+                raise ContractViolation(f"returned {told[0]} from `advance`; its state has {told[1]}")
+        return result
+
+    def returns(self, part: Advantage, place: str, state: State) -> Tensor | None:
+        """(T,) what the advantage would teach a critic, or None."""
+        with attribute_errors(part, f"estimator.{place}"):
+            result: Tensor | None = self._called(part, part.returns, place, state)
+            if result is not None:
+                check(result, self.batch.trajectory.shape, "a number per token, (T,)", batch=self.batch)
+        return result
+
+    def _called(self, part: Part, method: Callable[[View], Any], place: str, state: State | None) -> Any:
+        """What a method of the part returns, held to what it owes to everybody else's tensors."""
+        view = self.view(part, place, state)
+        # Every change in place raises a tensor's version, that of a detached one as well: two reads of an integer.
+        shown = [(name, x, x._version) for name, x in self._shown(view) if not x.is_inference()]
+        result = method(view)
+        for name, x, version in shown:
+            if x._version != version:
+                where = f"it is not the part's own; make a new tensor ({_line(method)})"
+                raise ContractViolation(f"changes b.{name} in place: {where}")
+        results = result.values() if isinstance(result, dict) else [result]
+        if any(isinstance(x, Tensor) and x.requires_grad for x in results):
+            raise ContractViolation(f"returned a tensor that carries gradient: detach it ({_line(method)})")
+        return result
+
+    def _shown(self, view: View) -> Iterator[tuple[str, Tensor]]:
+        """Every tensor that a part gets to see, with its name."""
+        named = {field.name: getattr(self.batch, field.name) for field in fields(self.batch)}
+        state = {f"state['{name}']": x for name, x in view.state.items()}
+        # The batch's own reward lies below the shaped one, so what was computed before can't hide a field.
+        for names in (named, self.known, state, {"rows": view.rows, "active": view.active}):
+            yield from ((name, x) for name, x in names.items() if isinstance(x, Tensor))
+
+    def view(self, part: Part, place: str, state: State | None = None, *, kind: type[View] = View) -> View:
+        """The batch as this part may see it; of a `kind` that watches, where somebody watches."""
+        return kind(
+            self.batch,
+            part.reads(),
+            type(part).__name__,
+            step=self.step,
+            known=self.known,
+            rows=self.rows,
+            active=self.active,
+            state=(state or {}).get(place),
+            reduce=self.reduce,
+        )
+
+
+class PartError(RuntimeError):
+    """A part did not keep its contract at run time; the message names it, its package, and its place in the recipe.
+
+    Attributes: place: the dotted path of the part in the recipe (`estimator.terms.rl.mask.0`).
+    """
+
+    def __init__(self, message: str, place: str = "") -> None:
+        super().__init__(message)
+        self.place = place
+
+
+class ContractViolation(Exception):
+    """What a part returned is not what it owes; said by whoever asked, and turned into a `PartError`."""
+
+
+class attribute_errors:  # noqa: N801 (it is called as the function that `contextlib.contextmanager` would make)
+    """Turns whatever a part raises into a `PartError`; errors about the user's input pass.
+
+    A class, since `contextlib` takes a RuntimeError made of a StopIteration for its own and raises the latter again.
+    """
+
+    def __init__(self, part: Part, place: str) -> None:
+        self._part, self._place = part, place
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, frames: object) -> None:
+        del kind, frames
+        part, place = self._part, self._place
+        if isinstance(error, InputError | PartError | Terminated) or not isinstance(error, Exception | SystemExit):
+            return
+        if isinstance(error, ContractViolation):
+            raise PartError(f"{label_of(part, place)} {error}", place) from error
+        part, place = _raiser(error, part, place)  # a part is anybody's code
+        where = line_of(error, type(part))
+        raise PartError(f"{label_of(part, place)} raised {error_text(error)} ({where})", place) from error
+
+
+def error_text(error: BaseException) -> str:
+    """An error's class and message; the class alone where its message can't be had, since that is anybody's code."""
+    try:
+        return f"{type(error).__name__}: {error}".removesuffix(": ")
+    except Exception:
+        return type(error).__name__
+
+
+def _raiser(error: BaseException, part: Part, place: str) -> tuple[Part, str]:
+    """Of a part and those that it holds the one in whose file the error was raised, with its place; else the part."""
+    within = [(part, place), *((inner, f"{place}.{at}") for at, inner in part.within().items())]
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        for each, at in within:
+            if frame.filename in _files_of(type(each)):
+                return each, at
+    return part, place
+
+
+def _files_of(kind: type[Part]) -> set[str | None]:
+    """The files of a part's class and of those that it is made from, but for the machine's own."""
+    classes = [each for each in kind.__mro__ if not each.__module__.startswith(("upge.", "pydantic"))]
+    return {getattr(sys.modules.get(each.__module__), "__file__", None) for each in classes}
+
+
+_MACHINE = Path(__file__).parent
+
+
+def line_of(error: BaseException, kind: type[Part]) -> str:
+    """`file:line` of what raised: the last line of the part's own file that was on the way, else the last of all.
+
+    Where a method of the part can't be called at all, the last of all is the machine's; then it is the part's class.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if frame.filename in _files_of(kind)]
+    frame = (own or frames)[-1]
+    if Path(frame.filename).is_relative_to(_MACHINE):
+        with suppress(OSError, TypeError):  # of a class without a source file
+            return f"{inspect.getsourcefile(kind)}:{inspect.getsourcelines(kind)[1]}"
+    return f"{frame.filename}:{frame.lineno}"
+
+
+def _line(method: Callable[..., Any]) -> str:
+    """`file:line` of where a method is defined."""
+    code = inspect.unwrap(getattr(method, "__func__", method)).__code__
+    return f"{code.co_filename}:{code.co_firstlineno}"
+
+
+def check(
+    result: object,
+    shape: tuple[int, ...],
+    wanted: str,
+    *,
+    scalar: bool = False,
+    hint: str = "",
+    batch: Batch | None = None,
+) -> None:
+    """Raise ContractViolation unless the result is a tensor of this shape (or, where allowed, a scalar) without NaN."""
+    if not isinstance(result, Tensor):
+        raise ContractViolation(f"returned {type(result).__name__}; it should return a tensor: {wanted}")
+    if tuple(result.shape) != tuple(shape) and not (scalar and result.ndim == 0):
+        message = f"returned the shape {tuple(result.shape)}; it should be {wanted}: {tuple(shape)}"
+        raise ContractViolation(f"{message}; {hint}" if hint else message)
+    # A sum is NaN where a number is: one pass, and no second one but for infinities of both signs.
+    if isnan(float(result.sum())) and bool(result.isnan().any()):
+        here = "" if batch is None or result.ndim == 0 else f" at {batch.token(int(result.isnan().nonzero()[0]))}"
+        raise ContractViolation(f"returned NaN{here}")
+
+
+def check_state(state: object, method: str) -> None:
+    """Raise ContractViolation unless it is a dict of tensors by name."""
+    if not isinstance(state, dict):
+        raise ContractViolation(f"returned {type(state).__name__} from `{method}`; it should return a dict of tensors")
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise ContractViolation(
+                f"returned {type(value).__name__} for '{name}' from `{method}`; it should be a tensor"
+            )
+
+
+def initial_of(part: Stateful, place: str) -> dict[str, Tensor]:
+    """The state of a part before the first rollout batch."""
+    with attribute_errors(part, f"estimator.{place}"):
+        state = part.initial()
+        check_state(state, "initial")
+    return state
+
+
+def label_of(part: Part, place: str) -> str:
+    """How messages name a part: its class, its place in the recipe, and the package that offers it."""
+    entries = (o for o in registry.entries(part.slot) if registry.names_class(o, type(part)))
+    package = next((f" of the package {offer.package} {offer.version}" for offer in entries), "")
+    return f"{type(part).__name__} ({place}){package}"

@@ -1,0 +1,329 @@
+"""An evaluation on its own: responses sampled, or taken from a file, then scored, counted, and kept in a folder.
+
+recipe.yaml        the settings, resolved        manifest.json      versions, packages, hashes, the seed
+completions.jsonl  every response, scored        problems.jsonl     a line a problem
+summary.json       every score, with its interval
+
+Nothing in it derives from a clock, and responses are written as they come: an evaluation that was stopped goes on.
+Several processes share the responses of each chunk, and the main one writes: the same files, whatever their number.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+from upge.distributed import fsdp
+from upge.distributed.accelerator import open_accelerator
+from upge.distributed.ranks import Ranks
+from upge.errors import InputError
+from upge.evaluate.completions import Given, answered_in, completions_of
+from upge.evaluate.measurement import CHUNK, ask, sample, samples
+from upge.evaluate.scores import LEVEL, RESAMPLES, Estimate, Record, bootstrap, columns, places
+from upge.files import parse_json
+from upge.model import Policy
+from upge.model.loading import open_policy
+from upge.recipe import Recipe
+from upge.rollouts import packages, preflight, sessions
+from upge.rollouts.collector import Asked, Collector
+from upge.rollouts.preflight import refuse_unscorable
+from upge.rollouts.problems import problems_of
+from upge.rollouts.sessions import Scorer
+from upge.runs import failures
+from upge.runs.folder import RunFolder, completion, stream_of
+from upge.runs.folder_lock import claimed
+from upge.runs.recipe_file import changed
+from upge.types import Context, Problem, Response, Trajectory
+
+STEP = 0
+"""Keys the sampling noise: the same for every model, so that a comparison is of models and not of luck."""
+
+Line = dict[str, Any]
+Problems = dict[str, list[Problem]]
+Show = Callable[[Path, int, int], None]
+"""Told how many responses are there, and how many there will be."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured: place (`<split>`, `<split>/<band>`) → score → its mean over problems, with interval.
+
+    Attributes: folder: where everything is kept. problems: place → how many. answered: whether the reward has answers.
+    """
+
+    folder: Path
+    scores: dict[str, dict[str, Estimate]]
+    problems: dict[str, int]
+    answered: bool
+
+
+def evaluate_model(
+    recipe: Recipe,
+    folder: Path,
+    *,
+    resume: bool = False,
+    chunk: int = CHUNK,
+    show: Show = lambda folder, done, total: None,
+) -> Evaluation:
+    """Sample `eval.n` responses to each problem of `eval.splits`, `chunk` at a time, and score them.
+
+    All processes of a launcher call it together, and get the same. The model runs in `train.precision`.
+    The folder has a number added where something is there already.
+    `resume`: go on in the folder, which holds the beginning of this evaluation. Raises InputError where it doesn't.
+    """
+    packages.require(recipe)
+    team = _team(recipe)
+    with ExitStack() as stack:
+        own = team.broadcast(lambda: stack.enter_context(claimed(folder, resume=resume)))
+        return _evaluated(recipe, own, team, resume=resume, chunk=chunk, show=show)
+
+
+def _evaluated(recipe: Recipe, folder: Path, team: Ranks, *, resume: bool, chunk: int, show: Show) -> Evaluation:
+    policy = _on_device(recipe, team)
+    context = Context(recipe.train.seed, folder, policy, team.rank, team.world, recipe.rollout.stop)
+    with _judging(recipe, context) as (problems, scorer):
+        with failures.explained(recipe, folder), _collecting(recipe, context, policy, scorer) as collector:
+            for split, its in problems.items():
+                preflight.measured(recipe, split, its, collector)
+            asked = {split: ask(collector, its, recipe.eval.n) for split, its in problems.items()}
+            fingerprint = policy.vocabulary_fingerprint()
+            done = team.broadcast(lambda: _begun(RunFolder(folder), recipe, fingerprint, asked, resume=resume))
+            total = recipe.eval.n * sum(map(len, asked.values()))
+            pieces = _sampled(recipe, collector, scorer, asked, done, chunk, team)
+            _write(folder, pieces, done, total, show, writes=team.rank == 0)
+        return team.broadcast(lambda: _tally(RunFolder(folder), recipe, problems, scorer, {"model": recipe.model.path}))
+
+
+def evaluate_completions(
+    recipe: Recipe, folder: Path, file: Path, *, chunk: int = CHUNK, show: Show = lambda folder, done, total: None
+) -> Evaluation:
+    """Score the responses in a file (see `upge.evaluate.completions`) as the recipe's reward does; without a model.
+
+    Raises InputError unless the file has the same number of responses, and enough, for each problem.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError("--completions are scored in one process: start it without a launcher")
+    answered = answered_in(file, recipe.eval.splits)
+    with claimed(folder) as own, _judging(recipe, Context(recipe.train.seed, own), answered) as (problems, scorer):
+        refuse_unscorable(recipe, chain.from_iterable(problems.values()))
+        given = completions_of(file, problems, max((1, *recipe.eval.pass_at)))
+        kept = RunFolder(own)
+        kept.describe(recipe, None)
+        _write(own, _rescored(recipe, scorer, given(), chunk), 0, given.count, show)
+        return _tally(kept, recipe, problems, scorer, {"completions": str(file)})
+
+
+# Opening.
+
+
+def _team(recipe: Recipe) -> Ranks:
+    team = Ranks(open_accelerator(recipe))
+    if (by := fsdp.asked()) and team.world > 1:
+        raise InputError(
+            f"accelerate's config asks for {by}: an evaluation leaves the model whole; run it with MULTI_GPU"
+        )
+    return team
+
+
+def _on_device(recipe: Recipe, team: Ranks) -> Policy:
+    """The policy where it will run; its forward pass is in the run's precision, as it is in a run."""
+    policy = open_policy(recipe)
+    team.accelerator.prepare_model(policy.model, evaluation_mode=True)
+    return policy
+
+
+@contextmanager
+def _judging(
+    recipe: Recipe, context: Context, answered: Mapping[str, Collection[str]] | None = None
+) -> Iterator[tuple[Problems, Scorer]]:
+    """The problems of every split that is measured, and the reward, open; see `problems_of` for what is answered."""
+    with sessions.opened(recipe.data, "data", recipe.data.open, context) as data:
+        if not recipe.eval.splits:
+            there = ", ".join(data.splits())
+            raise InputError(f"eval.splits: names nothing to measure on; eval.splits=[{there}] names all there is")
+        given = answered or {}
+        problems = {split: problems_of(recipe, data, split, given.get(split)) for split in recipe.eval.splits}
+        if not any(problems.values()):
+            raise InputError(f"eval.splits: there are no problems in {', '.join(problems)}")
+        with sessions.opened(recipe.reward, "reward", recipe.reward.open, context) as reward:
+            yield problems, Scorer(reward, recipe.reward)
+
+
+@contextmanager
+def _collecting(recipe: Recipe, context: Context, policy: Policy, scorer: Scorer) -> Iterator[Collector]:
+    templater = policy.templater(recipe.data.template, recipe.data.system)
+    own = recipe.engine_of_its_own()
+    place, engine_of = ("rollout.engine", recipe.rollout.engine) if own is None else ("eval.engine", own)
+    with sessions.opened(engine_of, place, engine_of.open, context) as engine:
+        yield Collector(templater, engine, scorer, 0, zero_truncated=_zeroes(recipe), context=policy.context_length)
+
+
+def _begun(kept: RunFolder, recipe: Recipe, vocabulary: str, asked: dict[str, list[Asked]], *, resume: bool) -> int:
+    """How many responses are there already. Raises InputError where they are another evaluation's."""
+    if not resume:
+        kept.describe(recipe, vocabulary)
+        return 0
+    if not (kept.path / "recipe.yaml").is_file():
+        raise InputError(f"{kept.path}: is no evaluation: it has no recipe.yaml")
+    if differing := changed(recipe, kept.path, free=()):
+        head = f"{kept.path}: was begun with other settings than these, or is no evaluation:"
+        raise InputError("\n".join([head, *differing]))
+    if _vocabulary(kept.path / "manifest.json") != vocabulary:
+        raise InputError(f"{kept.path}: its responses came from a file, or from a model with other tokens")
+    wanted = ((stream_of(s), each.problem.id, i) for s in asked for each, i in samples(recipe, asked[s]))
+    return _kept(kept.path / "completions.jsonl", wanted)
+
+
+def _vocabulary(manifest: Path) -> object:
+    """The fingerprint of the vocabulary that responses were sampled in; None where they were given."""
+    try:
+        return parse_json(manifest.read_text(encoding="utf-8"))["vocabulary"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{manifest}: can't be read ({error})") from error
+
+
+def _zeroes(recipe: Recipe) -> bool:
+    return recipe.rollout.truncated == "zero_reward"
+
+
+# Responses, as lines of completions.jsonl.
+
+
+def _sampled(
+    recipe: Recipe,
+    collector: Collector,
+    scorer: Scorer,
+    asked: dict[str, list[Asked]],
+    done: int,
+    chunk: int,
+    team: Ranks,
+) -> Iterator[list[Line]]:
+    """The chunks that aren't there yet, of all processes together."""
+    share = {"step": STEP, "chunk": chunk, "rank": team.rank, "world": team.world}
+    for split, its in asked.items():
+        size = len(its) * recipe.eval.n
+        skip, done = min(done, size), max(0, done - size)
+        for responses in sample(recipe, collector, its, split, skip=skip, **share):
+            yield team.all_gather(_answered([_line(split, each) for each in responses], scorer))
+
+
+def _line(split: str, each: Trajectory) -> Line:
+    return completion(stream_of(split), STEP, each)
+
+
+def _rescored(recipe: Recipe, scorer: Scorer, given: Iterator[Given], chunk: int) -> Iterator[list[Line]]:
+    while piece := list(islice(given, chunk)):
+        scores = scorer.score([(problem, _response(line)) for problem, line in piece])
+        zeroed = [_zeroes(recipe) and line["truncated"] for _, line in piece]
+        rewards = [0.0 if zero else score for zero, score in zip(zeroed, scores, strict=True)]
+        lines = [line | {"reward": reward} for (_, line), reward in zip(piece, rewards, strict=True)]
+        yield _answered(lines, scorer)
+
+
+def _answered(lines: list[Line], scorer: Scorer) -> list[Line]:
+    answers = scorer.answers([_response(line) for line in lines])
+    if answers is None:
+        return lines
+    return [line | {"answer": answer} for line, answer in zip(lines, answers, strict=True)]
+
+
+def _response(line: Line) -> Response:
+    return Response(str(line["text"]), str(line.get("opening", "")))
+
+
+def _write(
+    folder: Path, pieces: Iterator[list[Line]], done: int, total: int, show: Show, *, writes: bool = True
+) -> None:
+    if not writes:  # it takes part in every piece
+        deque(pieces, maxlen=0)
+        return
+    show(folder, done, total)
+    with (folder / "completions.jsonl").open("a", encoding="utf-8") as file:
+        for lines in pieces:
+            file.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+            file.flush()
+            done += len(lines)
+            show(folder, done, total)
+
+
+def _kept(file: Path, wanted: Iterator[tuple[str, str, int]]) -> int:
+    """How many responses are there already; a line that was cut off is taken away. Raises InputError for others."""
+    count, size = 0, 0
+    if not file.exists():
+        return 0
+    with file.open("rb") as lines:
+        for line in lines:
+            if not line.endswith(b"\n"):
+                break
+            said = _line_of(file, count + 1, line)
+            if (said.get("stream"), said.get("problem"), said.get("sample")) != next(wanted, None):
+                raise InputError(f"{file}:{count + 1}: is not what comes next here: have the problems changed?")
+            count, size = count + 1, size + len(line)
+    os.truncate(file, size)
+    return count
+
+
+def _line_of(file: Path, number: int, line: bytes) -> Line:
+    with suppress(ValueError):
+        said = parse_json(line)
+        if isinstance(said, dict):
+            return said
+    raise InputError(f"{file}:{number}: is no line of completions: not a JSON object")
+
+
+# Counting.
+
+
+def _tally(kept: RunFolder, recipe: Recipe, problems: Problems, scorer: Scorer, origin: Line) -> Evaluation:
+    records = _records(kept.path / "completions.jsonl", problems)
+    asked = {(split, each.id): each for split in problems for each in problems[split]}
+    for record in records:
+        if record.answers is not None:
+            record.answers = scorer.merged(asked[record.split, record.id], record.answers)
+    lines = [json.dumps(record.line(), ensure_ascii=False) + "\n" for record in records]
+    (kept.path / "problems.jsonl").write_text("".join(lines), encoding="utf-8")
+    grouped = places(records)
+    seed, pass_at = recipe.train.seed, recipe.eval.pass_at
+    scores = {
+        place: {name: bootstrap(values, seed) for name, values in columns(its, pass_at).items()}
+        for place, its in grouped.items()
+    }
+    counts = {place: len(its) for place, its in grouped.items()}
+    kept.summary(_summary(recipe, origin, scores, counts))
+    return Evaluation(kept.path, scores, counts, answered=all(each.answers is not None for each in records))
+
+
+def _records(file: Path, problems: Problems) -> list[Record]:
+    """The records of every problem, in the data's order; only what is counted is held, one line at a time."""
+    found = {(split, each.id): Record(split, each.id, each.band) for split in problems for each in problems[split]}
+    with file.open(encoding="utf-8") as lines:
+        for line in map(parse_json, lines):
+            length = len(line["tokens"]) if "tokens" in line else None
+            answer = [line["answer"]] if "answer" in line else []
+            record = found[line["stream"].removeprefix(stream_of("")), line["problem"]]
+            record.add(line["reward"], line["truncated"], length, *answer)
+    return list(found.values())
+
+
+def _summary(
+    recipe: Recipe, origin: Line, scores: dict[str, dict[str, Estimate]], counts: dict[str, int]
+) -> dict[str, Any]:
+    interval = {"level": LEVEL, "resamples": RESAMPLES, "over": "problems"}
+    return {
+        "name": recipe.name,
+        **origin,
+        "seed": recipe.train.seed,
+        "pass_at": list(recipe.eval.pass_at),
+        "interval": {"method": "percentile bootstrap", **interval},
+        "scores": {
+            place: {"problems": counts[place]} | {name: asdict(estimate) for name, estimate in its.items()}
+            for place, its in scores.items()
+        },
+    }

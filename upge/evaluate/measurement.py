@@ -1,0 +1,86 @@
+"""Measuring a policy: avg@n and pass@k on the data's splits, in all and by band."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, islice
+from statistics import fmean
+
+from upge.evaluate.scores import columns, places, records
+from upge.recipe import Recipe
+from upge.rollouts.collector import Asked, Collector
+from upge.rollouts.problems import problems_of
+from upge.runs.folder import stream_of
+from upge.types import DataSession, Problem, Sampling, Trajectory
+
+CHUNK = 4096
+"""Responses asked for at once. Noise is keyed, so no completion depends on it."""
+
+Gather = Callable[[list[Trajectory]], list[Trajectory]]
+"""All ranks' trajectories, in the order of ranks."""
+
+
+def evaluate(
+    recipe: Recipe, data: DataSession, collector: Collector, step: int, *, rank: int, world: int, gather: Gather
+) -> tuple[dict[str, float], dict[str, list[Trajectory]]]:
+    """The metrics `<split>/avg@n`, `<split>/<band>/avg@n`, `…/pass@k`, `…/truncated`, and the responses by split."""
+    metrics: dict[str, float] = {}
+    responses = {}
+    for split in recipe.eval.splits:
+        asked = ask(collector, problems_of(recipe, data, split), recipe.eval.n, rank=rank, world=world)
+        mine = chain.from_iterable(sample(recipe, collector, asked, split, step=step))
+        responses[split] = gather(list(mine))
+        metrics |= measure(split, responses[split], recipe.eval.pass_at)
+    return metrics, responses
+
+
+def ask(collector: Collector, problems: Sequence[Problem], n: int, *, rank: int = 0, world: int = 1) -> list[Asked]:
+    """This rank's share of the problems; one that stands there again draws other noise."""
+    seen: Counter[str] = Counter()
+    asked = []
+    for place, problem in enumerate(problems):
+        if place % world == rank:
+            asked.append(collector.ask(problem, place, first=seen[problem.id] * n))
+        seen[problem.id] += 1
+    return asked
+
+
+def samples(recipe: Recipe, asked: Sequence[Asked]) -> Iterator[tuple[Asked, int]]:
+    """Every (problem, sample) that a measurement asks for, problem by problem."""
+    return ((each, each.first + sample) for each in asked for sample in range(recipe.eval.n))
+
+
+def sample(
+    recipe: Recipe,
+    collector: Collector,
+    asked: Sequence[Asked],
+    split: str,
+    *,
+    step: int,
+    skip: int = 0,
+    chunk: int = CHUNK,
+    rank: int = 0,
+    world: int = 1,
+) -> Iterator[list[Trajectory]]:
+    """The scored responses to a split's problems, in their order, at most `chunk` at a time, but for the first `skip`.
+
+    Neither prompts repeated n times nor responses are ever held for more than one chunk. Of each chunk these are the
+    share of `rank` among `world`: put together in the order of ranks, the shares are the chunk.
+    """
+    settings = recipe.eval
+    rollout = recipe.rollout
+    sampling = Sampling(settings.temperature, settings.top_p, settings.top_k, rollout.max_tokens, rollout.stop)
+    wanted = islice(samples(recipe, asked), skip, None)
+    while piece := list(islice(wanted, chunk)):
+        mine = piece[rank * len(piece) // world : (rank + 1) * len(piece) // world]
+        yield [each for _, each in collector.sampled(mine, sampling, stream=stream_of(split), step=step)]
+
+
+def measure(split: str, responses: Sequence[Trajectory], pass_at: Sequence[int]) -> dict[str, float]:
+    """The mean scores of a split's responses, in all and for each band; see `upge.evaluate.scores.columns`."""
+    return {
+        f"{place}/{score}": fmean(values)
+        for place, members in places(records(split, responses)).items()
+        for score, values in columns(members, pass_at).items()
+    }

@@ -1,0 +1,212 @@
+"""Two evaluations of the same problems: paired differences with intervals, and what only one of the two solved.
+
+The two may be a run's own, before its first step and after its last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from upge.errors import InputError
+from upge.evaluate.scores import Estimate, Record, bootstrap, columns, places
+from upge.files import parse_json
+from upge.runs.reader import is_count, is_finite
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """An evaluation as its folder tells it. `name` is the folder's, with its path where several are called so."""
+
+    name: str
+    records: tuple[Record, ...]
+    pass_at: tuple[int, ...]
+    seed: int
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A score of two evaluations at a place: their means, and the mean of second − first over the same problems."""
+
+    place: str
+    score: str
+    first: float
+    second: float
+    difference: Estimate
+
+
+@dataclass(frozen=True)
+class Solved:
+    """The problems of a place by who solved them, that is, has a right response among its n: ids."""
+
+    place: str
+    both: tuple[str, ...]
+    only_first: tuple[str, ...]
+    only_second: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Bands:
+    """How many problems of a place an evaluation never solves, sometimes (in less than half of its n), and often."""
+
+    place: str
+    never: int
+    sometimes: int
+    often: int
+
+
+def is_evaluation(folder: Path) -> bool:
+    """Whether an evaluation has left this folder."""
+    try:
+        return (folder / "problems.jsonl").is_file()
+    except OSError:  # a name too long for the system
+        return False
+
+
+def opened(folders: Sequence[Path]) -> list[Evaluated]:
+    """The evaluations in these folders. Raises InputError where one can't be read."""
+    found = [_opened(folder) for folder in folders]
+    names = [each.name for each in found]
+    return [
+        replace(each, name=str(folder)) if names.count(each.name) > 1 else each
+        for each, folder in zip(found, folders, strict=True)
+    ]
+
+
+def _opened(folder: Path) -> Evaluated:
+    try:
+        summary = parse_json((folder / "summary.json").read_text(encoding="utf-8"))
+        with (folder / "problems.jsonl").open(encoding="utf-8") as lines:
+            records = tuple(Record.of(parse_json(line)) for line in lines)
+        pass_at, seed = tuple(summary["pass_at"]), summary["seed"]
+        if not all(map(is_count, (*pass_at, seed))):
+            raise ValueError("'pass_at' and 'seed' should be numbers from 0")
+        return Evaluated(folder.resolve().name, records, pass_at, seed)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{folder}: its problems.jsonl or summary.json can't be read ({error!r})") from error
+
+
+def measured(run: Path) -> list[Evaluated]:
+    """The first and the last measurement of a run; none where it made fewer than two, or kept no responses.
+
+    Raises InputError where its completions.jsonl or manifest.json can't be read.
+    """
+    file = run / "completions.jsonl"
+    if not file.is_file():
+        return []
+    try:
+        seed = parse_json((run / "manifest.json").read_text(encoding="utf-8"))["seed"]
+        steps = _responses(file)
+        if not is_count(seed):
+            raise ValueError("'seed' should be a number from 0")
+        ends = sorted(steps)[:: max(len(steps) - 1, 1)]
+        return [Evaluated(f"step {step}", tuple(steps[step].values()), (), seed) for step in ends if len(steps) > 1]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{run}: its completions.jsonl or manifest.json can't be read ({error!r})") from error
+
+
+def _responses(file: Path) -> dict[int, dict[tuple[str, str], Record]]:
+    """Step → (split, problem) → the responses of a measurement, of those in a run's completions.jsonl."""
+    steps: dict[int, dict[tuple[str, str], Record]] = {}
+    with file.open(encoding="utf-8") as lines:
+        # The last line of a run that was stopped may be cut off.
+        for line in (parse_json(text) for text in lines if text.endswith("\n")):
+            stream, _, split = line["stream"].partition("/")
+            if stream == "eval":
+                records = steps.setdefault(line["step"], {})
+                record = records.setdefault((split, line["problem"]), Record(split, line["problem"]))
+                record.add(line["reward"], line["truncated"], len(line["tokens"]))
+                if not is_count(line["step"]) or not is_finite(line["reward"]) or not isinstance(record.id, str):
+                    raise ValueError(f"a response of problem {str(record.id)[:40]} has no step, or no finite reward")
+    return steps
+
+
+def bands(evaluated: Evaluated) -> list[Bands]:
+    """How often an evaluation solves its problems, by place."""
+    found = []
+    for place, members in places(evaluated.records).items():
+        never = sum(each.right == 0 for each in members)
+        often = sum(2 * each.right >= each.n for each in members if each.right)
+        found.append(Bands(place, never, len(members) - never - often, often))
+    return found
+
+
+def differences(first: Evaluated, second: Evaluated) -> list[Difference]:
+    """Every score that both have, by place: avg (whatever n), pass@k, maj@n of equal n, truncated, length.
+
+    The bootstrap is over problems, each with both of its values: it answers whether the second is better on problems
+    of this kind, which two intervals side by side do not. Raises InputError unless both are of the same problems.
+    """
+    pass_at = [k for k in first.pass_at if k in second.pass_at]
+    found = []
+    for place, (ours, theirs) in _paired(first, second).items():
+        one, other = _comparable(ours, pass_at), _comparable(theirs, pass_at)
+        for score in one:
+            if score in other:
+                gaps = [b - a for a, b in zip(one[score], other[score], strict=True)]
+                means = fmean(one[score]), fmean(other[score])
+                found.append(Difference(place, score, *means, bootstrap(gaps, first.seed)))
+    return found
+
+
+def solved(first: Evaluated, second: Evaluated) -> list[Solved]:
+    """Who solved what, by place. Raises InputError unless both are of the same problems."""
+    found = []
+    for place, (ours, theirs) in _paired(first, second).items():
+        one, other = ({each.id for each in its if each.right} for its in (ours, theirs))
+        ids = [each.id for each in ours]
+        found.append(
+            Solved(
+                place,
+                both=tuple(each for each in ids if each in one & other),
+                only_first=tuple(each for each in ids if each in one - other),
+                only_second=tuple(each for each in ids if each in other - one),
+            )
+        )
+    return found
+
+
+def same_n(first: Evaluated, second: Evaluated) -> bool:
+    """Whether both had equally many chances to solve each problem."""
+    return all(
+        ours.n == theirs.n for a, b in _paired(first, second).values() for ours, theirs in zip(a, b, strict=True)
+    )
+
+
+def exported(first: Evaluated, others: Sequence[Evaluated]) -> list[dict[str, Any]]:
+    """Everything that is said of each pair, as plain data."""
+    return [
+        {
+            "first": first.name,
+            "second": other.name,
+            "differences": [asdict(each) for each in differences(first, other)],
+            "solved": [asdict(each) for each in solved(first, other)],
+            "bands": {each.name: [asdict(its) for its in bands(each)] for each in (first, other)},
+        }
+        for other in others
+    ]
+
+
+def _paired(first: Evaluated, second: Evaluated) -> dict[str, tuple[list[Record], list[Record]]]:
+    """Place → the records of both, problem by problem in the first one's order."""
+    theirs = {(each.split, each.id): each for each in second.records}
+    alone = {(each.split, each.id) for each in first.records} ^ set(theirs)
+    if alone:
+        split, identity = min(alone)
+        raise InputError(
+            f"{first.name} and {second.name} are not of the same problems: only one of them has '{identity}' of "
+            f"'{split}' ({len(alone)} such in all)"
+        )
+    return {
+        place: (members, [theirs[each.split, each.id] for each in members])
+        for place, members in places(first.records).items()
+    }
+
+
+def _comparable(records: Sequence[Record], pass_at: Sequence[int]) -> dict[str, list[float]]:
+    """The scores by names without n, which two evaluations need not share: avg@32 and avg@4 estimate the same mean."""
+    named = columns(records, pass_at)
+    return {name.partition("@")[0] if name.startswith("avg@") else name: values for name, values in named.items()}

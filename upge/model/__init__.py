@@ -1,0 +1,29 @@
+"""The policy: a causal language model and its tokenizer, opened, put to use and saved.
+
+`load` opens a `Policy`; `Templater` turns problems and demonstrations into tokens; `log_probs` gives the estimator the
+only thing it needs of a model: log π of each response token, with its gradient.
+"""
+
+from upge.errors import ModelError
+from upge.model.chat_template import Prompt, Templater
+from upge.model.critic import Critic, load_critic
+from upge.model.loading import load
+from upge.model.log_probs import log_probs
+from upge.model.policy import Policy
+from upge.model.reference import Reference, load_reference
+
+load_policy = load
+
+__all__ = [
+    "Critic",
+    "ModelError",
+    "Policy",
+    "Prompt",
+    "Reference",
+    "Templater",
+    "load",
+    "load_critic",
+    "load_policy",
+    "load_reference",
+    "log_probs",
+]

@@ -1,0 +1,115 @@
+"""Chat templates, rendered as transformers does, in a process of their own.
+
+A chat template is a program that comes with a tokenizer. Its sandbox keeps it from everything but time and memory: a
+loop of loops never ends, and `10 ** 10 ** 9` hears no signal. So the system has the limits, and ends the process that
+reaches one.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import weakref
+from collections.abc import Mapping, Sequence
+from multiprocessing import Pipe
+from pathlib import Path
+from typing import Any
+
+from upge.types import Message
+
+SECONDS = 2
+"""Processor time that one rendering may take; they take milliseconds."""
+
+MEMORY = 4 * 2**30
+"""Bytes of address space of the process."""
+
+LONGEST = 4_000_000
+"""Characters of what is rendered: beyond any model's context."""
+
+
+class RenderingError(Exception):
+    """A template can't take these turns; the message says why."""
+
+
+class Renderer:
+    """Renders templates in a process that is there from the first one on, and anew after one that has ended it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: _Process | None = None
+
+    def render(self, template: str, turns: Sequence[Message], tokens: Mapping[str, Any], *, generation: bool) -> str:
+        """The text of a conversation.
+
+        Args:
+            template: the chat template. turns: the conversation. tokens: the special tokens by name.
+            generation: whether the template opens the assistant's turn.
+
+        Raises:
+            RenderingError: the template refuses them, or takes too long for it, or too much.
+        """
+        asked = {"template": template, "turns": list(turns), "tokens": dict(tokens), "generation": generation}
+        with self._lock:
+            self._process = self._process or _Process()
+            try:
+                answer = self._process.ask(asked)
+            except (EOFError, OSError) as error:
+                ended, self._process = self._process.end(), None
+                slow = f"it takes more than {SECONDS} s of processor time"
+                raise RenderingError(slow if ended == -signal.SIGXCPU else f"it ends its process ({ended})") from error
+        if "refused" in answer:
+            raise RenderingError(answer["refused"])
+        return answer["text"]
+
+
+@functools.cache
+def renderer() -> Renderer:
+    """This process's renderer."""
+    return Renderer()
+
+
+class _Process:
+    """A process at work, in a session of its own so that nobody's Ctrl-C reaches it; it ends with this one."""
+
+    def __init__(self) -> None:
+        self._connection, theirs = Pipe()
+        script, limits = Path(__file__).with_name("renderer.py"), (SECONDS, MEMORY, LONGEST)
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", str(script), *map(str, (theirs.fileno(), *limits))],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},  # else numpy reserves address space for every processor
+        )
+        theirs.close()
+        self._ended = weakref.finalize(self, _end, self._connection, self._process)
+        try:
+            self._connection.recv_bytes()
+        except (EOFError, OSError) as error:
+            raise RenderingError(f"the process that renders it can't be started ({self.end()})") from error
+
+    def ask(self, asked: dict[str, Any]) -> dict[str, str]:
+        """The answer. Raises EOFError or OSError where the process has ended."""
+        self._connection.send_bytes(json.dumps(asked).encode())
+        answer: dict[str, str] = json.loads(self._connection.recv_bytes())
+        return answer
+
+    def end(self) -> int:
+        """End the process, if it is not at its end; its exit code, or the signal's number below 0."""
+        return int(self._ended() or 0)
+
+
+def _end(connection: Any, process: subprocess.Popen[bytes]) -> int:
+    connection.close()  # it ends by itself then, or by its limit
+    try:
+        return process.wait(timeout=5 * SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()

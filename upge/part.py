@@ -1,0 +1,452 @@
+"""What a part is: one frozen Pydantic model a factor, and the nine slots that parts fill.
+
+A part's fields are its YAML schema, its docstring is its documentation, and `__call__` is its formula. Nothing here
+knows which parts exist: `upge.registry` finds them, and those that ship come in through the same door as anybody's.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import UnionType
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    ClassVar,
+    Literal,
+    LiteralString,
+    Union,
+    dataclass_transform,
+    get_args,
+    get_origin,
+)
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    SerializationInfo,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError, PydanticKnownError, ValidationError
+
+from upge import registry
+from upge.part_checks import Scope, check_declarations, check_names
+
+
+class StrictModel(BaseModel):
+    """A frozen, strict model: unknown keys and silent conversions ("0.2" for 0.2) are refused."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        # A parameter that Python reserves the word for (lambda) has it as its alias, in YAML and in what is dumped.
+        validate_by_name=True,
+        validate_by_alias=True,
+        serialize_by_alias=True,
+    )
+
+    def __hash__(self) -> int:
+        # Equal models must hash alike: whatever the order of a map, and 0.0 like −0.0.
+        return hash((type(self), json.dumps(self.model_dump(mode="json"), sort_keys=True).replace("-0.0", "0.0")))
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def of_its_literals_types(cls, value: Any, info: ValidationInfo) -> Any:
+        """Pydantic compares literals by ==, so that `true` and 1.0 would do for 1."""
+        literals = _whole_literals(cls).get(str(info.field_name), ())
+        if literals and isinstance(value, bool | float):
+            raise PydanticKnownError("literal_error", {"expected": " or ".join(map(repr, literals))})
+        return value
+
+    def refuse(self, at: tuple[str | int, ...], message: str, *, key: bool = False) -> None:
+        """Raise a validation error that points at the path `at` below this block: at its value, or at its key."""
+        self._raise("refused_key" if key else "refused", at, message)
+
+    def lack(self, message: str) -> None:
+        """Raise a validation error that points at this block's key: it lacks something, which a fragment may."""
+        self._raise("lacking", (), message)
+
+    def _raise(self, kind: LiteralString, at: tuple[str | int, ...], message: str) -> None:
+        fault = PydanticCustomError(kind, "{message}", {"message": message})
+        raise ValidationError.from_exception_data(
+            type(self).__name__, [InitErrorDetails(type=fault, loc=at, input=None)]
+        )
+
+
+@functools.cache
+def _whole_literals(kind: type[StrictModel]) -> dict[str, tuple[int, ...]]:
+    """The fields that may be certain integers and no other number, and these integers."""
+    found = {name: _alternatives(field.annotation) for name, field in kind.model_fields.items()}
+    whole = {name: tuple(each for each in its if type(each) is int) for name, its in found.items()}
+    return {name: its for name, its in whole.items() if its and not {bool, float}.intersection(found[name])}
+
+
+def _alternatives(annotation: Any) -> tuple[Any, ...]:
+    """The types of a union, and the values of its literals."""
+    if get_origin(annotation) is Literal:
+        return get_args(annotation)
+    if get_origin(annotation) in (Union, UnionType):
+        return tuple(each for member in get_args(annotation) for each in _alternatives(member))
+    return (annotation,)
+
+
+if TYPE_CHECKING:
+    from pydantic._internal._model_construction import ModelMetaclass
+    from torch import Tensor
+
+    from upge.estimator.batch import View
+    from upge.types import Context, DataSession, EngineSession, Problem, RewardSession
+else:
+    ModelMetaclass = type(BaseModel)
+
+API = 1
+"""The version of what a part owes and is given; it grows when a part written for the one before would go wrong."""
+
+
+@dataclass_transform(kw_only_default=True, field_specifiers=(Field,))
+class PartClass(ModelMetaclass):
+    """Checks the names of a part's class before Pydantic does, which would explain its own rules."""
+
+    def __new__(mcs, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **kwargs: Any) -> Any:
+        check_names(name, namespace, bases)
+        return super().__new__(mcs, name, bases, namespace, **kwargs)
+
+
+class Part(StrictModel, metaclass=PartClass):
+    """The base of every part. Subclass a slot's base (`Mask`, `Advantage`, …), not this.
+
+    Class variables:
+        needs: the batch fields that `__call__` reads (`"logp"`, `"old_logp"`, `"reward"`, …). Reading another raises.
+        trust_region: for masks: on-policy data is never masked, g(1) = 1.
+        scope: how much must be seen at once: a token, its trajectory, its prompt's group, or all of the optimizer step
+            (of the rollout batch, where the part is computed once for that).
+        packages: the modules that it imports and that an install of its own package may lack, each with what pip calls
+            it: `{"math_verify": "upge[math]"}`. A run asks for them before it loads a model.
+        api: the version of this contract that the part was written for. A package says its own (`api = 1`), so that a
+            later upge, whose parts owe something else, can tell and refuse it.
+    """
+
+    slot: ClassVar[str]
+    api: ClassVar[int] = API
+    needs: ClassVar[frozenset[str]] = frozenset()
+    trust_region: ClassVar[bool] = False
+    scope: ClassVar[Scope] = "token"
+    packages: ClassVar[Mapping[str, str]] = {}
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        check_declarations(cls)
+
+    def reads(self) -> frozenset[str]:
+        """The batch fields that this part reads with the parameters it has; `needs` unless a parameter adds to it."""
+        return self.needs
+
+    def dump(self) -> dict[str, Any]:
+        """The YAML value that makes this part: `{"use": name, **parameters}`, its own parameters before its base's."""
+        dumped = self.model_dump()
+        inherited = {field.alias or name for base in type(self).__bases__ for name, field in _fields_of(base).items()}
+        return {
+            "use": registry.name_of(type(self), self.slot),
+            **{key: value for key, value in dumped.items() if key not in inherited},
+            **{key: value for key, value in dumped.items() if key in inherited},
+        }
+
+    def within(self) -> dict[str, Part]:
+        """The parts that this one's parameters hold, by their places below it: `"rewards.0"`, `"sources.lab"`, …"""
+        return {place: part for name, value in self for place, part in _parts_in(value, name)}
+
+    @classmethod
+    def fields(cls) -> Mapping[str, Any]:
+        """Field names and their Pydantic descriptions: the part's YAML keys beside `use`."""
+        return {field.alias or name: field for name, field in cls.model_fields.items()}
+
+
+def _parts_in(value: object, place: str) -> Iterator[tuple[str, Part]]:
+    if isinstance(value, Part):
+        yield place, value
+        yield from ((f"{place}.{inner}", part) for inner, part in value.within().items())
+    elif isinstance(value, Mapping):
+        for key, each in value.items():
+            yield from _parts_in(each, f"{place}.{key}")
+    elif isinstance(value, tuple):
+        for index, each in enumerate(value):
+            yield from _parts_in(each, f"{place}.{index}")
+
+
+def _fields_of(kind: type) -> Mapping[str, Any]:
+    return kind.model_fields if issubclass(kind, BaseModel) else {}
+
+
+class Factor(Part):
+    """A part that is one factor of the equation: a number per token of the view, shape (T,), or one for all of them."""
+
+    @abstractmethod
+    def __call__(self, b: View) -> Tensor:
+        """The factor for every token of the view, shape (T,) or (); always detached."""
+
+
+class Mask(Factor):
+    """The stability mask or weight of each token; reads `b.ratio` and `b.advantage`. Several multiply."""
+
+    slot: ClassVar[str] = "mask"
+
+
+class Denominator(Factor):
+    """log π_ref of each token, nats: the policy that the importance ratio π_θ/π_ref divides by."""
+
+    slot: ClassVar[str] = "denominator"
+
+
+class Shaping(Factor):
+    """What is added to the reward at each token before the advantage; switches don't see it. Several add up."""
+
+    slot: ClassVar[str] = "shaping"
+
+
+class Reduction(Factor):
+    """n_t: how the tokens of an optimizer step are averaged, over all its micro-batches and ranks."""
+
+    slot: ClassVar[str] = "reduction"
+
+    count: Literal["all", "active"] = "all"
+    """Which trajectories count: all of the term's, or only the active ones, whose coefficient is not 0."""
+
+    def counted(self, b: View) -> Tensor:
+        """(N,) 1.0 for each trajectory that counts, else 0.0."""
+        return (b.rows if self.count == "all" else b.active).to(b.dtype)
+
+
+class Stateful(Part):
+    """A part that may carry state from one rollout batch to the next: a dict of tensors, saved with the run."""
+
+    def initial(self) -> dict[str, Tensor]:
+        """The state before the first rollout batch."""
+        return {}
+
+    def advance(self, b: View) -> dict[str, Tensor]:
+        """The state after this rollout batch, made of `b.state` and of sums over all ranks (`b.total`) only."""
+        return dict(b.state)
+
+
+class Advantage(Stateful, Factor):
+    """Â_t. Computed once a rollout batch; every micro-batch (live) if it reads `logp` or `entropy`."""
+
+    slot: ClassVar[str] = "advantage"
+
+    def returns(self, b: View) -> Tensor | None:
+        """(T,) what a critic should have said before each token, in units of the reward; None where it teaches none."""
+        del b
+        return None
+
+
+class Switch(Stateful):
+    """Decides how much each prompt goes to each term: per prompt and term a coefficient, once a rollout batch.
+
+    It reads the unshaped reward. A term that no switch names has coefficient 1; several switches multiply.
+    """
+
+    slot: ClassVar[str] = "switch"
+
+    @abstractmethod
+    def terms(self) -> tuple[str, ...]:
+        """The terms that this switch names, and hence weighs."""
+
+    def wants(self, step: int) -> frozenset[str]:
+        """The terms that may get a coefficient other than 0 at this step, asked before anything is sampled."""
+        del step
+        return frozenset(self.terms())
+
+    @abstractmethod
+    def __call__(self, b: View) -> dict[str, Tensor]:
+        """For each named term the coefficients (G,), one per prompt in the order of `b.to_trajectories`."""
+
+
+class Reward(Part):
+    """Scores responses: `open` gives a session whose `score` maps (problem, response text) to a number."""
+
+    slot: ClassVar[str] = "reward"
+
+    def refusal(self, problem: Problem) -> str | None:
+        """Why no response to a problem can be scored: it has no answer, say. None where responses can be.
+
+        A run and an evaluation ask it of their problems before they sample anything.
+        """
+        del problem
+        return None
+
+    @abstractmethod
+    def open(self, context: Context) -> AbstractContextManager[RewardSession]: ...
+
+
+class Data(Part):
+    """Where problems come from, and how they are put to the model."""
+
+    slot: ClassVar[str] = "data"
+
+    template: str | None = None
+    """How a prompt is put to the model, with `{prompt}` and `{system}`; by default the tokenizer's chat template."""
+    system: str | None = None
+    """The system prompt, for chat templates and for `{system}`."""
+
+    @abstractmethod
+    def open(self, context: Context) -> AbstractContextManager[DataSession]: ...
+
+
+class Engine(Part):
+    """Samples responses.
+
+    Class variables:
+        reports_logp: whether completions carry the log-probs they were drawn with (the batch field `rollout_logp`).
+        samples_policy: whether responses are drawn from the weights that the policy had at the last `sync`, not from
+            older, coarser or other ones, so that an evaluation measures the policy. It is not unless an engine says so.
+    """
+
+    slot: ClassVar[str] = "engine"
+    reports_logp: ClassVar[bool] = True
+    samples_policy: ClassVar[bool] = False
+
+    def measures(self, dtype: str) -> bool:
+        """Whether an evaluation may ask this engine, with its parameters, for a policy whose passes are in `dtype`."""
+        del dtype
+        return self.samples_policy
+
+    @abstractmethod
+    def open(self, context: Context) -> AbstractContextManager[EngineSession]: ...
+
+
+SLOTS: dict[str, type[Part]] = {
+    base.slot: base for base in (Mask, Denominator, Advantage, Switch, Reduction, Shaping, Reward, Data, Engine)
+}
+"""Slot name → base class; the entry-point group of a slot is `upge.<slot>`."""
+
+
+def DefaultFrom(path: str, **constraints: Any) -> Any:
+    """A parameter whose value is, unless given, another of the recipe's: `L: int = DefaultFrom("rollout.max_tokens")`.
+
+    It is filled when the recipe resolves and required where there is no recipe. `constraints` are Pydantic's.
+    """
+    return Field(json_schema_extra={"follows": path}, **constraints)
+
+
+Follows = DefaultFrom
+"""The name of `DefaultFrom` in the first edition."""
+
+
+class BuildContext:
+    """What building parts from YAML values depends on: where a name leads, and what a `DefaultFrom` parameter follows.
+
+    Attributes: folder: where files are looked for. allow_code: whether parameters may name code (`upge.Code`).
+    """
+
+    folder = Path()
+    allow_code = True
+
+    def find(self, base: type[Part], use: str) -> type[Part]:
+        """The class that `use` names in the slot of `base`; raises `UnknownPartError` where there is none."""
+        return registry.find(base, use)
+
+    def followed(self, path: str) -> Any:
+        """The value at a dotted recipe path; raises LookupError where there is no recipe."""
+        raise LookupError(path)
+
+
+def build(base: type[Part], value: Any, workshop: BuildContext) -> Any:
+    """A part from its YAML value: a name, or a map of `use` and parameters. Parts pass through."""
+    if isinstance(value, base):
+        return value
+    if isinstance(value, str):
+        value = {"use": value}
+    if not isinstance(value, Mapping):
+        message = "should be the name of {slot}, or a map with 'use' and parameters"
+        raise PydanticCustomError("part_type", message, {"slot": _one(base)})
+    use = value.get("use")
+    if use is None:
+        raise _about_use(value, "missing")
+    if not isinstance(use, str):
+        raise _about_use(use, PydanticCustomError("part_use", "should be the name of {slot}", {"slot": _one(base)}))
+    return _construct(base, use, {k: v for k, v in value.items() if k != "use"}, workshop)
+
+
+def _one(base: type[Part]) -> str:
+    """The slot's name with its article."""
+    return {"data": "a data source"}.get(base.slot, f"{'an' if base.slot[0] in 'aeiou' else 'a'} {base.slot}")
+
+
+def _about_use(given: Any, fault: str | PydanticCustomError) -> ValidationError:
+    return ValidationError.from_exception_data("part", [InitErrorDetails(type=fault, loc=("use",), input=given)])
+
+
+def _construct(base: type[Part], use: str, parameters: dict[str, Any], workshop: BuildContext) -> Part:
+    try:
+        kind = workshop.find(base, use)
+    except registry.UnknownPartError as unknown:
+        fault = PydanticCustomError("part_unknown", "{message}", {"message": str(unknown), "hint": unknown.hint})
+        raise _about_use(use, fault) from unknown
+    for name, field in kind.fields().items():
+        extra = field.json_schema_extra
+        if name not in parameters and isinstance(extra, dict) and "follows" in extra:
+            try:
+                parameters[name] = workshop.followed(str(extra["follows"]))
+            except LookupError:
+                continue
+    return kind.model_validate(parameters, context=workshop)
+
+
+def _validate(base: type[Part]) -> Any:
+    def validate(value: Any, info: ValidationInfo) -> Any:
+        return build(base, value, info.context if isinstance(info.context, BuildContext) else BuildContext())
+
+    return BeforeValidator(validate)
+
+
+def _engine(value: Any, info: ValidationInfo) -> Any:
+    """An engine from its YAML value, where there is one."""
+    return (
+        None
+        if value is None
+        else build(Engine, value, info.context if isinstance(info.context, BuildContext) else BuildContext())
+    )
+
+
+def _as_tuple(value: Any) -> Any:
+    if value is None:
+        return ()
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+
+def _dump(part: Part, info: SerializationInfo) -> dict[str, Any]:
+    del info
+    return part.dump()
+
+
+_serialize = PlainSerializer(_dump)
+_serialize_maybe = PlainSerializer(lambda part: None if part is None else part.dump())
+
+AMask = Annotated[Mask, _validate(Mask), _serialize]
+ADenominator = Annotated[Denominator, _validate(Denominator), _serialize]
+AnAdvantage = Annotated[Advantage, _validate(Advantage), _serialize]
+AReduction = Annotated[Reduction, _validate(Reduction), _serialize]
+AShaping = Annotated[Shaping, _validate(Shaping), _serialize]
+ASwitch = Annotated[Switch, _validate(Switch), _serialize]
+AReward = Annotated[Reward, _validate(Reward), _serialize]
+"""A reward as a field of a part: in YAML its name, or a map of `use` and its parameters."""
+SomeData = Annotated[Data, _validate(Data), _serialize]
+"""A data source as a field of a part: in YAML its name, or a map of `use` and its parameters."""
+AnEngine = Annotated[Engine, _validate(Engine), _serialize]
+MaybeAnEngine = Annotated[Engine | None, BeforeValidator(_engine), _serialize_maybe]
+Masks = Annotated[tuple[AMask, ...], BeforeValidator(_as_tuple)]
+Switches = Annotated[tuple[ASwitch, ...], BeforeValidator(_as_tuple)]
+Shapings = Annotated[tuple[AShaping, ...], BeforeValidator(_as_tuple)]

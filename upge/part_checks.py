@@ -1,0 +1,108 @@
+"""What the class of a part declares, checked where the class is made: later, a wrong word would be noticed too late."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+from upge.suggestions import meant, nearest
+
+Scope = Literal["token", "trajectory", "group", "step"]
+"""How much of an optimizer step a part must see at once, from the least to all of it."""
+
+SCOPES: tuple[Scope, ...] = get_args(Scope)
+
+FIELDS = frozenset(
+    ("logp", "old_logp", "rollout_logp", "reference_logp", "entropy", "value", "reward", "truncated"),
+)
+"""What a part has to declare before it may read it; the batch's structure is free to all."""
+
+
+DECLARED = frozenset(("slot", "api", "needs", "trust_region", "scope", "packages", "reports_logp"))
+"""What a class says of itself."""
+
+
+FREE = frozenset(
+    (
+        "trajectory",
+        "prompt",
+        "demonstration",
+        "rollout",
+        "length",
+        "advantage",
+        "ratio",
+        "mask",
+        "shaping",
+        "step",
+        "state",
+    )
+)
+"""What every view has without a declaration."""
+
+
+def check_names(name: str, namespace: Mapping[str, Any], bases: tuple[type, ...]) -> None:
+    """Raise TypeError for a name in a part's class that is neither a parameter, a method, nor what a class declares.
+
+    A parameter has an annotation. Pydantic refuses a value without one, in words that are no help here, and takes a
+    misspelt `ClassVar` without a word.
+    """
+    if "__annotations__" not in namespace and any(key.startswith("__annotate") for key in namespace):
+        return  # Python 3.14 tells annotations later
+    annotated = namespace.get("__annotations__", {})
+    for key in dict.fromkeys((*annotated, *namespace)):
+        if key.startswith("_") or key in DECLARED or any(hasattr(base, key) for base in bases):
+            continue
+        value, close = namespace.get(key), nearest(key, DECLARED)
+        if key not in annotated and isinstance(value, _DATA):
+            parameter = f"write `{key}: {type(value).__name__} = {value!r}`, if it is a parameter"
+            raise TypeError(f"{name}.{key} has no type; " + (f"did you mean '{close}'?" if close else parameter))
+        if close and "ClassVar" in str(annotated.get(key)):
+            raise TypeError(f"{name}.{key}: no class of a part declares that; did you mean '{close}'?")
+
+
+_DATA = (bool, int, float, str, set, frozenset, list, tuple, dict)
+"""What a parameter's default may be."""
+
+
+def check_declarations(kind: Any) -> None:
+    """Raise TypeError where a class variable is none of what it may be. A set of needs becomes a frozen one."""
+    name = kind.__name__
+    needs = kind.needs
+    if not isinstance(needs, set | frozenset):
+        raise TypeError(f"{name}.needs = {needs!r}: should be a set of batch fields, such as {{'logp'}}")
+    kind.needs = frozenset(needs)
+    if unknown := sorted(map(str, needs - FIELDS)):
+        free = f"b.{unknown[0]} needs no declaration" if unknown[0] in FREE else meant(unknown[0], FIELDS)
+        raise TypeError(f"{name}.needs: there is no batch field '{unknown[0]}'; {free}")
+    if kind.scope not in SCOPES:
+        close = nearest(str(kind.scope), SCOPES)
+        hint = f"; did you mean '{close}'?" if close else ""
+        raise TypeError(f"{name}.scope = {kind.scope!r}: should be one of {', '.join(SCOPES)}{hint}")
+    slots = {base.__dict__["slot"] for base in kind.__mro__ if "slot" in base.__dict__}
+    if len(slots) > 1:
+        raise TypeError(f"{name}.slot = {kind.slot!r}: the slot is that of the base class, and nothing to be set")
+    if not isinstance(kind.trust_region, bool):
+        raise TypeError(f"{name}.trust_region = {kind.trust_region!r}: should be True or False")
+    packages = kind.packages
+    if not isinstance(packages, Mapping):
+        raise TypeError(f"{name}.packages = {packages!r}: should map a module to what pip calls it")
+    if not isinstance(kind.api, int):
+        raise TypeError(f"{name}.api = {kind.api!r}: should be the number of the part API it was written for")
+    if annotated := sorted(DECLARED & kind.model_fields.keys()):
+        raise TypeError(f"{name}.{annotated[0]} is the class's own and no parameter: write it without an annotation")
+    if "use" in kind.fields():
+        raise TypeError(f"{name}.use: no parameter can be called so, since 'use' names the part itself")
+
+
+def unusable(kind: Any, base: Any, package: str) -> tuple[str, str] | None:
+    """Why a class can't fill the slot of `base`, and what would help; None if it can."""
+    is_one = isinstance(kind, type) and issubclass(kind, base)
+    if not is_one:
+        return f"is not a subclass of upge.{base.__name__}", ""
+    if kind.api != base.api:
+        older = f"upgrade {'upge' if kind.api > base.api else package}"
+        return f"was written for version {kind.api} of the part API; this is {base.api}", older
+    if lacking := sorted(kind.__abstractmethods__):
+        slot = getattr(kind, "slot", "part")
+        return f"has no {' and no '.join(lacking)}, which every {slot} owes", ""
+    return None

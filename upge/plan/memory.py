@@ -1,0 +1,228 @@
+"""Bytes of one rank's device, share by share. Every formula stands in docs/paper.md."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from upge.model import ModelError
+from upge.model.recompute import check
+from upge.plan.config import config_at
+from upge.plan.fake_model import DTYPES, Pass, critic_peak, imagined, policy_peak
+from upge.recipe import Recipe
+
+_LOOKED_AT = 10_000
+"""Rollout batches that are asked what they want; a longer run goes on as the last of these."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a rollout batch takes where every prompt and response is as long as it may be.
+
+    Attributes:
+        prompt, response, demonstration: tokens of one, at most; 0 for what the recipe never asks for.
+        sampled, shown: rollout batches with rollouts, and with demonstrations, in the whole run.
+        rollouts, demonstrations: rows of a rollout batch that has them, over all ranks.
+        tokens: prompts, responses and demonstrations of the largest rollout batch.
+        updates: optimizer steps of a rollout batch. micro_batches: forward and backward passes of each, on each rank.
+        rows: of a micro-batch.
+    """
+
+    prompt: int
+    response: int
+    demonstration: int
+    sampled: int
+    shown: int
+    rollouts: int
+    demonstrations: int
+    tokens: int
+    updates: int
+    micro_batches: int
+    rows: int
+
+
+def work_of(recipe: Recipe, prompt: int, processes: int) -> Work:
+    """The work of a recipe. Args: prompt: tokens of the longest prompt. processes: ranks."""
+    train, n = recipe.train, recipe.rollout.n
+    wants = [_wants(recipe, step) for step in range(min(train.steps, _LOOKED_AT))]
+    last = wants[-1:] * (train.steps - len(wants))
+    sampled, shown = (sum(each[kind] for each in (*wants, *last)) for kind in (0, 1))
+    response = recipe.rollout.max_tokens if sampled else 0
+    shown_tokens = (train.demonstration_tokens or recipe.rollout.max_tokens) if shown else 0
+    rollouts = train.prompts * n if sampled else 0
+    demonstrations = train.prompts if shown else 0
+    both = any(all(each) for each in wants)
+    each = rollouts * (prompt + response), demonstrations * (prompt + shown_tokens)
+    longest = prompt + max(response, shown_tokens, 1)
+    per_prompt = n * (sampled > 0) + (shown > 0) if both else max(n * (sampled > 0), int(shown > 0))
+    mine = math.ceil(train.prompts / train.minibatches / processes) * per_prompt
+    rows = max(1, min(train.micro_batch_tokens // longest, mine))
+    return Work(
+        prompt=prompt,
+        response=response,
+        demonstration=shown_tokens,
+        sampled=sampled,
+        shown=shown,
+        rollouts=rollouts,
+        demonstrations=demonstrations,
+        tokens=sum(each) if both else max(each),
+        updates=train.minibatches * train.epochs,
+        micro_batches=math.ceil(mine / rows),
+        rows=rows,
+    )
+
+
+def _wants(recipe: Recipe, step: int) -> tuple[bool, bool]:
+    return recipe.estimator.wants_rollouts(step), recipe.estimator.wants_demonstrations(step)
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+    pass
+    from upge.recipe import Recipe
+
+_PACKED = {"nf4": 0.5, "fp4": 0.5, "int8": 1.0}
+"""Bytes of a quantized weight, its scales left out."""
+
+
+@dataclass(frozen=True)
+class Count:
+    """A model's parameters: all, those that are trained, those outside its layers, and its largest layer's."""
+
+    parameters: int
+    trained: int
+    outside: int
+    layer: int
+
+
+@dataclass(frozen=True)
+class Share:
+    """What takes memory, in bytes on each rank: with whole models on every rank, and with models divided over ranks."""
+
+    name: str
+    whole: float
+    sharded: float
+
+
+def count(model: PreTrainedModel) -> Count:
+    """The parameters of a model; its layers are those that transformers names as not to be split."""
+    kinds = set(getattr(model, "_no_split_modules", None) or ())
+    layers = [_size(module) for module in model.modules() if type(module).__name__ in kinds]
+    whole = _size(model)
+    trained = sum(each.numel() for each in model.parameters() if each.requires_grad)
+    return Count(whole, trained, whole - sum(layers), max(layers, default=0))
+
+
+def shares(recipe: Recipe, config: PreTrainedConfig, work: Work, ranks: int) -> tuple[Count, list[Share], list[float]]:
+    """The counts, the shares, and the peaks of a pass without and with gradient checkpointing (none where it can't)."""
+    model, needs = recipe.model, recipe.estimator.needs()
+    size = DTYPES[model.dtype].itemsize
+    with imagined(config, model.dtype, model.attention, model.lora) as policy:
+        counted = count(policy)
+        weights, trained = _weights(policy, recipe), _trained_bytes(policy)
+        task = _pass(recipe, work)
+        peaks = [_held(policy, replace(task, recompute=again)) for again in (False, True) if _can(policy, again)]
+    moved = _compute_size(recipe) if _mixed(recipe) else size
+    peak = peaks[-1] if model.gradient_checkpointing else peaks[0]
+    divided = _sharded_peak(recipe, config, task) if _mixed(recipe) else peak
+    found = [
+        Share("weights", weights, weights / ranks),
+        Share("gradients", trained, trained / ranks),
+        Share("AdamW's two moments", 2 * trained, 2 * trained / ranks),
+        Share("gathered for a pass", 0, moved * (counted.outside + 3 * counted.layer) if ranks > 1 else 0),
+    ]
+    if "value" in needs and recipe.critic is not None:
+        own = config if recipe.critic.path is None else config_at(recipe.critic.path).config
+        parameters, its = critic_peak(own, model.dtype, model.attention, task)
+        found.append(Share("critic, trained", 4 * size * parameters, 4 * size * parameters / ranks))
+        peak, divided = max(peak, its), max(divided, its)
+    if "reference_logp" in needs and not (model.lora is not None and recipe.reference.path is None):
+        reference = size * (counted.parameters if recipe.reference.path is None else _parameters(recipe))
+        found.append(Share("reference", reference, reference / ranks))
+    return counted, [*found, Share("activations at their peak", peak, divided)], peaks
+
+
+def logits(work: Work, config: PreTrainedConfig) -> float:
+    """Bytes of a micro-batch's logits, once, in float32."""
+    return 4.0 * work.rows * max(work.response, work.demonstration) * int(config.get_text_config().vocab_size)
+
+
+def cache(config: PreTrainedConfig, size: int) -> float | None:
+    """Bytes of keys and values that an engine keeps of each token; None for an architecture that keeps others."""
+    text = config.get_text_config()
+    heads = getattr(text, "num_attention_heads", None)
+    width = getattr(text, "head_dim", None) or (text.hidden_size // heads if heads else None)
+    keys = getattr(text, "num_key_value_heads", None) or heads
+    return None if not width or not keys else 2.0 * size * text.num_hidden_layers * keys * width
+
+
+def _pass(recipe: Recipe, work: Work) -> Pass:
+    heat = recipe.rollout.temperature
+    return Pass(
+        rows=work.rows,
+        prompt=work.prompt,
+        response=max(work.response, work.demonstration, 1),
+        temperature=heat if isinstance(heat, float) else heat.start,
+        entropy="entropy" in recipe.estimator.needs(),
+        precision=recipe.train.precision,
+        recompute=recipe.model.gradient_checkpointing,
+    )
+
+
+def _sharded_peak(recipe: Recipe, config: PreTrainedConfig, task: Pass) -> float:
+    """With weights that FSDP2 gathers in the type of the forward pass, which then casts none."""
+    with imagined(config, recipe.train.precision, recipe.model.attention, recipe.model.lora) as policy:
+        return _held(policy, task)
+
+
+def _held(model: PreTrainedModel, task: Pass) -> float:
+    """The peak of a pass; not a number where an architecture's code asks for numbers that aren't there."""
+    try:
+        return float(policy_peak(model, task))
+    except ModelError:
+        raise
+    except Exception:  # whatever its code does without them
+        return math.nan
+
+
+def _can(model: PreTrainedModel, recompute: bool) -> bool:
+    try:
+        if recompute:
+            check(model)
+    except ModelError:
+        return False
+    return True
+
+
+def _mixed(recipe: Recipe) -> bool:
+    return recipe.train.precision != "float32"
+
+
+def _compute_size(recipe: Recipe) -> int:
+    return DTYPES[recipe.train.precision].itemsize
+
+
+def _weights(model: PreTrainedModel, recipe: Recipe) -> float:
+    lora = recipe.model.lora
+    packed = None if lora is None or lora.quantize is None else _PACKED[lora.quantize]
+    return sum(
+        each.numel() * (packed if packed is not None and ".base_layer.weight" in name else each.itemsize)
+        for name, each in model.named_parameters()
+    )
+
+
+def _trained_bytes(model: PreTrainedModel) -> float:
+    return float(sum(each.numel() * each.itemsize for each in model.parameters() if each.requires_grad))
+
+
+def _parameters(recipe: Recipe) -> int:
+    with imagined(config_at(str(recipe.reference.path)).config, recipe.model.dtype, None, None) as model:
+        return _size(model)
+
+
+def _size(module: nn.Module) -> int:
+    return sum(each.numel() for each in module.parameters())

@@ -1,0 +1,107 @@
+"""Whose part a bare name means where several packages offer it, in the files of which that can be told.
+
+In a recipe that a package brings a name is the package's own part, or else one that ships with upge; in the folder of a
+run it is the part that the run had. Installing a package thus changes no shipped recipe and no finished run. Anybody
+else has to say whose is meant.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from upge import registry
+from upge.files import parse_json
+from upge.recipe.yaml import Node
+from upge.registry import Entry
+
+UPGE = "upge"
+BLOCKS = ("estimator", "data", "reward", "rollout")
+"""The blocks of a recipe that hold parts."""
+Place = tuple[str, ...]
+"""A path in a recipe."""
+
+
+def at_home(layer: Node, file: Path, shipped: Path | None) -> Node:
+    """The layer with `package/name` for each such name. Shorthands are expanded in it before."""
+    home = _Home(file, shipped)
+
+    def settled(use: str, path: Place) -> str:
+        entries = _offers(use, path)
+        if "/" in use or len({offer.package for offer in entries}) < 2:
+            return use
+        meant = home.choice(entries, path)
+        return use if meant is None else f"{meant.package}/{use}"
+
+    return _renamed(layer, (), settled)
+
+
+def comparable(tree: Node, file: Path) -> Node:
+    """The recipe in a run's folder, or one to be compared with it, with one name for each part, however it was written:
+    the bare name for upge's, `package/name` for others'."""
+    return _renamed(at_home(tree, file, None), (), _canonical)
+
+
+def same(one: str, other: str) -> bool:
+    """Whether two names, one of them perhaps without its package, mean one part."""
+    return _canonical(one) == _canonical(other)
+
+
+def _canonical(use: str, path: Place = ()) -> str:
+    if "/" in use:
+        return use.removeprefix(f"{UPGE}/")
+    packages = {offer.package for offer in _offers(use, path)}
+    return f"{packages.pop()}/{use}" if len(packages) == 1 and UPGE not in packages else use
+
+
+class _Home:
+    """What a file tells of its parts' packages, looked up when it is asked for."""
+
+    def __init__(self, file: Path, shipped: Path | None) -> None:
+        self._file, self._shipped = file, shipped
+
+    def choice(self, entries: Sequence[Entry], path: Place) -> Entry | None:
+        """Which of the offers is meant at a place; None where it can't be told."""
+        had = self._had().get(".".join(path))
+        if had is not None:
+            return next((offer for offer in entries if had == f"{offer.module}:{offer.attribute}"), None)
+        package = self._package()
+        wanted = () if package is None else (package, UPGE)
+        return next((offer for name in wanted for offer in entries if offer.package == name), None)
+
+    def _had(self) -> dict[str, str]:
+        """The classes that a run had, by place, as its manifest says."""
+        try:
+            said = parse_json((self._file.parent / "manifest.json").read_text(encoding="utf-8"))["parts"]
+            return {place: named.partition(" ")[0] for place, named in said.items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return {}
+
+    def _package(self) -> str | None:
+        """The package that brings the file."""
+        folders = [*registry.recipe_folders(), *([] if self._shipped is None else [(UPGE, self._shipped)])]
+        real = Path(os.path.realpath(self._file))
+        return next((name for name, folder in folders if real.is_relative_to(os.path.realpath(folder))), None)
+
+
+def _offers(use: str, path: Place) -> list[Entry]:
+    """The offers of a bare name: in the slot at this place, or in any, for a part that is within another."""
+    slot = next((key for key in reversed(path) if not key.isdigit()), None)
+    return [each for each in registry.entries(slot if slot in registry.slots() else None) if each.name == use]
+
+
+def _renamed(node: Node, path: Place, name: Callable[[str, Place], str]) -> Node:
+    """The tree with another name for every part, by its name and its place."""
+    if isinstance(node.value, tuple):
+        items = (_renamed(item, (*path, str(index)), name) for index, item in enumerate(node.value))
+        return replace(node, value=tuple(items))
+    if not isinstance(node.value, dict):
+        return node
+    inside = {key: inner for key, inner in node.value.items() if path or key in BLOCKS}
+    members = node.value | {key: _renamed(inner, (*path, key), name) for key, inner in inside.items()}
+    use = members.get("use")
+    if path and use is not None and isinstance(use.value, str):
+        members["use"] = replace(use, value=name(use.value, path))
+    return replace(node, value=members)

@@ -1,0 +1,127 @@
+"""From a YAML file to a `Recipe`: compose, build, check; every fault at once, each with its place."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from upge.recipe.catalog import find_recipe, shipped_recipes
+from upge.recipe.compose import Composed, compose, locate, path_in_tree
+from upge.recipe.error_messages import Wording
+from upge.recipe.faults import COMMAND_LINE, Fault, RecipeError
+from upge.recipe.keys import keys_at, means_null
+from upge.recipe.keys import shorthand as shorthand
+from upge.recipe.rules import broken_rules
+from upge.recipe.schema import Recipe, RecipeContext
+from upge.recipe.yaml import Node, plain
+
+
+def load(path: str | Path, overrides: Sequence[str] = (), *, allow_code: bool = False) -> Recipe:
+    """The recipe in a YAML file, with `dotted.path=value` overrides; no model is loaded.
+
+    Raises RecipeError, which holds every fault with its file, line and column.
+    """
+    return load_composed(path, overrides, allow_code=allow_code)[0]
+
+
+def load_composed(
+    path: str | Path, overrides: Sequence[str] = (), *, allow_code: bool = False
+) -> tuple[Recipe, Composed]:
+    """As `load`, with the merged tree that says where everything stands."""
+    checked = check(path, overrides, allow_code=allow_code)
+    if checked.recipe is None:
+        place = locate(checked.composed.root, ("abstract",), prefer="value")
+        raise RecipeError([Fault("this is a fragment to extend, not a recipe to load", place)])
+    return checked.recipe, checked.composed
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A file without faults: its `recipe`, or None if it is an abstract fragment that is right as far as it goes."""
+
+    recipe: Recipe | None
+    composed: Composed
+
+
+def check(path: str | Path, overrides: Sequence[str] = (), *, allow_code: bool = False) -> Checked:
+    """As `load`, but an abstract fragment is no fault."""
+    file = find_recipe(path)
+    composed = compose(file, overrides, shipped=shipped_recipes(), shorthand=shorthand)
+    workshop = RecipeContext(file.parent, allow_code=allow_code)
+    composed = composed.keeping(lambda path, root: means_null(path, root, workshop))
+    composed = replace(composed, root=_without_parents_line(composed.root, file))
+    values = plain(composed.root) | _own_name(composed.root, file)
+    abstract = _says_abstract(composed.root, file)
+    if values.get("abstract") is True:  # its own, or that of a fragment which it extends
+        values = values | {"abstract": False} | ({"name": values.get("name", "fragment")} if abstract else {})
+    wording = Wording(composed, workshop)
+    faults = list(_removed_unknown(wording))
+    recipe = None
+    try:
+        recipe = Recipe.model_validate(values, context=workshop)
+    except ValidationError as error:
+        details = [detail for detail in error.errors(include_url=False) if detail["type"] != "unsettled"]
+        faults += wording.faults(details, abstract=abstract)
+    if faults:
+        raise RecipeError(faults)
+    if recipe is None:
+        return Checked(None, composed)
+    root = composed.root
+    faults = [
+        *_leads_out(recipe, root, file),
+        *_broken(recipe, root),
+    ]
+    if faults:
+        raise RecipeError(faults)
+    return Checked(None if abstract else recipe, composed)
+
+
+def _broken(recipe: Recipe, root: Node) -> Iterator[Fault]:
+    for at, message, hint in broken_rules(recipe):
+        yield Fault(message, locate(root, path_in_tree(at, root), prefer="value"), hint)
+
+
+def _leads_out(recipe: Recipe, root: Node, file: Path) -> Iterator[Fault]:
+    """A recipe may write below the working folder or its own; anywhere else only the command line may send it."""
+    place = locate(root, ("log", "folder"), prefer="value")
+    wanted = recipe.log.path(recipe.name)
+    homes = [os.path.realpath(home) for home in (Path.cwd(), file.parent)]
+    if place.file != COMMAND_LINE and not any(Path(os.path.realpath(wanted)).is_relative_to(home) for home in homes):
+        hint = f"give it on the command line, where it may lead anywhere: log.folder={wanted}"
+        yield Fault(f"the run folder '{wanted}' leads out of the working folder and the recipe's", place, hint)
+
+
+def _own_name(root: Node, file: Path) -> dict[str, str]:
+    """The file's name, for a recipe that says none: a parent's is not inherited, as its run folder isn't."""
+    said = root.value.get("name") if isinstance(root.value, dict) else None
+    if said is None or said.place.file in (str(file), COMMAND_LINE):
+        return {}
+    return {"name": re.sub(r"[^\w.+-]+", "-", file.stem).strip("-.+") or "recipe"}
+
+
+def _without_parents_line(root: Node, file: Path) -> Node:
+    """The tree without an `about` that a parent says of itself."""
+    assert isinstance(root.value, dict)
+    said = root.value.get("about")
+    if said is None or said.place.file in (str(file), COMMAND_LINE):
+        return root
+    return replace(root, value={key: node for key, node in root.value.items() if key != "about"})
+
+
+def _says_abstract(root: Node, file: Path) -> bool:
+    """Whether the file itself says `abstract: true`; what a parent says of itself is not inherited."""
+    said = root.value.get("abstract") if isinstance(root.value, dict) else None
+    return said is not None and said.value is True and said.place.file == str(file)
+
+
+def _removed_unknown(wording: Wording) -> Iterator[Fault]:
+    """A key that a null removes and that could not stand there anyway is misspelt."""
+    for path, place in wording.composed.removed:
+        options = keys_at(path[:-1], wording.composed, wording.workshop)
+        if options and path[-1] not in options:
+            yield wording.unknown_key(path, place)

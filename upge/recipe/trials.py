@@ -1,0 +1,130 @@
+"""Trials of an estimator's parts on made-up numbers: what they compute says what no declaration does.
+
+Parts are anybody's code; one that raises here says nothing, and is reported where it runs.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import suppress
+from dataclasses import replace
+from typing import Literal, get_args, get_origin
+
+import torch
+from torch import Tensor
+
+from upge.errors import InputError
+from upge.estimator.batch import Batch
+from upge.estimator.estimator import Estimator
+from upge.estimator.part_calls import PartCaller, PartError, initial_of
+from upge.part import Factor, Mask, Stateful, Switch
+
+_TOKENS = 3
+"""Of each made-up trajectory."""
+
+
+def reads_of_demonstrations(part: Factor | Switch) -> bool:
+    """Whether what a part gives changes with the `rollout_logp` of demonstrations, which no engine drew.
+
+    One that treats demonstrations apart reads it of rollouts alone.
+    """
+    batch = _batch(prompts=3, rollouts=2, demonstrations=1)
+    shown = batch.demonstration[batch.trajectory]
+    logp = _given(batch.logp)
+    answers = []
+    for fill in (torch.zeros_like(logp), logp, logp - 4, logp - 19):
+        answer = _answer(part, replace(batch, rollout_logp=torch.where(shown, fill, logp)))
+        if answer is not None:
+            answers.append(answer[:, shown] if isinstance(part, Factor) else answer)
+    return any(not torch.allclose(each, answers[0], equal_nan=True) for each in answers)
+
+
+def cut_region(mask: Mask, mass: float) -> bool:
+    """Whether a trust region leaves out tokens while θ is still π_old, where the denominator is an engine's that draws
+    from a share of the whole distribution: the ratio is that share, at least `mass`, and not 1."""
+    batch = _batch(prompts=3, rollouts=2, demonstrations=0)
+    logp = _given(batch.logp)
+    for share in torch.linspace(mass, 1.0, 5).tolist():
+        answer = _answer(mask, replace(batch, rollout_logp=logp - math.log(share)), ratio=share)
+        if answer is not None and bool((answer != 1).any()):
+            return True
+    return False
+
+
+def mended(mask: Mask, mass: float) -> dict[str, str] | None:
+    """A choice of the mask's parameters by which it leaves out no token there, as `{"against": "old"}`; None: none."""
+    for name, field in type(mask).fields().items():
+        options = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+        for option in options:
+            with suppress(ValueError):
+                other = type(mask).model_validate(mask.model_dump() | {name: option})
+                if not cut_region(other, mass):
+                    return {name: option}
+    return None
+
+
+def silent(estimator: Estimator, *, prompts: int, rollouts: int) -> list[str]:
+    """The terms that push on no rollout, whatever the rewards, with so few of them a prompt, and would with more."""
+    few, many = (_pushed(estimator, prompts, count) for count in (rollouts, 4 + rollouts))
+    return [] if few is None or many is None else [name for name in estimator.terms if name in many - few]
+
+
+def _given(x: Tensor | None) -> Tensor:
+    assert x is not None, "a made-up batch has every field"
+    return x
+
+
+def _batch(*, prompts: int, rollouts: int, demonstrations: int, seed: int = 0) -> Batch:
+    """Numbers for every field, rewards among them that differ; `logp` is π_old's too."""
+    random = torch.Generator().manual_seed(seed)
+    each = rollouts + demonstrations
+    size = prompts * each
+
+    def uniform(low: float, high: float, count: int) -> Tensor:
+        return low + (high - low) * torch.rand(count, generator=random, dtype=torch.float64)
+
+    logp = uniform(-5.0, -0.05, size * _TOKENS)
+    return Batch(
+        logp=logp,
+        trajectory=torch.arange(size).repeat_interleave(_TOKENS),
+        group=torch.arange(prompts).repeat_interleave(each),
+        demonstration=(torch.arange(each) >= rollouts).repeat(prompts),
+        reward=uniform(-1.0, 1.0, size).sign() if seed % 2 else uniform(-1.0, 1.0, size),
+        old_logp=logp.clone(),
+        rollout_logp=logp.clone(),
+        reference_logp=uniform(-5.0, -0.05, size * _TOKENS),
+        entropy=uniform(0.1, 3.0, size * _TOKENS),
+        value=uniform(-1.0, 1.0, size * _TOKENS),
+        truncated=torch.zeros(size, dtype=torch.bool),
+    )
+
+
+def _answer(part: Factor | Switch, batch: Batch, *, ratio: float = 1.0) -> Tensor | None:
+    """What a part gives each token, whichever way that is pushed: (2, T); or each prompt and term: (G, terms)."""
+    ones = torch.ones_like(_given(batch.logp))
+    known = {"ratio": ratio * ones, "mask": ones, "shaping": 0 * ones, "reward": batch.reward}
+    try:
+        state = {"": initial_of(part, "")} if isinstance(part, Stateful) else {}
+        if isinstance(part, Switch):
+            return torch.stack(list(PartCaller(batch, 0).coefficients(part, "", state).values()), -1)
+        pushes = (PartCaller(batch, 0, known=known | {"advantage": sign * ones}) for sign in (1.0, -1.0))
+        return torch.stack([viewer.factor(part, "", state) for viewer in pushes])
+    except (PartError, InputError):
+        return None
+
+
+def _pushed(estimator: Estimator, prompts: int, rollouts: int) -> set[str] | None:
+    """The terms that push on some rollout, for some rewards; None where a part raises."""
+    shown, found = int(estimator.wants_demonstrations(0)), set[str]()
+    for seed in range(4):
+        batch = _batch(prompts=prompts, rollouts=rollouts, demonstrations=shown, seed=seed)
+        try:
+            terms = estimator.credit(batch).terms
+        except (PartError, InputError):
+            return None
+        sampled = ~batch.demonstration[batch.trajectory]
+        for name, term in terms.items():
+            weight = term.coefficient[batch.trajectory] * (1 if term.advantage is None else term.advantage)
+            if bool((sampled & (weight != 0)).any()):
+                found.add(name)
+    return found

@@ -1,0 +1,45 @@
+"""Writing reports: of one run beside its logs, of several where it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from upge.errors import InputError
+from upge.report.comparison import comparison_page, groups_page
+from upge.report.logs import opened
+from upge.report.page import run_page
+from upge.runs import atomic_files
+from upge.sweep.groups import Group
+
+FILE = "report.html"
+COMPARISON = "comparison.html"
+
+
+def write(folders: Sequence[Path], place: Path | None = None, *, allow_code: bool = False) -> Path:
+    """Write the report of a run, or the comparison of several; returns where it is.
+
+    Args:
+        folders: run folders, of runs that may still go on. place: the file; by default `report.html` in the run's
+            folder, or `comparison.html` here. allow_code: recipes may name classes in files.
+
+    Raises:
+        InputError: a folder is none of a run, what is in it can't be read, or `place` can't be written.
+    """
+    runs = opened(folders, allow_code=allow_code)
+    place = place or (folders[0] / FILE if len(folders) == 1 else Path(COMPARISON))
+    return written_to(place, run_page(runs[0]) if len(runs) == 1 else comparison_page(runs))
+
+
+def write_groups(groups: Sequence[Group], place: Path) -> Path:
+    """Write the comparison of runs by recipe, each with several seeds. Raises InputError as `write`."""
+    return written_to(place, groups_page(groups))
+
+
+def written_to(place: Path, page: str) -> Path:
+    """Write a page whole or not at all. Raises InputError: `place` can't be written."""
+    try:
+        atomic_files.write(place, page)
+    except OSError as error:
+        raise InputError(f"{place}: can't be written ({error.strerror or error})") from error
+    return place

@@ -1,0 +1,1 @@
+"""From problems to scored trajectories, and the batches made of them."""

@@ -1,0 +1,221 @@
+"""Faults of a run's problems, found before anything is sampled: what doesn't fit, and what can't be scored."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from upge.errors import InputError
+from upge.estimator.part_calls import attribute_errors
+from upge.model import ModelError
+from upge.recipe import Recipe
+from upge.rollouts.collector import Asked, Collector, Lack
+from upge.rollouts.problems import problems_of
+from upge.types import DataSession, Message, Problem
+
+
+@dataclass(frozen=True)
+class Report:
+    """How many of the training problems looked at have which fault; where nothing was asked, 0.
+
+    Attributes:
+        problems: looked at, each counted once.
+        prompts_too_long: with a prompt that leaves less of the model's context than the completion budget.
+        missing, too_long, wrong: without a demonstration; with one over the token budget, or over what the context
+            leaves after its prompt; with one that the reward gives no more than 0, for want of an answer say.
+        no_room: of those that are too long, how many only the context has no room for.
+        repeated: with a demonstration that begins with what the prompt opens the response with; that is taken once.
+        overlap: of each evaluation split, how many of the problems looked at have a prompt that is in it too.
+    """
+
+    problems: int
+    prompts_too_long: int = 0
+    missing: int = 0
+    too_long: int = 0
+    wrong: int = 0
+    no_room: int = 0
+    repeated: int = 0
+    overlap: Mapping[str, int] | None = None
+
+    def metrics(self) -> dict[str, int]:
+        """The counts by their names in metrics.jsonl."""
+        counts = {"data/problems": self.problems, "data/prompts/too_long": self.prompts_too_long}
+        counts |= {f"data/demonstrations/{name}": getattr(self, name) for name in ("missing", "too_long", "wrong")}
+        if self.repeated:  # few templates open a response
+            counts["data/demonstrations/repeated"] = self.repeated
+        return counts | {f"data/overlap/{split}": count for split, count in (self.overlap or {}).items()}
+
+    def sentences(self) -> list[str]:
+        """What is wrong; none where nothing is."""
+        told = [(count, f"training prompts are also in {split}") for split, count in (self.overlap or {}).items()]
+        told += [
+            (self.prompts_too_long, "training prompts leave no room for a response in the model's context"),
+            (self.missing, "training problems have no demonstration"),
+            (self.too_long - self.no_room, "demonstrations are over the token budget, and are left out"),
+            (self.no_room, "demonstrations have no room after their prompts in the model's context, and are left out"),
+            (self.wrong, "demonstrations get no reward"),
+        ]
+        return self._counted(told)
+
+    def notes(self) -> list[str]:
+        """What a person should know, though nothing is wrong with it."""
+        return self._counted(
+            [(self.repeated, "demonstrations begin with what the prompt opens the response with; it is taken once")]
+        )
+
+    def _counted(self, told: Sequence[tuple[int, str]]) -> list[str]:
+        return [f"{count} of {self.problems} {what}" for count, what in told if count]
+
+
+def look(recipe: Recipe, data: DataSession, collector: Collector) -> Report:
+    """The report on the first `train.check_problems` problems of a run. Raises InputError where one can't be scored."""
+    train, steps = recipe.train, range(recipe.train.steps)
+    problems = list(coming(data, train.steps, train.prompts, train.check_problems))
+    refuse_unscorable(recipe, problems)
+    return checked(
+        problems,
+        {split: data.split(split) for split in data.splits()},
+        collector,
+        budget=recipe.rollout.max_tokens if any(map(recipe.estimator.wants_rollouts, steps)) else 0,
+        demonstrations=any(map(recipe.estimator.wants_demonstrations, steps)),
+    )
+
+
+def refuse_unscorable(recipe: Recipe, problems: Iterable[Problem], most: int = 20) -> None:
+    """Raise InputError with the problems whose responses the recipe's reward can't score, if there are any."""
+    with attribute_errors(recipe.reward, "reward"):
+        faults = [fault for problem in problems if (fault := recipe.reward.refusal(problem)) is not None]
+    if faults:
+        more = [f"… and {len(faults) - most} more"] if len(faults) > most else []
+        raise InputError("\n".join([*faults[:most], *more]))
+
+
+def coming(data: DataSession, steps: int, prompts: int, most: int) -> Iterator[Problem]:
+    """The different problems among the first `most` that rollout batches of `prompts` problems take."""
+    seen = set()
+    for step in range(min(steps, -(-most // prompts))):
+        for problem in data.take(step, prompts)[: most - step * prompts]:
+            if problem.id not in seen:
+                seen.add(problem.id)
+                yield problem
+
+
+def checked(
+    problems: Sequence[Problem],
+    evaluation: Mapping[str, Iterable[Problem]],
+    collector: Collector,
+    *,
+    budget: int,
+    demonstrations: bool,
+) -> Report:
+    """The report on some problems.
+
+    Args:
+        evaluation: the problems of each evaluation split. budget: the response tokens that must fit after a prompt.
+        demonstrations: whether to look at these; each is scored once.
+    """
+    asked = [collector.ask(problem, place) for place, problem in enumerate(problems)]
+    lacks = Counter(_lacks(collector, asked) if demonstrations else ())
+    prompts = Counter(normalised(problem.prompt) for problem in problems)
+    held = {split: {normalised(problem.prompt) for problem in of_it} for split, of_it in evaluation.items()}
+    return Report(
+        len(problems),
+        prompts_too_long=sum(not collector.fits(each, budget) for each in asked),
+        missing=lacks["missing"],
+        too_long=lacks["too_long"] + lacks["no_room"],
+        wrong=lacks["wrong"],
+        no_room=lacks["no_room"],
+        repeated=sum(each.repeated for each in asked) if demonstrations else 0,
+        overlap={split: sum(prompts[prompt] for prompt in texts) for split, texts in held.items()},
+    )
+
+
+def normalised(prompt: str | Sequence[Message]) -> str:
+    """A prompt's text as it is compared: case, white space and the forms of characters (NFKC) don't matter.
+
+    Of a conversation, all turns but the system's.
+    """
+    turns = [prompt] if isinstance(prompt, str) else [each["content"] for each in prompt if each["role"] != "system"]
+    return " ".join(unicodedata.normalize("NFKC", " ".join(turns)).casefold().split())
+
+
+def _lacks(collector: Collector, asked: Sequence[Asked]) -> Iterator[str]:
+    """What each problem's demonstration lacks, if anything."""
+    for shown, lack in collector.demonstrations(asked):
+        if lack is not None:
+            yield lack
+        elif shown is not None and shown.reward <= 0:
+            yield "wrong"
+
+
+def check(recipe: Recipe, data: DataSession, collector: Collector) -> None:
+    """Raise ModelError where a problem to evaluate leaves no room, or nothing would be left to train on at first.
+
+    That is: every prompt of the first rollout batch leaves no room for a response; or, where only demonstrations are
+    trained on, none of the problems to come has one that can be taken.
+    """
+    for split in recipe.eval.splits:
+        measured(recipe, split, problems_of(recipe, data, split), collector)
+    if recipe.train.steps and recipe.estimator.wants_rollouts(0):
+        first = _first(recipe, data)
+        long = _too_long(recipe, first, collector)
+        if first and len(long) == len(first):
+            example = _wording(recipe, long[0], collector)
+            raise ModelError(f"data: no problem of the first rollout batch leaves room for a response: {example}")
+    elif recipe.train.steps and recipe.estimator.wants_demonstrations(0):
+        _check_demonstrations(recipe, data, collector)
+
+
+def measured(recipe: Recipe, split: str, problems: Sequence[Problem], collector: Collector) -> None:
+    """Raise ModelError where a problem to evaluate leaves no room, InputError where its responses can't be scored."""
+    refuse_unscorable(recipe, problems)
+    if long := _too_long(recipe, problems, collector):
+        raise ModelError(f"eval.splits: {split}: {_wording(recipe, long[0], collector)}")
+
+
+def _check_demonstrations(recipe: Recipe, data: DataSession, collector: Collector) -> None:
+    """Raise ModelError unless one of the problems that a run looks at before it starts has a demonstration to take."""
+    train = recipe.train
+    count, example = 0, ""
+    for problem in coming(data, train.steps, train.prompts, max(train.prompts, train.check_problems)):
+        asked = collector.ask(problem, 0)
+        response = collector.response(asked)
+        lack = collector.lack(asked, response)
+        if lack is None:
+            return
+        count += 1
+        if not example and lack != "missing":
+            example = _lacking(asked, response, lack, collector)
+    if count:
+        said = example or "they have none; data.demonstration names their column"
+        raise ModelError(f"data: none of the first {count} problems has a demonstration that can be trained on: {said}")
+
+
+def _lacking(asked: Asked, response: Sequence[int], lack: Lack, collector: Collector) -> str:
+    head = f"problem {asked.problem.id}: a demonstration of {len(response)} tokens"
+    if lack == "too_long":
+        budget = f"the budget of {collector.demonstration_tokens}"
+        return f"{head} is over {budget} (train.demonstration_tokens, by default rollout.max_tokens)"
+    return f"{head} after a prompt of {len(asked.prompt)} exceeds the model's context of {collector.context}"
+
+
+def _first(recipe: Recipe, data: DataSession) -> list[Problem]:
+    """The problems of the first rollout batch, taken as the run will take them."""
+    if recipe.rollout.refill is None:
+        return data.take(0, recipe.train.prompts)
+    return [data.take(position, 1)[0] for position in range(recipe.train.prompts)]
+
+
+def _too_long(recipe: Recipe, problems: Sequence[Problem], collector: Collector) -> list[Problem]:
+    budget = recipe.rollout.max_tokens
+    return [problem for problem in problems if not collector.fits(collector.ask(problem, 0), budget)]
+
+
+def _wording(recipe: Recipe, problem: Problem, collector: Collector) -> str:
+    length = len(collector.ask(problem, 0).prompt)
+    return (
+        f"problem {problem.id}: a prompt of {length} tokens and rollout.max_tokens {recipe.rollout.max_tokens} "
+        f"exceed the model's context of {collector.context}"
+    )

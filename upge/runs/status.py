@@ -1,0 +1,114 @@
+"""status.json: how far a run is, and how it ended; what can't be said (SIGKILL) shows in that nothing was."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from upge.errors import InputError
+from upge.files import parse_json, regular_file
+from upge.runs import atomic_files
+from upge.runs.reader import is_count
+
+FILE = "status.json"
+
+State = Literal["running", "finished", "stopped", "failed"]
+
+
+@dataclass(frozen=True)
+class Status:
+    """How a run stands.
+
+    Attributes: step: rollout batches done. pid: of the main process. reason: of a failure, one line.
+    """
+
+    state: State
+    step: int
+    pid: int
+    reason: str = ""
+
+    @property
+    def told(self) -> str:
+        """How the run came to its end."""
+        if self.state == "running":
+            return f"ended without a word after step {self.step} (killed, or out of memory)"
+        return f"{self.state} after step {self.step}" + (f": {self.reason}" if self.reason else "")
+
+
+def note(folder: Path, state: State, step: int, reason: str = "") -> None:
+    """Write status.json: whole or not at all, but without waiting for the disk."""
+    status = Status(state, step, os.getpid(), " ".join(reason.split())[:300])
+    aside = folder / f"{FILE}{atomic_files.ASIDE}"
+    with atomic_files.writing(folder / FILE):
+        aside.write_text(json.dumps(asdict(status), ensure_ascii=False) + "\n", encoding="utf-8")
+    aside.replace(folder / FILE)
+
+
+def read(folder: Path) -> Status | None:
+    """What status.json says; None where there is none, or none that can be read."""
+    with suppress(OSError, ValueError, TypeError):
+        said = Status(**parse_json(regular_file(folder / FILE).read_text(encoding="utf-8")))
+        numbers = is_count(said.step) and is_count(said.pid)
+        if said.state in get_args(State) and numbers and isinstance(said.reason, str):
+            return said
+    return None
+
+
+def ended_after(folder: Path) -> int | None:
+    """The step after which the run came to its end, as status.json says, or, where that can't be read, its summary;
+    None: it has not."""
+    said = read(folder)
+    if said is not None:
+        return said.step if said.state == "finished" else None
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        steps = parse_json((folder / "summary.json").read_text(encoding="utf-8"))["steps"]
+        return int(steps) if is_count(steps) else None
+    return None
+
+
+def busy(folder: Path) -> bool:
+    """Whether a process is at work in a run folder."""
+    try:
+        Lock(folder).release()
+    except InputError:
+        return True
+    return False
+
+
+class Lock:
+    """A run folder belongs to one process as long as that lives: the system gives the lock back, whatever ends it."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            self._descriptor: int | None = os.open(folder, os.O_RDONLY)
+        except OSError as error:
+            raise InputError(f"{folder}: can't be opened: {error.strerror}") from error
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.release()
+            status = read(folder)
+            who = "another process" if status is None else f"process {status.pid}"
+            raise InputError(f"{folder}: {who} is at work in this run folder") from None
+        except OSError:  # some network drives have no such lock
+            self.release()
+
+    def holds(self, folder: Path) -> bool:
+        """Whether the folder that is there now is the one that was locked."""
+        if self._descriptor is None:
+            return True
+        try:
+            return os.path.samestat(os.fstat(self._descriptor), folder.stat())
+        except OSError:
+            return False
+
+    def release(self) -> None:
+        """Give the folder back."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None

@@ -1,0 +1,205 @@
+"""The processes of a grid: so many at a time, each one run; a signal goes to all, a failure stops no other."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import BinaryIO, Literal, Protocol
+
+import torch
+
+from upge.errors import InputError
+from upge.recipe import Recipe
+from upge.sweep.axes import Cell, Standing
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+STOPPED = (*(128 + number for number in SIGNALS), *(-number for number in SIGNALS))
+"""How a run ends that was asked to; by the signal itself where it came before anything could hear it."""
+TAIL = 8
+"""Lines of a failed run's log that are told."""
+
+
+@dataclass
+class Task:
+    """A run of a grid as it goes. Attributes: standing: of the folder before. reason: why it failed."""
+
+    cell: Cell
+    standing: Standing
+    state: Literal["waiting", "running", "finished", "failed", "stopped"] = "waiting"
+    reason: str = ""
+
+
+class Watching(Protocol):
+    """What is told of a grid's progress. Attributes: every: seconds between looks while nothing happens; None: none."""
+
+    every: float | None
+
+    def began(self, task: Task) -> None:
+        """A run has begun."""
+
+    def ended(self, task: Task) -> None:
+        """A run has ended."""
+
+    def look(self) -> None:
+        """Time has passed."""
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def jobs_for(recipes: Sequence[Recipe]) -> int:
+    """How many runs go at a time: as the cores allow, given each one's threads; one on a GPU, which has no share."""
+    if torch.accelerator.is_available():
+        return 1
+    threads = max(recipe.train.threads or cores() for recipe in recipes)
+    return max(1, min(len(recipes), cores() // threads))
+
+
+class Workers:
+    """Runs tasks in processes. Attributes: asked: the signal that asks for an end, or 0."""
+
+    def __init__(self, tasks: Sequence[Task], jobs: int, watching: Watching) -> None:
+        self.tasks, self.jobs, self.watching, self.asked = tasks, jobs, watching, 0
+        self._events: queue.SimpleQueue[Task | int] = queue.SimpleQueue()
+        self._processes: dict[Path, subprocess.Popen[bytes]] = {}
+        """By run folder: names may repeat, where recipes of one name go to different places."""
+
+    def work(self) -> None:
+        """Do every task that waits, until all have ended or a signal asks for an end."""
+        with self._listening():
+            try:
+                while self._fill():
+                    self._wait()
+            finally:
+                self._send(signal.SIGTERM)  # none is left, but where something here has failed
+
+    def _fill(self) -> bool:
+        """Begin what may begin; whether there is any run at work."""
+        for task in self.tasks:
+            if not self.asked and task.state == "waiting" and len(self._processes) < self.jobs:
+                self._begin(task)
+        return bool(self._processes)
+
+    def _begin(self, task: Task) -> None:
+        with _opened(task.cell) as log:
+            if not self._may_begin(task, log):
+                self.watching.ended(task)
+                return
+            command = [sys.executable, "-m", "upge", "run", *task.cell.arguments(task.standing)]
+            environment = {"OMP_NUM_THREADS": str(max(1, cores() // self.jobs)), **os.environ}
+            # A session of its own: a terminal sends Ctrl-C to all processes in its group, and here it is handed on.
+            process = subprocess.Popen(
+                command,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self._processes[task.cell.folder], task.state = process, "running"
+        threading.Thread(target=self._wait_for, args=(task, process), daemon=True).start()
+        self.watching.began(task)
+
+    def _may_begin(self, task: Task, log: BinaryIO) -> bool:
+        """Whether the run is still to be done, and by nobody else: another grid may have begun or ended it since.
+
+        The lock on its log is the process's too, and lasts until that has ended.
+        """
+        try:
+            _lock(log, task.cell)
+            task.standing = task.cell.standing()
+        except (InputError, OSError) as error:
+            task.state, task.reason = "failed", str(error)
+        else:
+            task.state = "finished" if task.standing == "finished" else "waiting"
+        return task.state == "waiting"
+
+    def _wait_for(self, task: Task, process: subprocess.Popen[bytes]) -> None:
+        process.wait()
+        self._events.put(task)
+
+    def _wait(self) -> None:
+        """Take the next event: a run has ended, a signal has come, or only time has passed."""
+        try:
+            event = self._events.get(timeout=self.watching.every)
+        except queue.Empty:
+            self.watching.look()
+            return
+        if isinstance(event, int):
+            self._send(event)
+        else:
+            self._end(event, self._processes.pop(event.cell.folder).returncode)
+
+    def _end(self, task: Task, code: int) -> None:
+        if self.asked and code in STOPPED:
+            task.state = "stopped"
+        elif code:
+            task.state, task.reason = "failed", _reason(task.cell, code)
+        else:
+            task.state, task.reason = judged(task.cell)
+        self.watching.ended(task)
+
+    @contextmanager
+    def _listening(self) -> Iterator[None]:
+        """While open, SIGINT and SIGTERM go to every process, each time they come, and no other run begins."""
+
+        def hand_on(number: int, frame: FrameType | None) -> None:
+            del frame
+            self.asked = self.asked or number
+            self._events.put(number)
+
+        before = {number: signal.signal(number, hand_on) for number in SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _send(self, number: int) -> None:
+        for process in self._processes.values():
+            process.send_signal(number)
+
+
+def _opened(cell: Cell) -> BinaryIO:
+    try:
+        cell.log.parent.mkdir(parents=True, exist_ok=True)
+        return cell.log.open("ab")
+    except OSError as error:
+        raise InputError(f"{cell.log}: can't be written: {error.strerror}") from error
+
+
+def _lock(log: BinaryIO, cell: Cell) -> None:
+    """Keep a run's log until it has ended, whoever holds it then. Raises InputError where another grid keeps it."""
+    try:
+        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise InputError(f"{cell.folder}: another grid is at work on this run") from None
+    except OSError:  # some network drives have no such lock
+        return
+
+
+def judged(cell: Cell) -> tuple[Literal["finished", "failed"], str]:
+    """Whether the run that ended well is the one that was asked for: its recipe's file may have been edited since."""
+    try:
+        return ("finished", "") if cell.standing() == "finished" else ("failed", "it ended without an end to its run")
+    except InputError as error:
+        return "failed", f"{error}\n(was the recipe edited while the grid ran?)"
+
+
+def _reason(cell: Cell, code: int) -> str:
+    """How a run failed: the last lines of its log."""
+    how = f"ended by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    lines = [line for line in cell.log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    return "\n".join([how, *lines[-TAIL:]])
