@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -12,13 +11,10 @@ from pathlib import Path
 import pytest
 import tiny
 from hostility import said_by
+from support.processes import command, started
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 UPGE = str(Path(sys.executable).parent / "upge")
-
-
-def upge(*arguments: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([UPGE, *arguments], capture_output=True, text=True, cwd=folder, check=False)
 
 
 def imported_by(*arguments: str) -> set[str]:
@@ -46,14 +42,14 @@ def test_validating_needs_no_more_than_torch() -> None:
 
 
 def test_list_shows_every_part_with_its_line() -> None:
-    shown = upge("list").stdout
+    shown = command("list").stdout
     for name in ("clip", "group_norm", "success_rate", "constant", "transformers", "lab", "exact"):
         assert name in shown
     assert "PPO's clip" in shown
 
 
 def test_list_of_no_slot() -> None:
-    finished = upge("list", "masks")
+    finished = command("list", "masks")
     assert (finished.returncode, finished.stdout) == (2, "")
     assert "mask" in finished.stderr
 
@@ -78,17 +74,22 @@ def test_a_shipped_recipe_is_explained_from_any_folder(
     assert "∇log π_θ" in said
 
 
-@pytest.mark.parametrize(("verb", "says"), [("validate", "hpt: valid"), ("explain", "∇J")])
-def test_a_process_of_its_own_does_so_too(verb: str, says: str, tmp_path: Path) -> None:
-    finished = upge(verb, "hpt", folder=tmp_path)
+def test_a_process_of_its_own_does_so_too(tmp_path: Path) -> None:
+    finished = command("explain", "hpt", folder=tmp_path)
     assert finished.returncode == 0, finished.stderr
-    assert says in finished.stdout
+    assert "∇J" in finished.stdout
+
+
+def test_the_script_that_is_installed_is_the_command(tmp_path: Path) -> None:
+    finished = subprocess.run([UPGE, "validate", "hpt"], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert (finished.returncode, finished.stderr) == (0, "")
+    assert "hpt: valid" in finished.stdout
 
 
 def test_wrong_input_exits_with_2_and_says_where(tmp_path: Path) -> None:
     path = tiny.recipe(tmp_path, train={"stps": 3})
     for verb in ("validate", "explain", "run"):
-        finished = upge(verb, str(path))
+        finished = command(verb, str(path))
         assert finished.returncode == 2
         assert finished.stdout == ""
         assert f"{path}:1:" in finished.stderr
@@ -111,9 +112,7 @@ def test_what_only_a_run_can_find_exits_with_2_too(
 
 
 def test_so_does_a_process_of_its_own(tmp_path: Path) -> None:
-    words = without("model=nobody/nothing", tmp_path)
-    offline = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    finished = subprocess.run([UPGE, "run", *words], capture_output=True, text=True, env=offline, check=False)
+    finished = command("run", *without("data.path=nowhere.jsonl", tmp_path))
     assert finished.returncode == 2, finished.stderr
     assert "Traceback" not in finished.stderr
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
@@ -127,19 +126,18 @@ def without(override: str, folder: Path) -> list[str]:
 
 def test_a_run_that_is_interrupted_exits_with_130_and_keeps_its_lines(tmp_path: Path) -> None:
     path = tiny.recipe(tmp_path, train={"steps": 100000})
-    process = subprocess.Popen([UPGE, "run", str(path)], stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    for line in process.stderr:
-        if line.startswith("step 1/"):
-            break
-    process.send_signal(signal.SIGINT)
-    assert process.wait() == 130
+    with started("run", str(path)) as process:
+        for line in process.stderr:
+            if line.startswith("step 1/"):
+                break
+        process.send_signal(signal.SIGINT)
+        assert process.wait() == 130
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert all(json.loads(line) for line in lines)
 
 
 def test_progress_goes_to_stderr_and_the_summary_to_stdout(tmp_path: Path) -> None:
-    finished = upge("run", str(tiny.recipe(tmp_path)))
+    finished = command("run", str(tiny.recipe(tmp_path)))
     assert finished.returncode == 0, finished.stderr
     assert "step 5/5" in finished.stderr
     assert "tokens/s" in finished.stderr

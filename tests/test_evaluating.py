@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +12,8 @@ from typing import Any
 
 import pytest
 import tiny
-from evaluations import FILES, UPGE, done, given_completions, lines, measured_run, refused, same
+from evaluations import FILES, done, given_completions, lines, measured_run, refused, same
+from support.processes import command
 from typer.testing import CliRunner, Result
 
 import upge
@@ -163,10 +163,10 @@ def test_wrong_input_is_refused_and_leaves_nothing(run: Path, arguments: str, sa
 
 
 def test_exit_codes_and_streams(run: Path) -> None:
-    wrong = subprocess.run([UPGE, "eval", "run", "eval.splits=[nope]"], capture_output=True, text=True, check=False)
+    wrong = command("eval", "run", "eval.splits=[nope]")
     assert (wrong.returncode, wrong.stdout) == (2, "")
     assert "Traceback" not in wrong.stderr
-    right = subprocess.run([UPGE, "eval", "run"], capture_output=True, text=True, check=False)
+    right = command("eval", "run")
     assert right.returncode == 0, right.stderr
     assert "avg@3" in right.stdout
     assert "18/18 responses" in right.stderr

@@ -70,7 +70,12 @@ def scored() -> list[Counter[str]]:
 
 
 @pytest.mark.parametrize(
-    "launch", [[*UPGE, "eval", "--processes", "2"], [*TORCHRUN, "eval"], [*ACCELERATE, "-m", "upge", "eval"]]
+    "launch",
+    [
+        [*UPGE, "eval", "--processes", "2"],
+        pytest.param([*TORCHRUN, "eval"], marks=pytest.mark.heavy),
+        pytest.param([*ACCELERATE, "-m", "upge", "eval"], marks=pytest.mark.heavy),
+    ],
 )
 def test_processes_share_the_responses_and_leave_what_one_leaves(run: Path, launch: Sequence[str]) -> None:
     ended = started(*launch, run, *WHOLE, "--output", "two", "--chunk", "8")
@@ -83,6 +88,7 @@ def test_processes_share_the_responses_and_leave_what_one_leaves(run: Path, laun
     assert ended.stderr.count("18/18 responses") == 1
 
 
+@pytest.mark.heavy
 def test_processes_go_on_where_one_was_stopped_and_leave_nothing_new(run: Path) -> None:
     done(run, *WHOLE, "--output", "stopped")
     file = Path("stopped/completions.jsonl")
@@ -94,6 +100,7 @@ def test_processes_go_on_where_one_was_stopped_and_leave_nothing_new(run: Path) 
     assert sum(scored(), Counter[str]()).total() == 18 - 7
 
 
+@pytest.mark.heavy
 def test_what_the_main_process_refuses_ends_all_with_one_message(run: Path) -> None:
     ended = started(*UPGE, "eval", "--processes", "2", run, *WHOLE, "eval.n=4", "--resume", "one")
     assert ended.returncode == 2
@@ -101,6 +108,7 @@ def test_what_the_main_process_refuses_ends_all_with_one_message(run: Path) -> N
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.heavy
 def test_a_process_that_fails_ends_all_and_says_why(run: Path) -> None:
     source = run / "code"
     (own,) = source.iterdir()
@@ -117,6 +125,7 @@ def test_what_several_processes_can_not_do_is_refused(run: Path, monkeypatch: py
     assert "--processes 3" in refused(run, *WHOLE, "--processes", "3")
 
 
+@pytest.mark.heavy
 def test_a_model_divided_over_ranks_is_refused(run: Path) -> None:
     environment = os.environ | ranks.FSDP2
     command = [*UPGE, "eval", "--processes", "2", str(run), *WHOLE]

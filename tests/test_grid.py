@@ -134,6 +134,7 @@ def test_a_run_of_a_grid_leaves_the_bytes_of_a_run_alone(twice: Twice, tmp_path:
         assert (alone / name).read_bytes() == (twice.folder / "out" / f"tiny-s{seed}" / name).read_bytes()
 
 
+@pytest.mark.heavy
 def test_a_signal_saves_every_run(tmp_path: Path) -> None:
     _, other = recipes(tmp_path, steps=100_000)
     fifo = tmp_path / "fifo"

@@ -350,6 +350,7 @@ def test_a_run_warns_once_and_what_is_off_is_not_there(run: Run) -> None:
     assert all("repetition" in each and "sampled_entropy" in each for each in trained(folder))
 
 
+@pytest.mark.heavy
 def test_of_two_processes_both_end_and_one_speaks(tmp_path: Path, run: Run) -> None:
     alone = trained(run("alone"))
     folder = tmp_path / "two"

@@ -211,6 +211,7 @@ def test_a_resumed_adapter_is_the_one_that_never_stopped(run: Run) -> None:
     assert all("lora" in name for name in load_file(through / adapter / "adapter_model.safetensors"))
 
 
+@pytest.mark.heavy
 @pytest.mark.needs("peft")
 def test_two_processes_train_the_adapter_that_one_does(run: Run, tmp_path: Path) -> None:
     """The adapter goes off and on again for the reference, under data parallelism too."""

@@ -17,6 +17,7 @@ import pytest
 import tiny
 import torch
 from rich.console import Console
+from support.processes import command
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -41,12 +42,7 @@ def planned(path: Path | str, *overrides: str, **options: Any) -> Plan:
     return plan(*load_composed(path, overrides), **options)
 
 
-def upge_run(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """`python -m upge run …` where nothing of the Hub is, and nothing can be had."""
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "empty"), "COLUMNS": "120"}
-    command = [sys.executable, "-m", "upge", "run", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, check=False)
-
+WIDE = {**os.environ, "COLUMNS": "120"}
 
 Ended = tuple[int, str, str]
 """An exit code, and what was said on stdout and on stderr."""
@@ -212,8 +208,9 @@ def peaks() -> dict[bool, int]:
     Where the allocator gives back what is freed, at once.
     """
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
-    command = [sys.executable, "-c", MEASURED]
-    measured = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    measured = subprocess.run(
+        [sys.executable, "-c", MEASURED], capture_output=True, text=True, env=environment, check=True
+    )
     recomputed, kept = map(int, measured.stdout.split())
     return {True: recomputed, False: kept}
 
@@ -412,7 +409,7 @@ def test_a_short_engine_and_a_missing_template_are_told() -> None:
 
 
 def test_the_dry_run_prints_tables_on_stdout_and_leaves_nothing(tmp_path: Path) -> None:
-    finished = upge_run("paper/qwen-7b/hpt", "--dry-run", "--processes", "8", folder=tmp_path)
+    finished = command("run", "paper/qwen-7b/hpt", "--dry-run", "--processes", "8", folder=tmp_path, environment=WIDE)
     assert finished.returncode == 0, finished.stderr
     for said in ("7,615,616,512", "8 ranks", "sharded (FSDP2)", "as upge knows it", "upge[vllm]", "16,384 tokens"):
         assert said in finished.stdout

@@ -162,6 +162,7 @@ def test_micro_batches_do_not_change_the_critic(run: Run) -> None:
     assert difference(whole, single, "model") < 1e-10
 
 
+@pytest.mark.heavy
 def test_two_processes_teach_a_critic_what_one_does(run: Run, tmp_path: Path) -> None:
     terms = {"rl": PPO, "kl": KL}
     one = run("one", terms)

@@ -110,6 +110,7 @@ def test_it_composes_with_a_gate(run: Run) -> None:
         assert line["share/sft"] == 1 - line["prompts/solved"]
 
 
+@pytest.mark.heavy
 def test_ranks_agree_on_every_round(run: Run, tmp_path: Path) -> None:
     one = run("one", BOTH, "rollout.refill.rounds=4", "rollout.n=3", "train.prompts=7")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--no-python"]

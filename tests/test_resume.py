@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 import random
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
+from support.processes import command
 
 import upge
 from upge.bench.resume import EQUAL, PHASES, Killer, look, measure, moments
@@ -305,10 +304,10 @@ def test_the_command_resumes_by_the_folder_alone_wherever_that_is(run: Run, tmp_
     through = run("through")
     run("run", "train.steps=4")
     moved = (tmp_path / "run").rename(tmp_path / "elsewhere")
-    command = [str(Path(sys.executable).parent / "upge"), "run", "--resume", str(moved), "train.steps=5"]
-    finished = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    words = ["run", "--resume", str(moved), "train.steps=5"]
+    finished = command(*words, folder=tmp_path)
     assert finished.returncode == 0, finished.stderr
     assert "the run finished after step 4; resuming from the checkpoint of step 4" in finished.stderr
     assert (through / "model/model.safetensors").read_bytes() == (moved / "model/model.safetensors").read_bytes()
-    again = subprocess.run([*command, "--continue"], capture_output=True, text=True, check=False, cwd=tmp_path)
+    again = command(*words, "--continue", folder=tmp_path)
     assert (again.returncode, "give one of them" in again.stderr) == (2, True)

@@ -20,6 +20,7 @@ import pytest
 import tiny
 import torch
 from safetensors import SafetensorError
+from support.processes import command, started
 
 import upge
 from upge.estimator.part_calls import PartError
@@ -126,15 +127,13 @@ def test_under_torchrun_a_second_signal_is_the_first_handed_on(monkeypatch: pyte
 
 
 def test_the_command_says_how_to_go_on(run: Run, tmp_path: Path) -> None:
-    command = [UPGE, "run", str(tmp_path / "recipe.yaml"), "eval.splits=[]", "train.steps=100000"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
-        assert process.stderr is not None
+    with started("run", str(tmp_path / "recipe.yaml"), "eval.splits=[]", "train.steps=100000") as process:
         for line in process.stderr:
             if line.startswith("step 1/"):
                 process.send_signal(signal.SIGTERM)
                 break
         told = process.stderr.read()
-    assert process.returncode == 143
+        assert process.wait() == 143
     assert f"upge run --resume {tmp_path / 'run'}" in told
     assert "Traceback" not in told
     assert checkpoints(tmp_path / "run")
@@ -282,8 +281,7 @@ def reward(tmp_path: Path, rank: int) -> Path:
 
 
 def test_a_reward_that_raises_is_named_with_its_place_and_how_to_go_on(tmp_path: Path) -> None:
-    command = [UPGE, "run", str(reward(tmp_path, 0)), "--allow-code", "train.save_every=1"]
-    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    finished = command("run", str(reward(tmp_path, 0)), "--allow-code", "train.save_every=1")
     assert finished.returncode == 1
     assert "Raising (reward) raised KeyError: 'no such key'" in finished.stderr
     assert "recipe.yaml:1:" in finished.stderr
@@ -372,6 +370,7 @@ def torchrun(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--no-python", UPGE, *arguments]
 
 
+@pytest.mark.heavy
 def test_two_processes_stop_at_one_step_and_go_on_from_there(tmp_path: Path) -> None:
     path = tiny.recipe(tmp_path)
     settings = ("train.steps=30", "eval.every=7")
@@ -393,6 +392,7 @@ def test_two_processes_stop_at_one_step_and_go_on_from_there(tmp_path: Path) -> 
     assert same(tmp_path / "whole", folder)
 
 
+@pytest.mark.heavy
 def test_a_rank_that_fails_ends_all(tmp_path: Path) -> None:
     path = reward(tmp_path, 1)
     finished = subprocess.run(torchrun("run", str(path), "--allow-code"), capture_output=True, text=True, check=False)

@@ -13,6 +13,7 @@ import pytest
 import tiny
 import torch
 from safetensors.torch import load_file
+from support.processes import command
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
@@ -97,6 +98,7 @@ def test_micro_batches_do_not_change_the_parameters(
     assert metrics(single)[0]["updates/made"] == (4 if several else 1)
 
 
+@pytest.mark.heavy
 def test_two_processes_learn_what_one_does(run: Run, tmp_path: Path) -> None:
     one = run("one")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--no-python"]
@@ -222,12 +224,11 @@ def test_a_part_that_goes_wrong_is_named_and_the_run_fails(run: Run, tmp_path: P
     path = tiny.recipe(tmp_path)
     text = path.read_text().replace('"use": "clip", "low": 0.2, "high": 0.2', '"use": "mine.py:Broken"')
     path.write_text(text)
-    command = [str(Path(sys.executable).parent / "upge"), "run", str(path), "--allow-code"]
-    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    finished = command("run", str(path), "--allow-code")
     assert finished.returncode == 1
     assert "Broken (estimator.terms.rl.mask.0) returned NaN" in finished.stderr
     assert "Traceback" not in finished.stderr
-    assert subprocess.run(command[:-1], capture_output=True, check=False).returncode == 2
+    assert command("run", str(path)).returncode == 2
 
 
 BROKEN = '''

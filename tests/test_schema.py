@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft7Validator
 from ruamel.yaml import YAML
-from test_commands import upge as command
+from support.processes import command
 from typer.testing import CliRunner
 
 import upge

@@ -5,21 +5,19 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
 from conftest import Site
+from support.processes import command
 from test_authoring import SOUND, call
 
 import upge
 from upge import PartError, RecipeError, registry
 from upge.part import SLOTS
 from upge.train.trainer import train
-
-UPGE = str(Path(sys.executable).parent / "upge")
 
 
 def faults(path: Path, *overrides: str, allow_code: bool = False) -> str:
@@ -162,7 +160,7 @@ def rewarded(folder: Path) -> Path:
 
 
 def run(path: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([UPGE, "run", str(path), "--allow-code"], capture_output=True, text=True, check=False)
+    return command("run", str(path), "--allow-code")
 
 
 @pytest.mark.parametrize(
