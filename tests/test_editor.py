@@ -190,7 +190,7 @@ def test_the_recipes_that_ship_are_proposed_to_extend(editor: LanguageServer) ->
 )
 def test_a_part_is_explained_with_its_formula(place: str, editor: LanguageServer) -> None:
     shown = editor.hover(f"{TERM}      {place}")
-    assert shown.startswith("#### mask\n\nPPO's clip: a token's push ends where its ratio has left the trust region")
+    assert shown.startswith("#### mask\n\nPPO's clip: a token loses its gradient where its ratio has left")
     assert "```text\nmask_t = 0   where  Â_t > 0 and ρ_t > 1 + high" in shown
 
 

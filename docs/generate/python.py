@@ -49,7 +49,7 @@ INTRODUCTION = """\
 # Python
 
 What `import upge` gives; a name is imported when it is first used. Shapes: T tokens of N trajectories of G prompts.
-This page is made from the docstrings by `python docs/tables.py`.
+`python docs/tables.py` makes this page from the docstrings.
 """
 TESTING = """\
 ## upge.testing

@@ -29,8 +29,8 @@ TITLES = {
 """Of every slot its page's title, and its place in a recipe."""
 
 INTRODUCTION = """\
-In a recipe: `{place}`. This page is made from the docstrings and fields of the parts that ship, by `python
-docs/tables.py`; `upge list {slot}` shows those of other packages too, and `upge show {name}` one of them.
+In a recipe: `{place}`. `python docs/tables.py` makes this page from the docstrings and fields of the shipped parts.
+`upge list {slot}` lists those of other packages too, and `upge show {name}` shows one of them.
 """
 ONCE = {**dict.fromkeys(("advantage", "switch", "shaping"), "a rollout batch"), "reduction": "an optimizer step"}
 """How often the factors of a slot are computed, those that don't wait for a forward pass."""

@@ -13,7 +13,7 @@ from upge_parts.groups import deviation, members
 
 
 class BatchNorm(Advantage):
-    """The reward, with the shaping still to come, in standard deviations from the mean of the whole rollout batch.
+    """The reward plus the shaping to go, in standard deviations from the mean of the whole rollout batch.
 
         none:        A_t = S + Σ_{i ≥ t} shaping_i
         group_mean:  A_t = S − mean_group(S) + Σ_{i ≥ t} shaping_i
@@ -28,7 +28,7 @@ class BatchNorm(Advantage):
     scope = "step"
 
     baseline: Literal["none", "group_mean"] = "none"
-    """Whether the mean score of the prompt's rollouts is taken off before whitening."""
+    """Whether the mean score of the prompt's rollouts is subtracted before whitening."""
     unbiased: bool = True
     """Divide the squared deviations by n − 1, not by n."""
     epsilon: float = Field(default=1e-8, ge=0)

@@ -10,7 +10,7 @@ from upge_parts.advantages.whitening import whitened
 
 
 class Gae(Advantage):
-    """Generalised advantage estimation: what came of a token, over what the critic expected before it.
+    """Generalised advantage estimation: the return of a token less the critic's value before it.
 
         δ_t = r_t + γ·V_{t+1} − V_t        Â_t = Σ_{l ≥ 0} (γ·λ)^l · δ_{t+l}
         with r_t the shaping, at the last token the score as well, and V 0 after that

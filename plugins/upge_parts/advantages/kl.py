@@ -26,7 +26,7 @@ class Kl(Advantage):
     needs = frozenset({"logp", "reference_logp"})
 
     estimator: Literal["k2", "k3"]
-    """Which estimate of the divergence is differentiated."""
+    """The estimate of the divergence that is differentiated."""
     coefficient: Annotated[Number, Within(0)]
     """β, in units of the reward per nat, or a schedule."""
 

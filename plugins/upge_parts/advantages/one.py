@@ -9,7 +9,7 @@ from upge import Advantage, View
 
 
 class One(Advantage):
-    """The constant 1: what is shown is imitated (SFT).
+    """The constant 1: every token is imitated (SFT).
 
         Â_t = 1
 

@@ -32,26 +32,26 @@ class Columns(Data):
     prompt: str | None = None
     """The prompt's column; by default `prompt`, or else `messages`, or else `conversations`."""
     answer: str | None = "answer"
-    """The reference answer's column; `null` where there is none, as for imitation alone."""
+    """The reference answer's column; `null` if there is none, as for imitation alone."""
     answer_after: str | None = None
-    """The answer is what follows the last of these in its column, as "####" in GSM8K; by default all of it."""
+    """The answer is the text after the last of these in its column, such as "####" in GSM8K; by default all of it."""
     choices: str | tuple[str, ...] | None = None
-    """The choices of a multiple choice: the column of a list of texts, or of texts with labels, or several columns, a
-    choice each. They come into the prompt under letters, and the answer becomes the right one's letter."""
+    """The choices of a multiple choice: a column with a list of texts or with texts and labels, or one column for each
+    choice. They are added to the prompt under letters, and the answer becomes the right one's letter."""
     choices_seed: int | None = None
-    """Each problem's choices in an order that depends on this number and its id alone; by default as they stand."""
+    """Shuffles each problem's choices by this number and its id alone; by default they keep the order of the data."""
     choices_template: str = "{prompt}\n\n{choices}"
-    """What a prompt with choices reads like: text with `{choices}` and, perhaps, `{prompt}`."""
+    """The form of a prompt with choices: text with `{choices}` and, perhaps, `{prompt}`."""
     choice_template: str = "{letter}. {choice}"
-    """What the line of a choice reads like: text with `{letter}` and `{choice}`."""
+    """The form of a choice's line: text with `{letter}` and `{choice}`."""
     demonstration: str | None = None
-    """The demonstration's column; by default `demonstration`, where there is one."""
+    """The demonstration's column; by default `demonstration`, if there is one."""
     demonstration_template: str = "{demonstration}"
-    """What a demonstration reads like: text with `{demonstration}` (the column's) and, perhaps, `{answer}`."""
+    """The form of a demonstration: text with `{demonstration}` (the column's) and, perhaps, `{answer}`."""
     id: str | None = None
-    """The column that names a problem; by default `id`, where there is one, else its place in the data."""
+    """The column that names a problem; by default `id`, if there is one, else its place in the data."""
     band: str | None = None
-    """The column of how hard it is; by default `band`, where there is one."""
+    """The column of its difficulty; by default `band`, if there is one."""
 
     @model_validator(mode="after")
     def _shows_something(self) -> Columns:

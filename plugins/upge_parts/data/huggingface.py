@@ -22,24 +22,24 @@ class HuggingFace(Columns):
 
         path: openai/gsm8k    configuration: main    prompt: question    demonstration: answer    answer_after: "####"
 
-    A folder may hold files of data (Parquet, JSON, CSV) or be what `save_to_disk` wrote. Code of a data set never
-    runs: those that need it are refused. Without `id` a problem is named by its split and row. See docs/data.md.
+    A folder may have files of data (Parquet, JSON, CSV), or be one that `save_to_disk` wrote. Code of a data set never
+    runs: data sets that need it are refused. Without `id` a problem is named by its split and row. See docs/data.md.
     """
 
     path: str = Field(min_length=1)
     """The data set: its name on the Hub, or a folder."""
     configuration: str | None = None
-    """Which of its configurations (subsets); needed where it has several and no default."""
+    """Its configuration (subset); required if it has several and no default."""
     revision: str | None = None
-    """A commit, tag or branch on the Hub; a commit makes a run repeatable whatever becomes of the data set."""
+    """A commit, tag or branch on the Hub; a commit makes a run repeatable even if the data set changes."""
     train: str = "train"
     """The split to train on, or a slice of it: `train[:90%]`."""
     evaluation: dict[str, str] = Field(default_factory=dict)
-    """Splits, or slices, of the data set by the names that they have for evaluation."""
+    """Splits, or slices, of the data set, by their names in evaluation."""
     streaming: bool = False
-    """Read the training split as a stream, holding `window` rows of it; for what is too large to download or hold."""
+    """Read the training split as a stream, `window` rows at a time; for data too large to download or to store."""
     window: int = Field(default=4096, ge=1)
-    """How many consecutive rows of a stream are shuffled among themselves; 1 keeps the stream's order."""
+    """The number of consecutive rows of a stream that are shuffled together; 1 keeps the stream's order."""
 
     @contextmanager
     def open(self, context: Context) -> Iterator[DataSession]:

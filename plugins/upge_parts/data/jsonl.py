@@ -16,8 +16,8 @@ class Jsonl(FromFiles):
 
         {"prompt": "2 + 2 =", "answer": "4", "demonstration": "2 + 2 = 4", "id": "sum-1", "band": "easy"}
 
-    Other keys are left alone; without `id` a problem is named by its line. Keys of other names are mapped, also nested
-    ones (see docs/data.md). Malformed lines are reported, with their numbers, before anything is trained.
+    Other keys are ignored; without `id` a problem is named by its line. Keys of other names can be mapped, nested ones
+    too (see docs/data.md). Malformed lines are reported, with their numbers, before anything is trained.
     """
 
     def rows(self, file: Path) -> Iterator[tuple[int, Row | ValueError]]:

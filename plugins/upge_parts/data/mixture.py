@@ -19,14 +19,14 @@ class Mixture(Data):
 
         source(k) ~ weights, keyed by (seed, k);      problem k  =  the next of source(k)
 
-    k numbers the problems of the run from 0. Ids and evaluation splits get their source's name before them:
-    `maths/test`. What comes when depends on k and the seed alone. `template` and `system` are said here, for all.
+    k numbers the problems of the run from 0. The source's name is put before ids and evaluation splits: `maths/test`.
+    The order depends on k and the seed alone. `template` and `system` are set here, for all sources.
     """
 
     sources: dict[str, SomeData] = Field(min_length=1, examples=[{"letters": {"use": "lab"}}])
     """The sources by name."""
     weights: dict[str, float] = Field(default_factory=dict)
-    """How much of each, in any unit; a source without a weight has 1."""
+    """The weight of each source, in any unit; a source without one has 1."""
 
     @model_validator(mode="after")
     def _weighs_its_sources(self) -> Mixture:

@@ -16,8 +16,8 @@ class Parquet(FromFiles):
 
         path: data/train-*.parquet      prompt: question      answer: reward_model.ground_truth
 
-    Columns are mapped as for every source that has any (see docs/data.md), and only those that are mapped are read.
-    Without `id` a problem is named by its file and row. All problems are held in memory.
+    Columns are mapped as for every source with columns (see docs/data.md), and only mapped ones are read. Without `id`
+    a problem is named by its file and row. All problems stay in memory.
     """
 
     def rows(self, file: Path) -> Iterator[tuple[int, Row]]:

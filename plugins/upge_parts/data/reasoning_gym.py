@@ -27,23 +27,23 @@ class ReasoningGym(Data):
     packages: ClassVar = {"reasoning_gym": "upge[reasoning-gym]"}
 
     generator: str = Field(min_length=1)
-    """Which one: `gsm_symbolic`, `chain_sum`, …"""
+    """The generator's name: `gsm_symbolic`, `chain_sum`, …"""
     configuration: dict[str, Any] = Field(default_factory=dict, examples=[{"min_terms": 2}])
-    """Its settings but for `size` and `seed`; its own defaults where none is given."""
+    """Its settings except `size` and `seed`; by default the generator's own."""
     size: int = Field(default=1000, ge=1)
-    """How many problems to train on."""
+    """The number of training problems."""
     seed: int = Field(default=0, ge=0)
     """The seed of the first training problem; the next has the next."""
     evaluation: dict[str, dict[str, Any]] = Field(
         default_factory=dict, examples=[{"test": {"seed": 1000000, "size": 100}}]
     )
-    """For each evaluation split its `size` and `seed`, and what differs from the configuration: harder ones, say."""
+    """For each evaluation split its `size` and `seed`, and settings that differ, for example for harder problems."""
     disjoint: bool = False
-    """Whether training problems that ask what an evaluation split asks too are left out: small generators repeat."""
+    """Whether training problems with a prompt of an evaluation split are left out: small generators repeat."""
     demonstration: str | None = None
-    """Where in an entry the worked solution is: `metadata.answer_cot` in those of `gsm_symbolic`; by default none."""
+    """The worked solution's place in an entry: `metadata.answer_cot` for `gsm_symbolic`; by default none."""
     demonstration_template: str = "{demonstration}"
-    """What a demonstration reads like: text with `{demonstration}` (the solution) and, perhaps, `{answer}`."""
+    """The form of a demonstration: text with `{demonstration}` (the solution) and, perhaps, `{answer}`."""
 
     @model_validator(mode="after")
     def _apart(self) -> ReasoningGym:

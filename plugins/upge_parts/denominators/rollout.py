@@ -12,9 +12,9 @@ class Rollout(Denominator):
 
         log π_ref = log π_rollout   ⇒   ρ_t = π_θ(t)/π_rollout(t)
 
-    Where `top_p` or `top_k` cuts the distribution, the ratio of an unchanged policy is the share that is left, below 1:
+    Where `top_p` or `top_k` cuts the distribution, the ratio of an unchanged policy is the remaining share, below 1:
     bound the ratio to the old policy (`against: old`). Tokens outside the cut are never drawn, so the gradient is that
-    of the responses that the cut distribution gives. Of rollouts alone: no engine drew demonstrations.
+    of responses from the cut distribution. For rollouts alone: no engine drew demonstrations.
     Shapes: → (T,), nats. Source: importance sampling against the behaviour policy.
     """
 

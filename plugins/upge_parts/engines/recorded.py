@@ -15,11 +15,11 @@ Key = tuple[str, int, str, int]
 
 
 class Recorded(Engine):
-    """Answers every request with what an earlier run's engine answered: for exact comparisons, and for offline RL.
+    """Returns the recorded completions of an earlier run: for exact comparisons, and for offline RL.
 
         completion(stream, step, problem, sample) = the line of completions.jsonl with these coordinates
 
-    A request that the recorded run did not make is an error. Log-probs are there if that run's recipe read them.
+    A request that the recorded run did not make is an error. Log-probs are available if that run's recipe read them.
     """
 
     run: str = Field(min_length=1)

@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 class Transformers(Engine):
     """Samples with transformers, from the policy's own weights.
 
-    Each prompt is run once for all its samples, and responses that have ended make room for others; models with other
-    state than keys and values of the whole past (sliding windows, state spaces) are sampled with `generate`. Token t of
-    a response is drawn by a number u(request, t) from softmax(logits / temperature), so completions don't depend on how
-    requests are batched. Log-probs are of the distribution drawn from, in nats.
+    Each prompt is computed once for all its samples, and finished responses leave the batch. Models whose state is more
+    than keys and values of the whole past (sliding windows, state spaces) are sampled with `generate`. Token t of a
+    response is drawn by a number u(request, t) from softmax(logits / temperature), so completions don't depend on how
+    requests are batched. Log-probs are of the sampled distribution, in nats.
     """
 
     samples_policy = True
 
     batch_size: int = Field(default=256, ge=1)
-    """How many responses are drawn at once, at most."""
+    """The largest number of responses that are drawn at once."""
 
     @contextmanager
     def open(self, context: Context) -> Iterator[EngineSession]:

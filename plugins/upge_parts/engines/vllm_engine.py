@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 class Vllm(Engine):
-    """Samples with vLLM, in a process beside the trainer that takes over the policy's weights after every step.
+    """Samples with vLLM, in a process beside the trainer that loads the policy's weights after every step.
 
         token t ~ softmax(logits / temperature), by vLLM's generator of seed key(seed, stream, step, problem, sample)
 
-    Log-probs are of the distribution drawn from, in nats, as vLLM's own kernels compute them: they differ from the
+    Log-probs are of the sampled distribution, in nats, as vLLM's own kernels compute them. They differ from the
     policy's by rounding, which `truncated_importance` corrects for. Source: Kwon et al. 2023, arXiv 2309.06180.
     """
 
@@ -29,22 +29,22 @@ class Vllm(Engine):
     gpu_memory_utilization: float = Field(default=0.4, gt=0, le=1)
     """The share of the device's memory that vLLM takes, weights included; on a CPU, of the main memory."""
     kv_cache: float | None = Field(default=None, gt=0)
-    """GiB for the cache of keys and values; by default what `gpu_memory_utilization` leaves for it."""
+    """GiB for the cache of keys and values; by default the rest of `gpu_memory_utilization`."""
     block_size: int | None = Field(default=None, ge=1)
-    """Tokens of a block of that cache; what prompts have in common is computed once, in whole blocks. By default vLLM's
-    own choice, but 32 on a CPU, where vLLM takes 128, more than many prompts have."""
+    """Tokens of a block of that cache; common beginnings of prompts are computed once, in whole blocks. By default
+    vLLM's own choice, but 32 on a CPU: vLLM's 128 there is more than many prompts have."""
     max_model_len: int | None = Field(default=None, ge=1)
     """The most tokens of prompt and response together; by default as many as the model has positions for."""
     max_num_seqs: int = Field(default=256, ge=1)
-    """How many responses are drawn at once."""
+    """The number of responses that are drawn at once."""
     tensor_parallel_size: int = Field(default=1, ge=1)
-    """How many devices the model is divided over."""
+    """The number of devices that the model is sharded over."""
     dtype: Literal["policy", "float32", "bfloat16", "float16"] = "policy"
-    """What vLLM computes in; by default in the dtype of the policy's parameters."""
+    """The dtype of vLLM's computations; by default that of the policy's parameters."""
     enforce_eager: bool = False
-    """Start at once, without compiling and capturing graphs; samples more slowly then."""
+    """Start at once, without compiling and capturing graphs; sampling is slower then."""
     sleep: bool = False
-    """Give the device's memory back while the policy learns; GPUs only."""
+    """Free the device's memory during the policy's updates; GPUs only."""
 
     def measures(self, dtype: str) -> bool:
         """Whether vLLM computes in no coarser type than the policy's own passes."""

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 
 class VllmServer(Engine):
-    """Samples from running vLLM servers, which take over the policy's weights after every step.
+    """Samples from running vLLM servers, which load the policy's weights after every step.
 
         token t ~ softmax(logits / temperature), by vLLM's generator of seed key(seed, stream, step, problem, sample)
 
-    Log-probs are of the distribution drawn from, in nats, as the servers compute them: they differ from the policy's by
-    rounding, which `truncated_importance` corrects for. A server that was started with quantized weights has to be told
-    of by `eval.engine`, which then names another engine. How to start a server: docs/vllm.md. Source: Kwon et al. 2023,
+    Log-probs are of the sampled distribution, in nats, as the servers compute them. They differ from the policy's by
+    rounding, which `truncated_importance` corrects for. With a server of quantized weights, set `eval.engine` to
+    another engine. How to start a server: docs/vllm.md. Source: Kwon et al. 2023,
     arXiv 2309.06180.
     """
 
@@ -32,25 +32,25 @@ class VllmServer(Engine):
     url: str | tuple[str, ...] = Field(
         min_length=1, examples=["http://gpu1:8000", ("http://gpu1:8000", "http://gpu2:8000")]
     )
-    """The servers' base addresses, such as `http://gpu1:8000`; prompts are dealt out to them in turn."""
+    """The servers' base addresses, such as `http://gpu1:8000`; prompts go to them in turn."""
     weights: Literal["files", "nccl"] = "files"
-    """How the policy gets there: by files in a folder that the servers see too, or from GPU to GPU (without LoRA)."""
+    """How the weights are sent: by files in a folder that the servers can read, or from GPU to GPU (without LoRA)."""
     folder: str | None = None
     """For `files`: a folder with the same path here and on the servers' machines; by default this machine's TMPDIR."""
     address: str | None = None
     """For `nccl`: the name or number by which the servers reach this machine; by default its host name."""
     timeout: float = Field(default=600.0, gt=0)
-    """Seconds to wait for one answer: a response's, or that the weights have been loaded."""
+    """Seconds to wait for one reply: a response, or the confirmation of loaded weights."""
     connect_timeout: float = Field(default=10.0, gt=0)
     """Seconds to wait for a connection."""
     retries: int = Field(default=5, ge=0)
-    """How often a request is sent again, after a lost connection or an answer of 429, 500, 502, 503 or 504."""
+    """The number of retries of a request, after a lost connection or a status of 429, 500, 502, 503 or 504."""
     backoff: float = Field(default=1.0, ge=0)
-    """Seconds before the first of them; each further wait is twice as long, up to a minute."""
+    """Seconds before the first retry; each further wait is twice as long, up to a minute."""
     concurrency: int = Field(default=256, ge=1)
-    """How many requests are under way at once, over all servers, from each process of the run."""
+    """The number of concurrent requests to all servers, from each process of the run."""
     api_key_variable: str | None = None
-    """The environment variable that holds the servers' API key; the key itself is written nowhere."""
+    """The environment variable with the servers' API key; the key itself is written nowhere."""
 
     @field_validator("url")
     @classmethod

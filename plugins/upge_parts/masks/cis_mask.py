@@ -9,7 +9,7 @@ from upge_parts.masks.clip import Clip
 
 
 class CisMask(Clip):
-    """PPO's clip over a capped weight: tokens are dropped as by clip, and the rest counts capped.
+    """PPO's clip with a capped weight: tokens are dropped as by clip, and the others have a capped weight.
 
         mask_t = clip_t · min(1, (1 + high)/ρ_t)
         old:      with ρ_t = π_θ(t)/π_old(t)

@@ -11,7 +11,7 @@ from upge_parts.masks.ratio import RatioMask
 
 
 class Clip(RatioMask):
-    """PPO's clip: a token's push ends where its ratio has left the trust region on the side it is pushed to.
+    """PPO's clip: a token loses its gradient where its ratio has left the trust region in the gradient's direction.
 
         mask_t = 0   where  Â_t > 0 and ρ_t > 1 + high   or   Â_t < 0 and ρ_t < 1 − low;   else 1
         old:      with ρ_t = π_θ(t)/π_old(t)

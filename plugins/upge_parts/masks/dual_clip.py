@@ -11,7 +11,7 @@ from upge_parts.masks.clip import Clip
 
 
 class DualClip(Clip):
-    """PPO's clip, and an end to pushing down tokens whose ratio has run far above 1.
+    """PPO's clip, and a bound for tokens with a negative advantage whose ratio is far above 1.
 
         mask_t = clip_t,  and 0 where  Â_t < 0 and ρ_t > ratio_max
         old:      with ρ_t = π_θ(t)/π_old(t)
@@ -22,7 +22,7 @@ class DualClip(Clip):
     """
 
     ratio_max: float = Field(ge=1)
-    """The ratio above which a token is not pushed down further; verl has 3."""
+    """The ratio above which a token with a negative advantage has no gradient; verl has 3."""
 
     def __call__(self, b: View) -> Tensor:
         ran_away = (b.advantage < 0) & (b.ratio_to(self.against) > self.ratio_max)

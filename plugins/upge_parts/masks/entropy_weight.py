@@ -12,7 +12,7 @@ from upge import Mask, View
 
 
 class EntropyWeight(Mask):
-    """A weight by how unsure the policy is: imitation fades where it is unsure (−), exploration grows there (+).
+    """A weight by the policy's entropy: imitation decreases with the entropy (−), exploration increases (+).
 
         all:       mask_t = scale · exp(sign·h_t)
         positive:  mask_t = scale · exp(sign·h_t) where Â_t > 0, else 1
@@ -20,7 +20,7 @@ class EntropyWeight(Mask):
         token:     with h_t = H_t
         sequence:  with h_t = (1/|o|) Σ_i H_i
 
-    H is detached. A weight, and no trust region.
+    H is detached. The mask is a weight, not a trust region.
     Shapes: entropy (T,), nats → (T,), dimensionless. Source: SRFT, arXiv 2506.19767, eq. 5-13.
     """
 
@@ -28,13 +28,13 @@ class EntropyWeight(Mask):
     scope = "trajectory"
 
     sign: Literal[-1, 1]
-    """−1 fades with the entropy, 1 grows with it."""
+    """−1 decreases with the entropy, 1 increases with it."""
     scale: float = Field(gt=0)
     """The weight at entropy 0."""
     level: Literal["token", "sequence"] = "token"
     """Each token's own entropy, or its trajectory's mean."""
     where: Literal["all", "positive", "negative"] = "all"
-    """Which tokens it weighs, by the sign of their advantage: with `signed`, positive are those of right answers."""
+    """The weighted tokens, by the sign of their advantage: with `signed`, those of right answers are positive."""
 
     def __call__(self, b: View) -> Tensor:
         entropy = b.entropy

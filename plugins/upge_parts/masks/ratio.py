@@ -11,7 +11,7 @@ class RatioMask(Mask):
     """A mask that looks at a ratio (abstract)."""
 
     against: Literal["denominator", "old", "rollout"] = "denominator"
-    """Which ratio is bounded: the term's own, or that to the old policy or to the rollout engine's."""
+    """The bounded ratio: the term's own, or that to the old policy or to the rollout engine's."""
 
     def reads(self) -> frozenset[str]:
         return frozenset() if self.against == "denominator" else frozenset({"logp", f"{self.against}_logp"})

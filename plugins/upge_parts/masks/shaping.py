@@ -13,7 +13,7 @@ class Shaping(Mask):
 
         mask_t = f'(π_θ) = gamma/(π_θ(t) + gamma)²
 
-    A weight, and no trust region. Shapes: logp (T,) → (T,), dimensionless. Source: LUFFY, arXiv 2504.14945.
+    It is a weight, not a trust region. Shapes: logp (T,) → (T,), dimensionless. Source: LUFFY, arXiv 2504.14945.
     """
 
     needs = frozenset({"logp"})

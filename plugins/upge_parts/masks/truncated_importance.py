@@ -17,8 +17,9 @@ class TruncatedImportance(Mask):
         token:     mask_t = min((π_old/π_rollout)_t, cap)
         sequence:  mask_t = min(Π_i (π_old/π_rollout)_i, cap)
 
-    Demonstrations, which no engine drew, keep 1. A weight, and no trust region. The product over a long trajectory is
-    far from 1 even for small differences, so the level `sequence` takes weight from most long trajectories.
+    Demonstrations, which no engine drew, keep 1. The mask is a weight, not a trust region. The product over a long
+    trajectory is far from 1 even for small differences, so the level `sequence` reduces the weight of most long
+    trajectories.
     Shapes: old_logp, rollout_logp (T,) → (T,), dimensionless.
     Source: truncated importance sampling (TIS), Yao et al. 2025, as in verl and SkyRL.
     """

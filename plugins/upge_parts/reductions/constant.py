@@ -11,7 +11,7 @@ from upge import DefaultFrom, Reduction, View
 
 
 class Constant(Reduction):
-    """Sums over tokens divided by a fixed length, so that length has no influence on a token's weight (Dr.GRPO).
+    """Sums over tokens divided by a fixed length, so that a token's weight is independent of length (Dr.GRPO).
 
         trajectory:  n_t = 1 / (N · length)    with N all counted trajectories of the optimizer step
         none:        n_t = 1 / length

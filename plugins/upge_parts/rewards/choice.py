@@ -28,24 +28,24 @@ class Choice(Reward):
 
         R = 1[letter(response) = letter(reference)]
 
-    The letter is looked for in this order, and the first place that there is decides:
+    The letter is searched for in this order, and the first place that exists decides:
 
-    1. the last complete `\boxed{…}`: a letter and nothing else, as `C`, `c`, `(C)`, `C.` or `\text{C}`; or the last
-       `<answer>…</answer>`: the same, or a sentence to which rules 2 and 3 apply;
-    2. right behind the last "answer is" or "answer:": a capital letter, as `C`, `(C)`, `**C**` or `$C$`;
-    3. the last capital letter that stands alone, in brackets or before a full stop, comma, colon or the line's end.
+    1. the last complete `\boxed{…}`, with a letter alone: `C`, `c`, `(C)`, `C.` or `\text{C}`; or the last
+       `<answer>…</answer>`, with the same, or with a sentence for rules 2 and 3;
+    2. directly after the last "answer is" or "answer:": a capital letter, as `C`, `(C)`, `**C**` or `$C$`;
+    3. the last capital letter alone, in brackets or before a full stop, comma, colon or the line's end.
 
-    A thought, up to `</think>`, is skipped. A response without any letter is wrong. A reference that is no letter of
+    A thought, up to `</think>`, is skipped. A response without any letter is wrong. A reference that is not in
     `letters` is refused.
     Units: dimensionless, {0, 1}. Source: exact match of letters, as for ARC and GPQA.
     """
 
     letters: str = Field(default="ABCDE", pattern="^[A-Z]+$")
-    """The letters that there are to choose from, capitals."""
+    """The letters of the choices, capitals."""
     where: Where = "any"
-    """Where the letter is looked for: boxed is rule 1, last is rules 2 and 3, any is all of them."""
+    """The letter's place: boxed is rule 1, last is rules 2 and 3, any is all of them."""
     thought: Thought = "skip"
-    """Whether what stands up to the last `</think>` is skipped where something follows it, or read like the rest."""
+    """Whether the text up to the last `</think>` is skipped if something follows it, or read like the rest."""
 
     @contextmanager
     def open(self, context: Context) -> Iterator[Choice]:

@@ -16,15 +16,15 @@ class Exact(Reward):
         R = 1[strip(the text after the last `after`) = strip(answer)]
 
     A response without the marker is wrong; by default the whole response is compared. A thought, up to `</think>`, is
-    skipped. Behind an opening tag, `after: <answer>`, the answer ends with the closing one. A problem without an answer
+    skipped. After an opening tag, `after: <answer>`, the answer ends with the closing one. A problem without an answer
     is refused.
     Units: dimensionless, {0, 1}. Source: exact-match verification.
     """
 
     after: str | None = None
-    """What the final answer comes after; null compares the whole response."""
+    """The text before the final answer; null compares the whole response."""
     thought: Thought = "skip"
-    """Whether what stands up to the last `</think>` is skipped where something follows it, or read like the rest."""
+    """Whether the text up to the last `</think>` is skipped if something follows it, or read like the rest."""
 
     def refusal(self, problem: Problem) -> str | None:
         """What is said of a problem without an answer."""

@@ -19,10 +19,10 @@ class Format(Reward):
 
         R = 1[pattern matches all of the response]
 
-    The default wants a thought in think tags and after it an answer in answer tags. Where the prompt opens the response
-    itself, with `<think>` say, the response behind that opening may match too. A dot matches line breaks too. A
-    response on which matching takes longer than `seconds`, as patterns like `(a+)+b` can, scores 0. Usually one of
-    several, with `weighted`. Needs Linux or macOS.
+    The default requires a thought in think tags and after it an answer in answer tags. If the prompt opens the response
+    itself, for example with `<think>`, the response after that opening may match too. A dot matches line breaks too. A
+    response on which matching takes longer than `seconds`, as patterns like `(a+)+b` can, scores 0. Usually it is one
+    of several rewards, with `weighted`. Needs Linux or macOS.
 
     Units: dimensionless, {0, 1}. Source: the format reward of DeepSeek-R1, arXiv 2501.12948.
     """
@@ -30,11 +30,11 @@ class Format(Reward):
     pattern: Annotated[str, Field(max_length=1000)] = r"\s*<think>.*?</think>\s*<answer>.*?</answer>\s*"
     """A regular expression, as Python's `re` has them, for the whole response."""
     opening: bool = True
-    """Whether the response behind what its prompt opens it with, `<think>` say, is matched as well."""
+    """Whether the response after its prompt's opening, such as `<think>`, is matched as well."""
     seconds: Annotated[float, Field(gt=0, le=600)] = 1.0
-    """How long one response may take; then its grader is killed, and the response scores 0."""
+    """The time limit for one response; then its grader is killed, and the response scores 0."""
     workers: Annotated[int, Field(ge=1, le=256)] = 1
-    """Processes that match at once, of each rank."""
+    """Parallel worker processes of each rank."""
 
     @field_validator("pattern")
     @classmethod

@@ -31,14 +31,14 @@ from upge_parts.rewards.voting import classes
 
 
 class Math(Reward):
-    r"""1 if the response's answer means what the reference answer means, by math-verify, else 0.
+    r"""1 if the response's answer is equivalent to the reference answer, by math-verify, else 0.
 
         R = 1[answer(response) = reference], as text or as an expression
 
     The answer is in the last complete `\boxed{…}` or `<answer>…</answer>`; or else it follows the last "answer is" or
     "answer:" on its line; or else it is the last line. A thought, up to `</think>`, is skipped. In a sentence it is the
-    first formula or number behind "answer is", and elsewhere the last. So `1/2`, `0.5` and `\dfrac12` are one answer.
-    A response that takes longer than `seconds`, or breaks what reads it, scores 0. Needs `upge[math]`, and Linux or
+    first formula or number after "answer is", and elsewhere the last. So `1/2`, `0.5` and `\dfrac12` are one answer.
+    A response that takes longer than `seconds`, or crashes its grader, scores 0. Needs `upge[math]`, and Linux or
     macOS.
 
     Units: dimensionless, {0, 1}. Source: Math-Verify (github.com/huggingface/Math-Verify).
@@ -47,13 +47,13 @@ class Math(Reward):
     packages: ClassVar = {"math_verify": "upge[math]"}
 
     where: Where = "any"
-    """Where the answer stands: in the last box or answer tags, last in the text, or any: in those, else last."""
+    """The answer's place: in the last box or answer tags, last in the text, or any: in those, else last."""
     thought: Thought = "skip"
-    """Whether what stands up to the last `</think>` is skipped where something follows it, or read like the rest."""
+    """Whether the text up to the last `</think>` is skipped if something follows it, or read like the rest."""
     seconds: Annotated[float, Field(gt=0, le=600)] = 5.0
-    """How long one response may take; then its grader is killed, and the response scores 0."""
+    """The time limit for one response; then its grader is killed, and the response scores 0."""
     workers: Annotated[int, Field(ge=1, le=256)] = 4
-    """Processes that grade at once, of each rank."""
+    """Parallel worker processes of each rank."""
 
     def refusal(self, problem: Problem) -> str | None:
         """What is said of a problem without an answer."""

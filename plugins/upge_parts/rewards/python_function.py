@@ -14,7 +14,7 @@ from upge import Code, Context, PartError, Problem, Reward, Terminated, as_list,
 
 
 class PythonFunction(Reward):
-    """What a Python function says of the problem and the response; only with `--allow-code`.
+    """The score that a Python function returns for a problem and a response; only with `--allow-code`.
 
         R = function(problem, response), or with `batch` [R, …] = function(problems, responses)
 
@@ -30,7 +30,7 @@ class PythonFunction(Reward):
     function: Code = Field(examples=["operator:eq"])
     """`module:function` of an installed module, or `file.py:function` of a file beside the recipe."""
     batch: bool = False
-    """Whether the function takes lists, all responses that there are to score at once, and returns a list."""
+    """Whether the function takes lists, with all responses to score at once, and returns a list."""
 
     @contextmanager
     def open(self, context: Context) -> Iterator[FunctionSession]:

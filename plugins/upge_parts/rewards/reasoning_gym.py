@@ -12,23 +12,23 @@ from upge_parts.data.gym import configured, entry_of, made
 
 
 class ReasoningGymScore(Reward):
-    """What reasoning_gym's own scorer says of the response's final answer; for problems of the data `reasoning_gym`.
+    """The score that reasoning_gym's own scorer gives the final answer; for problems of the data `reasoning_gym`.
 
         R = 1[score ≥ 1], or with `partial` the score
 
-    The final answer is what follows the last `after`; a response without it, or one that the scorer can't read, is
-    wrong. Many scorers give every answer 0.01 or so, which a gate or pass@k would take for a success: hence `partial`.
+    The final answer is the text after the last `after`; a response without it, or one that the scorer can't read, is
+    wrong. Many scorers give every answer 0.01 or so, which a gate or pass@k would count as a success: hence `partial`.
     Units: dimensionless, [0, 1]. Source: arXiv 2505.24760.
     """
 
     packages: ClassVar = {"reasoning_gym": "upge[reasoning-gym]"}
 
     after: str | None = None
-    """What the final answer comes after; null scores the whole response."""
+    """The text before the final answer; null scores the whole response."""
     first_line: bool = False
-    """Whether only the response's first line is read: base models go on after an answer."""
+    """Whether only the response's first line is read: base models continue after an answer."""
     partial: bool = False
-    """Whether what is partly right gets part of the score."""
+    """Whether a partly right answer gets part of the score."""
 
     @contextmanager
     def open(self, context: Context) -> Iterator[ReasoningGymScore]:

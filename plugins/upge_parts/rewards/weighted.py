@@ -18,7 +18,7 @@ class Weighted(Reward):
 
         reward: {use: weighted, rewards: [math, format], weights: [1.0, 0.1]}
 
-    A switch like `success_rate` sees the sum: choose its threshold accordingly.
+    A switch like `success_rate` reads the sum: choose its threshold accordingly.
     Units: those of the rewards. Source: sums of accuracy and format rewards, as in DeepSeek-R1, arXiv 2501.12948.
     """
 

@@ -11,7 +11,7 @@ from upge import Number, Shaping, View, Within, at
 
 
 class KlInReward(Shaping):
-    """Each token of a rollout costs what the policy has moved away from the reference model there (k1).
+    """Each token of a rollout is penalised by the policy's log-ratio to the reference model there (k1).
 
         shaping_t = −coefficient · ln(π_old/π_0)_t
 

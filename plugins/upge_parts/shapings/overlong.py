@@ -10,18 +10,18 @@ from upge import DefaultFrom, Shaping, View
 
 
 class Overlong(Shaping):
-    """Rollouts that come near the length limit lose reward, the more the nearer.
+    """Rollouts near the length limit lose reward: the nearer, the more.
 
         |o| ≤ soft_limit:  0        |o| ≤ limit:  −scale·(|o| − soft_limit)/(limit − soft_limit)        beyond:  −scale
 
-    The penalty stands at the last token. Demonstrations lose nothing.
+    The penalty applies at the last token. Demonstrations lose nothing.
     Shapes: → (T,), in units of the reward. Source: DAPO, arXiv 2503.14476, eq. 13.
     """
 
     soft_limit: int = Field(ge=0)
-    """The length from which it costs, in tokens: the limit without DAPO's cache."""
+    """The length at which the penalty begins, in tokens: the limit without DAPO's cache."""
     limit: int = DefaultFrom("rollout.max_tokens", gt=0)
-    """The length at which it costs all, in tokens; the completion budget unless given."""
+    """The length of the full penalty, in tokens; by default the completion budget."""
     scale: float = Field(default=1.0, ge=0)
     """The largest penalty, in units of the reward."""
 

@@ -10,11 +10,11 @@ from upge_parts.switches.naming import Terms
 
 
 class Informative(Switch):
-    """Keeps the prompts whose rollouts were scored differently: the others say nothing about what to prefer.
+    """Keeps the prompts whose rollouts have different rewards: the others give no preference.
 
         s_keep(q) = 1 where the prompt's rollouts do not all have the same unshaped reward, else 0
 
-    With `rollout.refill` fresh prompts take the place of those that no term weighs.
+    With `rollout.refill` fresh prompts replace those without weight in any term.
     Shapes: reward (N,) → (G,) per term, dimensionless. Source: DAPO, arXiv 2503.14476, eq. 11.
     """
 

@@ -11,11 +11,11 @@ from upge_parts.switches.naming import two_terms
 
 
 class Linear(Switch):
-    """HPT without a threshold: each prompt is explored as far as the policy solves it, and imitated for the rest.
+    """HPT without a threshold: each prompt is explored by its success rate P, and imitated by 1 − P.
 
         s_success(q) = P(q) = mean reward of the prompt's rollouts (0 without any)        s_failure(q) = 1 − P(q)
 
-    Meant for rewards within [0, 1]; beyond them a coefficient is negative, and unlearns.
+    For rewards within [0, 1]; outside them a coefficient is negative, and the term unlearns.
     Shapes: reward (N,) → (G,) per term, dimensionless. Source: HPT, arXiv 2509.04419, eq. 9 with f and g linear in P.
     """
 

@@ -10,7 +10,7 @@ from upge import Number, Switch, View, at
 
 
 class Scheduled(Switch):
-    """The same coefficients for every prompt, which move with the step.
+    """The same coefficients for every prompt, scheduled over the steps.
 
         s_term(q) = weights[term](step)
 
@@ -18,7 +18,7 @@ class Scheduled(Switch):
     """
 
     weights: dict[str, Number] = Field(min_length=1)
-    """For each named term a number, or its way from `start` to `end` in `steps` rollout batches."""
+    """For each named term a number, or a schedule from `start` to `end` in `steps` rollout batches."""
 
     def terms(self) -> tuple[str, ...]:
         return tuple(self.weights)

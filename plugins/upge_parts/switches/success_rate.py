@@ -27,7 +27,7 @@ class SuccessRate(Switch):
     scope = "group"
 
     threshold: Annotated[Number, Within(0)] = 0.0
-    """γ, in units of the reward, or a schedule: 0 asks for one success."""
+    """γ, in units of the reward, or a schedule: 0 requires one success."""
     above: str
     """The term for prompts above the threshold (reinforcement)."""
     otherwise: str

@@ -19,8 +19,8 @@ class LabLessons(Data):
 
         problem = f(seed, step, index)      of the training side, uniform over chain lengths
 
-    `worked` solutions write every state between; `thorough` ones the remaining operations as well, with marks of many
-    kinds; `short` ones answer at once. No test problem occurs.
+    `worked` solutions write every intermediate state. `thorough` ones also write the remaining operations, with marks
+    of many kinds. `short` ones have the answer alone. No test problem occurs.
     """
 
     short: float = Field(ge=0)

@@ -29,7 +29,7 @@ class Lab(Data):
     bands: tuple[Band, ...] = ("always", "sometimes", "never")
     """The bands to train on; evaluation always has all."""
     development: int = Field(default=0, ge=0, le=400)
-    """Training problems, of all bands alike, that are measured as the split `dev` instead: to choose settings on."""
+    """Training problems, of all bands, that become the evaluation split `dev` instead: for choosing settings."""
 
     @contextmanager
     def open(self, context: Context) -> Iterator[InMemory]:
