@@ -9,11 +9,12 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+WRITTEN = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+GENERATED = sorted((ROOT / "docs" / "reference").glob("*.md"))
 LIMIT = 30
 """Words of a sentence that is still short."""
 SHARE = 0.05
-"""Share of longer ones that all pages together may have."""
+"""Share of longer ones that all written pages together may have, and all generated ones."""
 ABBREVIATION = r"\b(e\.g|i\.e|vs|cf|et al|etc|Eq|Fig|Sec)\. "
 NO_PROSE = re.compile(r"\s*(\||#|!\[|<!--|:::)")
 NEW_BLOCK = re.compile(r"\s*([-*+]|\d+[.)]|>)\s+")
@@ -76,9 +77,10 @@ def require_short(found: list[Sentence]) -> None:
     assert len(long) < SHARE * len(found), "\n".join([count, *worst])
 
 
-def test_the_documentation_has_short_sentences() -> None:
+@pytest.mark.parametrize("pages", [WRITTEN, GENERATED], ids=["written", "generated"])
+def test_the_documentation_has_short_sentences(pages: list[Path]) -> None:
     found = [
-        sentence for page in PAGES for sentence in sentences(page.read_text("utf-8"), page.relative_to(ROOT).as_posix())
+        sentence for page in pages for sentence in sentences(page.read_text("utf-8"), page.relative_to(ROOT).as_posix())
     ]
     assert len(found) > 500
     require_short(found)

@@ -6,7 +6,7 @@ class Terminated(SystemExit):
 
 
 class InputError(ValueError):
-    """The input is wrong: a file that isn't there, a line that can't be read; the message says where and what."""
+    """The input is wrong: a missing file, a line that can't be read; the message says where and what."""
 
 
 class ModelError(InputError):

@@ -61,13 +61,13 @@ def read_text(path: Path) -> str:
 
 
 def parse_json(text: str | bytes, *, exact: bool = False) -> Any:
-    """The value of a JSON text. Where it is `exact` nothing that stands there is lost: numbers keep all their digits.
+    """The value of a JSON text. With `exact` nothing is lost: numbers keep all their digits.
 
-    Then a number with a point or an exponent is a Decimal, as is an integer beyond what Python reads, and a key that
-    stands twice is an error; else the last one counts.
+    Then a number with a point or an exponent is a Decimal, and so is an integer too long for Python. A key that occurs
+    twice is an error; without `exact` the last one counts.
 
-    Raises ValueError, also for what is nested too deeply to be parsed, and for half of a character (a `\\ud800` to
-    `\\udfff` escape without its partner), which no tokenizer takes and no file can hold.
+    Raises ValueError, also for a text nested too deeply to be parsed, and for half of a character: a `\\ud800` to
+    `\\udfff` escape without its partner. No tokenizer accepts that, and no file can store it.
     """
     ways: dict[str, Any] = {"parse_float": Decimal, "parse_int": _integer, "object_pairs_hook": _object}
     try:

@@ -130,8 +130,8 @@ class Part(StrictModel, metaclass=PartClass):
     Class variables:
         needs: the batch fields that `__call__` reads (`"logp"`, `"old_logp"`, `"reward"`, …). Reading another raises.
         trust_region: for masks: on-policy data is never masked, g(1) = 1.
-        scope: how much must be seen at once: a token, its trajectory, its prompt's group, or all of the optimizer step
-            (of the rollout batch, where the part is computed once for that).
+        scope: the data that one call needs: a token, its trajectory, its prompt's group, or the whole optimizer step.
+            For a part that is computed once a rollout batch, the last is the whole rollout batch.
         packages: the modules that it imports and that an install of its own package may lack, each with what pip calls
             it: `{"math_verify": "upge[math]"}`. A run asks for them before it loads a model.
         api: the version of this contract that the part was written for. A package says its own (`api = 1`), so that a
@@ -211,7 +211,7 @@ class Denominator(Factor):
 
 
 class Shaping(Factor):
-    """What is added to the reward at each token before the advantage; switches don't see it. Several add up."""
+    """Added to the reward at each token before the advantage; switches don't read it. Several add up."""
 
     slot: ClassVar[str] = "shaping"
 
@@ -247,13 +247,14 @@ class Advantage(Stateful, Factor):
     slot: ClassVar[str] = "advantage"
 
     def returns(self, b: View) -> Tensor | None:
-        """(T,) what a critic should have said before each token, in units of the reward; None where it teaches none."""
+        """(T,) the critic's target before each token, in units of the reward; None for an advantage without a
+        critic."""
         del b
         return None
 
 
 class Switch(Stateful):
-    """Decides how much each prompt goes to each term: per prompt and term a coefficient, once a rollout batch.
+    """A coefficient for each prompt and term, computed once a rollout batch.
 
     It reads the unshaped reward. A term that no switch names has coefficient 1; several switches multiply.
     """
@@ -292,12 +293,12 @@ class Reward(Part):
 
 
 class Data(Part):
-    """Where problems come from, and how they are put to the model."""
+    """The source of problems, and the form of their prompts."""
 
     slot: ClassVar[str] = "data"
 
     template: str | None = None
-    """How a prompt is put to the model, with `{prompt}` and `{system}`; by default the tokenizer's chat template."""
+    """The form of a prompt, with `{prompt}` and `{system}`; by default the tokenizer's chat template."""
     system: str | None = None
     """The system prompt, for chat templates and for `{system}`."""
 
@@ -311,7 +312,7 @@ class Engine(Part):
     Class variables:
         reports_logp: whether completions carry the log-probs they were drawn with (the batch field `rollout_logp`).
         samples_policy: whether responses are drawn from the weights that the policy had at the last `sync`, not from
-            older, coarser or other ones, so that an evaluation measures the policy. It is not unless an engine says so.
+            older, coarser or other ones. Only then an evaluation measures the policy. False by default.
     """
 
     slot: ClassVar[str] = "engine"

@@ -14,7 +14,7 @@ from upge.part import StrictModel
 
 
 class Schedule(StrictModel):
-    """A number that goes from `start` to `end` in `steps` rollout batches and then stays there.
+    """A number that moves from `start` to `end` in `steps` rollout batches and then stays there.
 
     value(step) = start + (end − start)·f(step/steps), f linear or (1 − cos πx)/2
     """
@@ -24,9 +24,9 @@ class Schedule(StrictModel):
     end: float
     """The value from step `steps` on."""
     steps: int = Field(ge=1)
-    """How many rollout batches the way takes."""
+    """The number of rollout batches from `start` to `end`."""
     shape: Literal["linear", "cosine"] = "linear"
-    """The way's shape."""
+    """The curve's shape."""
 
     def at(self, step: int) -> float:
         """The value at rollout batch `step`."""

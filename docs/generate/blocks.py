@@ -16,11 +16,12 @@ from upge.schedule import Schedule
 INTRODUCTION = """\
 # The blocks of a recipe
 
-Every key that may stand in a recipe, beside `extends` and what [the language](../recipes.md#the-language) says. Where a
-number may be a schedule, it is a number or [what moves with the step](#schedule).
+This page lists every key of a recipe, except `extends` and the other words of
+[the language](../recipes.md#the-language). A number that may be a schedule is a number or [a schedule](#schedule).
 
-This page is made from the fields' docstrings in [`upge/recipe/schema.py`](../../upge/recipe/schema.py) and
-[`upge/estimator/estimator.py`](../../upge/estimator/estimator.py) by `python docs/tables.py`.
+`python docs/tables.py` makes this page from the fields' docstrings in
+[`upge/recipe/schema.py`](../../upge/recipe/schema.py) and
+[`upge/estimator/estimator.py`](../../upge/estimator/estimator.py).
 """
 
 

@@ -87,7 +87,7 @@ class Batch:
         truncated: Tensor | None = None,
         **per_token: Tensor | None,
     ) -> Batch:
-        """The batch of padded rows, as other training loops hold them; gradient flows back to the padded tensors.
+        """The batch of padded rows from other training loops; gradient flows back to the padded tensors.
 
         Args:
             logp: (B, L) float, a row a trajectory, padding anywhere. mask: (B, L): not 0 at response tokens.
@@ -148,7 +148,7 @@ class Batch:
         return self.position == self.length[self.trajectory] - 1
 
     def token(self, index: int) -> str:
-        """How messages name token `index` of the T: its place, its trajectory's, and its prompt's."""
+        """The name of token `index` in messages: its place, its trajectory's, and its prompt's."""
         row = int(self.trajectory[index])
         kind = "demonstration" if bool(self.demonstration[row]) else "rollout"
         return f"token {int(self.position[index])} of trajectory {row} ({kind}, group {int(self.group[row])})"
@@ -204,7 +204,7 @@ def log_ratio(logp: Tensor, denominator: Tensor) -> Tensor:
 
 
 class View:
-    """A batch as one part sees it: the fields it declared, what was computed before it, and the segment sums.
+    """A batch as one part reads it: its declared fields, the factors computed before it, and segment sums.
 
     Every tensor is detached, and not to be changed in place.
     `needs` gates the batch's fields: reading another raises AttributeError.

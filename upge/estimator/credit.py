@@ -44,7 +44,7 @@ class TermCredit:
 
 @dataclass(frozen=True)
 class Credit:
-    """The factors that do not wait for a forward pass.
+    """The factors that need no forward pass.
 
     Attributes:
         terms: per term. step: the rollout batch's index.

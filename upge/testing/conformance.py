@@ -32,7 +32,8 @@ from upge.testing.strategies import cases, corner_parts, parts
 
 @dataclass(frozen=True)
 class Finding:
-    """How a part stands to one law. `failure` is None where it keeps it, else what went wrong; `example` on what."""
+    """The result of one law for a part. `failure` is None if the part satisfies it, else what went wrong; `example` is
+    the input."""
 
     law: str
     failure: str | None = None
@@ -45,7 +46,7 @@ class Finding:
 
 
 def check_part(kind: type[Part], *, examples: int = 50, **parameters: Any) -> None:
-    """Raise AssertionError, with every broken law and its smallest example, unless a part keeps them all.
+    """Raise AssertionError, with every broken law and its smallest example, unless a part satisfies them all.
 
     Args:
         kind: the part's class. parameters: those that are not to be drawn. examples: how many draws a law gets.
@@ -56,7 +57,7 @@ def check_part(kind: type[Part], *, examples: int = 50, **parameters: Any) -> No
 
 
 def check_estimator(estimator: Estimator, *, examples: int = 50) -> None:
-    """Raise AssertionError unless an estimator, a recipe's say, keeps the laws on drawn batches.
+    """Raise AssertionError unless an estimator, for example a recipe's, satisfies the laws on drawn batches.
 
     Splitting into micro-batches and ranks, dropping, order, finiteness, detachment, and that it is a value.
     """
@@ -66,12 +67,12 @@ def check_estimator(estimator: Estimator, *, examples: int = 50) -> None:
 
 
 def examined_estimator(estimator: Estimator, *, examples: int = 50) -> Iterator[Finding]:
-    """How an estimator stands to the laws, one after the other."""
+    """Check an estimator against the laws, one after the other."""
     return _findings(ESTIMATOR_LAWS, st.just(estimator), examples)
 
 
 def examined(kind: type[Part], given: Mapping[str, Any] | None = None, *, examples: int = 50) -> Iterator[Finding]:
-    """How a part stands to every law that concerns its slot, one after the other."""
+    """Check a part against every law of its slot, one after the other."""
     yield _documented(kind)
     given = dict(given or {})
     if issubclass(kind, Factor | Switch):
