@@ -12,6 +12,7 @@ import pytest
 import tiny
 from hostility import said_by
 from support.processes import command, started
+from support.tiers import spread
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 UPGE = str(Path(sys.executable).parent / "upge")
@@ -63,7 +64,7 @@ def test_every_shipped_recipe_is_valid_and_a_screen_or_less(recipe: Path) -> Non
         assert code == 0, said
 
 
-@pytest.mark.parametrize("name", ["sft", "reinforce", "grpo", "hpt"])
+@pytest.mark.parametrize("name", spread(["hpt", "sft", "reinforce", "grpo"], lambda _: "shipped"))
 def test_a_shipped_recipe_is_explained_from_any_folder(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,13 +12,16 @@ from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.utils import FullyShardedDataParallelPlugin
 from hypothesis import given
 from methods import BUDGET
+from support.tiers import spread
 from test_gradients import check as check_method
 from test_gradients import of, pinned
 from typer.testing import CliRunner
 
 import upge
 from upge.cli.main import app
-from upge.recipe import check
+from upge.describe.formats import rendered
+from upge.describe.recipe import explained
+from upge.recipe import check, load_composed
 from upge.recipe.catalog import find_recipe
 from upge.testing.batches import Case
 from upge.testing.strategies import cases
@@ -145,9 +148,16 @@ def test_it_dumps_to_the_yaml_that_makes_it(model: str, method: str, tmp_path: P
 
 
 @every
-def test_it_is_explained_and_found_by_name(model: str, method: str) -> None:
-    name = f"paper/{model}/{method}"
-    assert find_recipe(name) == FOLDER / model / f"{method}.yaml"
+def test_it_is_found_by_name_and_has_a_formula(model: str, method: str) -> None:
+    path = FOLDER / model / f"{method}.yaml"
+    assert find_recipe(f"paper/{model}/{method}") == path
+    assert "∇J" in rendered(explained(*load_composed(path)), "text")
+
+
+@pytest.mark.parametrize(
+    "name", spread((f"paper/{model}/{method}" for model in MODELS for method in METHODS), lambda _: "explained")
+)
+def test_it_is_explained(name: str) -> None:
     shown = CliRunner().invoke(app, ["explain", name])
     assert shown.exit_code == 0, shown.output
     assert "∇J" in shown.output

@@ -215,6 +215,7 @@ def peaks() -> dict[bool, int]:
     return {True: recomputed, False: kept}
 
 
+@pytest.mark.heavy
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak of a process is Linux's account")
 @pytest.mark.parametrize("recompute", [False, True], ids=["kept", "recomputed"])
 def test_the_operating_system_agrees(recompute: bool, peaks: dict[bool, int]) -> None:
@@ -408,10 +409,23 @@ def test_a_short_engine_and_a_missing_template_are_told() -> None:
 # The command.
 
 
-def test_the_dry_run_prints_tables_on_stdout_and_leaves_nothing(tmp_path: Path) -> None:
-    finished = command("run", "paper/qwen-7b/hpt", "--dry-run", "--processes", "8", folder=tmp_path, environment=WIDE)
+@pytest.mark.parametrize(
+    ("recipe", "told"),
+    [
+        ("hpt", ("431,360",)),
+        pytest.param(
+            "paper/qwen-7b/hpt",
+            ("7,615,616,512", "sharded (FSDP2)", "as upge knows it", "upge[vllm]", "16,384 tokens"),
+            marks=pytest.mark.heavy,
+        ),
+    ],
+)
+def test_the_dry_run_prints_tables_on_stdout_and_leaves_nothing(
+    recipe: str, told: tuple[str, ...], tmp_path: Path
+) -> None:
+    finished = command("run", recipe, "--dry-run", "--processes", "8", folder=tmp_path, environment=WIDE)
     assert finished.returncode == 0, finished.stderr
-    for said in ("7,615,616,512", "8 ranks", "sharded (FSDP2)", "as upge knows it", "upge[vllm]", "16,384 tokens"):
+    for said in ("8 ranks", *told):
         assert said in finished.stdout
     assert not list(tmp_path.glob("runs*"))
 

@@ -24,8 +24,8 @@ from unittest import mock
 from support import cpu_seconds
 
 PRELOAD = [
-    "upge.command.main",
-    "upge.run.trainer",
+    "upge.cli.main",
+    "upge.train.trainer",
     "upge_parts.engines.transformers_engine",
     "transformers.models.llama",
 ]
@@ -51,7 +51,7 @@ def _command(
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = ["upge", *words]
-    from upge.command.main import main
+    from upge.cli.main import main
 
     try:
         main()
