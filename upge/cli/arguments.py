@@ -18,11 +18,11 @@ from upge.recipe.schema import class_in_file, names_file
 if TYPE_CHECKING:
     from upge.recipe import Composed
 
-RecipePath = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of one that ships.")]
+RecipePath = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a shipped one.")]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides: dotted.path=YAML value.")
 ]
-AllowCode = Annotated[bool, typer.Option("--allow-code", help="Let the recipe name classes in Python files.")]
+AllowCode = Annotated[bool, typer.Option("--allow-code", help="Allow the recipe to name classes in Python files.")]
 
 
 def named(name: str, *, slot: str | None = None, allow_code: bool = False) -> list[tuple[str, type[Part]]]:
@@ -78,7 +78,7 @@ def located(composed: Composed) -> Iterator[None]:
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Look for no garbage among what is imported here, neither now nor later.
+    """Exclude the modules that are imported here from garbage collection, for the rest of the process.
 
     torch and the parts make a million objects that all stay; searching them, again and again while they are made and
     once more at the end of the process, takes longer than to check a recipe.

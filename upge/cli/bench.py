@@ -1,4 +1,4 @@
-"""`upge bench`: measurements that anyone can repeat, as ratios of what was timed in one run."""
+"""`upge bench`: repeatable measurements, as ratios of times from one run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from upge.cli.app import app
 if TYPE_CHECKING:
     from upge.bench.timing import Table
 
-bench = typer.Typer(no_args_is_help=True, help="Measure: ratios of what was timed in one run, in turns, with spread.")
+bench = typer.Typer(
+    no_args_is_help=True, help="Measure speed and memory: ratios of times from one run, in turns, with spread."
+)
 app.add_typer(bench, name="bench")
 
 WIDE = 120
@@ -25,7 +27,7 @@ Samples = Annotated[int, typer.Option(min=2, help="Responses to each prompt.")]
 PromptTokens = Annotated[int, typer.Option(min=1, help="A prompt's length, give or take an eighth.")]
 Shortest = Annotated[int, typer.Option(min=1, help="The shortest response, tokens.")]
 Longest = Annotated[int, typer.Option(min=1, help="The longest response, tokens.")]
-Seed = Annotated[int, typer.Option(min=0, help="Of lengths and texts.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of lengths and texts.")]
 Repeats = Annotated[int, typer.Option(min=1, help="Measured rounds; the medians are shown.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")]
 
@@ -56,13 +58,14 @@ def trl(
     longest: Longest = 128,
     signal: Annotated[float, typer.Option(min=0, max=1, help="The share of prompts with unequal rewards.")] = 0.5,
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Of TRL's micro-batches; by default the fastest of 4, 8, 16 and 32.")
+        int | None,
+        typer.Option(min=1, help="Completions of TRL's micro-batches; by default the fastest of 4, 8, 16 and 32."),
     ] = None,
     seed: Seed = 0,
     repeats: Repeats = 5,
     as_json: AsJson = False,
 ) -> None:
-    """A training step against TRL's GRPOTrainer: gradients compared, then time and peak memory."""
+    """Compare a training step with TRL's GRPOTrainer: gradients first, then time and peak memory."""
     from upge.bench.trl import measure
     from upge.bench.work import Work
 
@@ -81,7 +84,7 @@ def step(
     repeats: Repeats = 5,
     as_json: AsJson = False,
 ) -> None:
-    """A training step that runs each prompt once against one that repeats it, and against plain matrix products."""
+    """Compare a step that computes each prompt once with one that repeats it, and with plain matrix products."""
     from upge.bench.step import measure
     from upge.bench.work import Work
 
@@ -94,8 +97,8 @@ def scaling(
     prompts: Prompts = 2,
     samples: Samples = 4,
     prompt_tokens: PromptTokens = 64,
-    response_tokens: Annotated[int, typer.Option(min=2, help="Every response's length at first.")] = 32,
-    vocabulary: Annotated[int, typer.Option(min=64, help="Of the model, at first.")] = 4096,
+    response_tokens: Annotated[int, typer.Option(min=2, help="Every response's length before it grows.")] = 32,
+    vocabulary: Annotated[int, typer.Option(min=64, help="The model's vocabulary before it grows.")] = 4096,
     hidden: Annotated[int, typer.Option(min=64, help="The model's width; SmolLM2-135M's is 576.")] = 192,
     layers: Annotated[int, typer.Option(min=1, help="Its layers; SmolLM2-135M has 30.")] = 4,
     plot: Annotated[Path | None, typer.Option(dir_okay=False, help="An SVG file for the curves.")] = None,
@@ -103,7 +106,7 @@ def scaling(
     repeats: Repeats = 5,
     as_json: AsJson = False,
 ) -> None:
-    """How a step's time and memory grow with prompts, response length, rollouts of a prompt, and vocabulary."""
+    """Measure how a step's time and memory grow with prompts, response length, rollouts of a prompt, and vocabulary."""
     from upge.bench.scaling import measure, shape
     from upge.bench.work import Work
 
@@ -115,10 +118,10 @@ def scaling(
 @bench.command()
 def estimator(
     repeats: Repeats = 15,
-    step: Annotated[bool, typer.Option(help="Whether a SmolLM2-sized training step is timed beside it.")] = True,
+    step: Annotated[bool, typer.Option(help="Whether a SmolLM2-sized training step is timed too.")] = True,
     as_json: AsJson = False,
 ) -> None:
-    """A loss made of parts against one written by hand, on the same log-probs."""
+    """Compare a loss made of parts with one written by hand, on the same log-probs."""
     from upge.bench.estimator import measure
 
     show(measure(repeats=repeats, step=step), as_json=as_json)
@@ -132,7 +135,7 @@ def head(
     repeats: Repeats = 5,
     as_json: AsJson = False,
 ) -> None:
-    """The streaming head against log-softmax of whole logits, and against its matrix products alone."""
+    """Compare the streaming head with log-softmax of whole logits, and with its matrix products alone."""
     from upge.bench.head import measure
 
     show(measure(tokens=tokens, vocabulary=vocabulary, hidden=hidden, repeats=repeats), as_json=as_json)
@@ -144,7 +147,7 @@ def lab(
     repeats: Repeats = 5,
     as_json: AsJson = False,
 ) -> None:
-    """The lab's hpt recipe against a bare loop of as many samples and updates."""
+    """Compare the lab's hpt recipe with a bare loop of as many samples and updates."""
     from upge.bench.lab import measure
 
     show(measure(steps=steps, repeats=repeats), as_json=as_json)
@@ -162,7 +165,7 @@ def rollouts(
     repeats: Repeats = 5,
     as_json: AsJson = False,
 ) -> None:
-    """The transformers engine against plain `generate`, on responses of the same lengths, and other engines."""
+    """Compare the transformers engine with plain `generate` on responses of equal lengths, and with other engines."""
     from upge.bench.rollouts import Demand, measure, named
 
     demand, other = Demand(prompts, samples, max_tokens=max_tokens), None if engine is None else named(engine)
@@ -171,7 +174,7 @@ def rollouts(
 
 @bench.command()
 def start(repeats: Repeats = 5, as_json: AsJson = False) -> None:
-    """How long `upge` takes to begin, beside Python alone and the import of torch."""
+    """Measure the start of `upge`, beside Python alone and the import of torch."""
     from upge.bench.start import measure
 
     show(measure(repeats=repeats), as_json=as_json)
@@ -179,13 +182,13 @@ def start(repeats: Repeats = 5, as_json: AsJson = False) -> None:
 
 @bench.command()
 def resume(
-    kills: Annotated[int, typer.Option(min=1, help="How often a run is killed, in all.")] = 30,
+    kills: Annotated[int, typer.Option(min=1, help="The total number of kills.")] = 30,
     steps: Annotated[int, typer.Option(min=2, help="Rollout batches of a run.")] = 12,
-    seed: Annotated[int, typer.Option(min=0, help="Of the moments.")] = 0,
-    recipe: Annotated[str, typer.Option(help="What is run, made small; its model a small one.")] = "bench/resume",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the kills' moments.")] = 0,
+    recipe: Annotated[str, typer.Option(help="The recipe, made small; its model should be small.")] = "bench/resume",
     as_json: AsJson = False,
 ) -> None:
-    """Runs killed at random moments and resumed, against one that never was: must leave the same bytes."""
+    """Kill runs at random moments, resume them, and compare every byte with an uninterrupted run."""
     from upge.bench.resume import measure
 
     table = measure(kills=kills, steps=steps, seed=seed, recipe=recipe)

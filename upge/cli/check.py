@@ -23,14 +23,14 @@ Given = Annotated[
     list[str] | None,
     typer.Argument(metavar="[KEY=VALUE]...", help="Parameters that are not drawn; a recipe's overrides."),
 ]
-Draws = Annotated[int, typer.Option(min=1, help="How many drawn examples each law gets.")]
+Draws = Annotated[int, typer.Option(min=1, help="Drawn examples for each law.")]
 
 
 @app.command()
 def check(what: What, given: Given = None, examples: Draws = 100, allow_code: AllowCode = False) -> None:
     """Check a part, a package's parts, or a recipe against the laws: detachment, shapes, splitting, declared needs, …
 
-    Exit code 1 where a law is broken, with the smallest example on which it is.
+    Exits with 1 if a law is broken, and prints its smallest counterexample.
     """
     if _is_recipe(what):
         broken = _report(f"recipe {what}", _of_recipe(what, given or [], examples, allow_code))

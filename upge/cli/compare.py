@@ -33,34 +33,35 @@ class Axis(StrEnum):
     steps = "steps"
 
 
-Runs = Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="Run folders, or those of evaluations.")]
+Runs = Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="Folders of runs, or of evaluations.")]
 Metric = Annotated[
     list[str] | None,
     typer.Option(
-        "--metric", help="Also these metrics, and only these in a picture or in tables; may be given several times."
+        "--metric",
+        help="More metrics to print, and the only ones in a picture or in tables; may be given several times.",
     ),
 ]
 Output = Annotated[
     Path | None,
     typer.Option(
         "--output",
-        help="Of runs, write every shared curve as HTML, or those of the table, or of --metric, as .svg; of several "
-        "seeds, the numbers as .json or tables as .md; of evaluations, everything as .json, and over several seeds "
-        "tables as .md or pass@k as .svg.",
+        help="The file to write. For runs: every shared curve as HTML, or the table's or --metric's as .svg; with "
+        "several seeds also the numbers as .json or tables as .md. For evaluations: everything as .json; with several "
+        "seeds also tables as .md or pass@k as .svg.",
     ),
 ]
 AgainstOption = Annotated[
     Axis | None,
-    typer.Option("--against", help="With several seeds: means over the samples (the default) or the steps of a run."),
+    typer.Option("--against", help="With several seeds: means over a run's samples (the default) or over its steps."),
 ]
 
 
 @app.command()
 def compare(runs: Runs, metric: Metric = None, output: Output = None, against: AgainstOption = None) -> None:
-    """Compare runs by their curves, or evaluations by paired differences to the first and by what only one solved.
+    """Compare runs by their curves, or evaluations by paired differences and by the problems that only one solves.
 
-    Of a single run also its first and its last measurement are compared, problem by problem; runs of a recipe with
-    several seeds by means with intervals, and by differences to the first recipe, seed by seed.
+    For a single run it also compares the first and the last measurement, problem by problem. Runs of a recipe with
+    several seeds are compared by means with intervals, and by differences to the first recipe, seed by seed.
     """
     from upge.errors import InputError
     from upge.evaluate.paired import is_evaluation
@@ -153,7 +154,10 @@ def _compare_evaluations(folders: list[Path], metric: Sequence[str], output: Pat
     for other in others:
         Console(highlight=False, markup=False).print(*_tables(first, other))
         if not paired.same_n(first, other):
-            typer.echo("solved: with more samples more is solved, and these have different numbers of them", err=True)
+            typer.echo(
+                "solved: more samples solve more problems, and these evaluations have different numbers of samples",
+                err=True,
+            )
     if output is not None:
         said = paired.exported(first, others)
         output.write_text(json.dumps(said, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 One = Annotated[str, typer.Argument(metavar="A", help="A recipe file, or the name of one that is installed.")]
 Other = Annotated[str, typer.Argument(metavar="B")]
-Everything = Annotated[bool, typer.Option("--all", help="Also the blocks beside the estimator.")]
+Everything = Annotated[bool, typer.Option("--all", help="Include the blocks beside the estimator.")]
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""Failures as a person should see them: what was wrong, where, what would be right; never a traceback for bad input."""
+"""Errors for people: what is wrong, where, what would be right; never a traceback for bad input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`upge eval`: measure a model, or responses that are there already."""
+"""`upge eval`: measure a model, or existing responses."""
 
 from __future__ import annotations
 
@@ -29,24 +29,26 @@ What = Annotated[
     typer.Argument(metavar="MODEL_OR_RUN", help="A run folder, a model's folder, a Hub id, or package:folder."),
 ]
 RecipeOption = Annotated[
-    str | None, typer.Option("--recipe", help="Data, reward, rollout and eval; by default the run's own recipe.")
+    str | None, typer.Option("--recipe", help="The recipe of data, reward, rollout and eval; by default the run's own.")
 ]
 Data = Annotated[
     str | None,
-    typer.Option("--data", help="Other data, put as the recipe puts its own: a .jsonl or .parquet file, or a source."),
+    typer.Option("--data", help="Other data, with the recipe's template: a .jsonl or .parquet file, or a source."),
 ]
 Completions = Annotated[
-    Path | None, typer.Option("--completions", help="Score the responses in this file; no model is opened.")
+    Path | None, typer.Option("--completions", help="Score the responses in this file; no model is loaded.")
 ]
 Output = Annotated[
-    Path | None, typer.Option("--output", help="The folder to leave; by default evaluations/RECIPE/MODEL.")
+    Path | None, typer.Option("--output", help="The folder to write; by default evaluations/RECIPE/MODEL.")
 ]
-Resume = Annotated[Path | None, typer.Option("--resume", help="Go on with the evaluation in this folder.")]
+Resume = Annotated[Path | None, typer.Option("--resume", help="Resume the evaluation in this folder.")]
 Precision = Annotated[
     Literal["float32", "bfloat16", "float16"] | None,
-    typer.Option("--precision", help="Of the forward pass, by autocast; by default the recipe's train.precision."),
+    typer.Option(
+        "--precision", help="The type of the forward pass, by autocast; by default the recipe's train.precision."
+    ),
 ]
-Chunk = Annotated[int | None, typer.Option("--chunk", min=1, help="Responses asked for at once; 4096 by default.")]
+Chunk = Annotated[int | None, typer.Option("--chunk", min=1, help="Responses sampled at once; by default 4096.")]
 
 _OVERRIDE = re.compile(r"[\w.]+=")
 
@@ -101,7 +103,7 @@ def _told_apart(model: str | None, overrides: list[str], completions: Path | Non
     if completions is not None and (model is None or _OVERRIDE.match(model)):
         return str(completions.parent), [*([] if model is None else [model]), *overrides]
     if model is None or _OVERRIDE.match(model):
-        raise InputError("name what to measure first: a run folder, a model's folder, a Hub id, or package:folder")
+        raise InputError("name the model first: a run folder, a model's folder, a Hub id, or package:folder")
     return model, overrides
 
 
@@ -110,7 +112,7 @@ def _check(output: Path | None, resume: Path | None, completions: Path | None, o
 
     if resume is not None and (output is not None or completions is not None):
         other = "--output" if output is not None else "--completions"
-        raise InputError(f"--resume goes on in its folder with the model; leave out {other}")
+        raise InputError(f"--resume continues in its folder with the model; leave out {other}")
     if resume is not None and not resume.is_dir():
         raise InputError(f"--resume: there is no evaluation folder '{resume}'")
     for override in overrides:

@@ -17,14 +17,16 @@ WIDE = 200
 """Columns where the output goes into a pipe: a line a part."""
 
 Slot = Annotated[str | None, typer.Argument(metavar="[SLOT]", help="mask, advantage, …, or recipes.")]
-Check = Annotated[bool, typer.Option("--check", help="Import each, and show those that can't be used; exit 1 if any.")]
+Check = Annotated[
+    bool, typer.Option("--check", help="Import each part, and list those that can't be used; exit 1 if there are any.")
+]
 Row = tuple[str, str, str, str, bool]
 """What it fills, its name, its package, one line on it, and whether that line is a fault."""
 
 
 @app.command("list")
 def list_parts(slot: Slot = None, check: Check = False) -> None:
-    """List the installed parts (or recipes): slot, name, package, and one line on each."""
+    """List the installed parts (or recipes): slot, name, package, and a summary."""
     if slot is not None and slot != "recipes" and slot not in registry.slots():
         there = ", ".join((*sorted(registry.slots()), "recipes"))
         typer.echo(f"there is no slot '{slot}'; there are {there}", err=True)

@@ -12,16 +12,16 @@ from upge.cli.app import app
 new = typer.Typer(no_args_is_help=True, help="Write the start of a recipe, or of a package with a part.")
 app.add_typer(new, name="new")
 
-Folder = Annotated[Path, typer.Option(exists=True, file_okay=False, help="Where it goes.")]
+Folder = Annotated[Path, typer.Option(exists=True, file_okay=False, help="The folder to write it to.")]
 
 
 @new.command()
 def recipe(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="What it is called; the file is NAME.yaml.")],
-    like: Annotated[str, typer.Option(metavar="RECIPE", help="What it starts as: a file, or an installed recipe.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The recipe's name; the file is NAME.yaml.")],
+    like: Annotated[str, typer.Option(metavar="RECIPE", help="The recipe to copy: a file, or an installed one.")],
     folder: Folder = Path(),
 ) -> None:
-    """Write a recipe that starts as another one, with its estimator written out: change one word, and run it."""
+    """Write a copy of a recipe, with its estimator written out: change one word, and run it."""
     from upge.describe.scaffold_recipe import new_recipe
 
     typer.echo(new_recipe(name, like, folder))
@@ -29,9 +29,9 @@ def recipe(
 
 @new.command()
 def plugin(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="What the package is called: upge-soft-clip, say.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The package's name, for example upge-soft-clip.")],
     slot: Annotated[str, typer.Option(metavar="SLOT", help="mask, denominator, advantage, switch, reduction, …")],
-    part: Annotated[str | None, typer.Option(metavar="PART", help="What recipes call its part: soft_clip.")] = None,
+    part: Annotated[str | None, typer.Option(metavar="PART", help="The part's name in recipes: soft_clip.")] = None,
     folder: Folder = Path(),
 ) -> None:
     """Write a package with a part, a recipe that uses it, and tests that pass: install it, and change it."""

@@ -1,4 +1,4 @@
-"""`upge run`: train what a recipe says."""
+"""`upge run`: train a recipe."""
 
 from __future__ import annotations
 
@@ -21,13 +21,16 @@ if TYPE_CHECKING:
     from upge.sweep.axes import Cell
     from upge.sweep.executor import Task
 
-Seeds = Annotated[int | None, typer.Option(min=1, help="A grid: each recipe with the seeds 0 … N − 1.", metavar="N")]
+Seeds = Annotated[
+    int | None, typer.Option(min=1, help="Makes a grid: each recipe with the seeds 0 … N − 1.", metavar="N")
+]
 Vary = Annotated[
     list[str] | None,
-    typer.Option(metavar="KEY=V1,V2", help="A grid: each recipe with each value; may be given several times."),
+    typer.Option(metavar="KEY=V1,V2", help="Makes a grid: each recipe with each value; may be given several times."),
 ]
 Jobs = Annotated[
-    int | None, typer.Option(min=1, metavar="J", help="How many runs of a grid at a time; as the cores allow.")
+    int | None,
+    typer.Option(min=1, metavar="J", help="The number of runs of a grid at a time; by default as the cores allow."),
 ]
 
 
@@ -88,7 +91,7 @@ def run_grid(asked: Grid, *, allow_code: bool, dry_run: bool) -> None:
     from upge.sweep.executor import Task
 
     if not asked.recipes:
-        raise InputError("name a recipe (upge list recipes shows those that ship), or several")
+        raise InputError("name a recipe, or several (upge list recipes lists the shipped ones)")
     varied = [parse(text) for text in asked.vary]
     cells = planned(asked.recipes, asked.overrides, varied, asked.seeds, allow_code=allow_code)
     tasks = [Task(cell, standing) for cell, standing in zip(cells, standings(cells), strict=True)]
@@ -151,13 +154,15 @@ def _indented(text: str) -> str:
     return "\n".join(f"  {shown(line)}" for line in text.splitlines())
 
 
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what the run would take, offline, and do nothing.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Estimate the run's cost, offline, and exit.")]
 Processes = Annotated[
     int | None,
-    typer.Option(min=1, help="How many processes of this machine run it; with --dry-run: how many ranks are planned."),
+    typer.Option(
+        min=1, help="The number of processes on this machine; with --dry-run: the number of ranks to plan for."
+    ),
 ]
 Config = Annotated[Path | None, typer.Option(help="With --dry-run: a config.json in place of the model's own.")]
-PromptTokens = Annotated[int | None, typer.Option(min=1, help="With --dry-run: the longest prompt; 1024 by default.")]
+PromptTokens = Annotated[int | None, typer.Option(min=1, help="With --dry-run: the longest prompt; by default 1024.")]
 
 
 def check_given(dry_run: bool, config: Path | None, prompt_tokens: int | None) -> None:
@@ -192,7 +197,7 @@ def named(recipe: str | None, overrides: Sequence[str], resume: Path | None) -> 
 
     if resume is None:
         if recipe is None:
-            raise InputError("name a recipe (upge list recipes shows those that ship), or a run: --resume RUN")
+            raise InputError("name a recipe (upge list recipes lists the shipped ones), or a run: --resume RUN")
         return recipe, list(overrides)
     if not os.path.isdir(resume):  # noqa: PTH112 (Path.is_dir raises for a name that is too long)
         raise InputError(f"--resume: there is no run folder '{resume}'")
@@ -209,7 +214,7 @@ Words = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="[RECIPE]... [KEY=VALUE]...",
-        help="A recipe file, or the name of one that ships; several make a grid; with --resume the run's own. "
+        help="A recipe file, or the name of a shipped one; several make a grid; by default --resume's own. "
         "Then overrides: dotted.path=YAML value.",
     ),
 ]
@@ -220,10 +225,10 @@ def run(
     words: Words = None,
     allow_code: AllowCode = False,
     resume: Annotated[
-        Path | None, typer.Option(metavar="RUN", help="Go on with the run in this folder from its newest checkpoint.")
+        Path | None, typer.Option(metavar="RUN", help="Resume the run in this folder from its newest checkpoint.")
     ] = None,
     again: Annotated[
-        bool, typer.Option("--continue", help="Go on with the newest unfinished run of this recipe, if there is one.")
+        bool, typer.Option("--continue", help="Resume the newest unfinished run of this recipe, if there is one.")
     ] = False,
     dry_run: DryRun = False,
     processes: Processes = None,
@@ -233,7 +238,7 @@ def run(
     vary: Vary = None,
     jobs: Jobs = None,
 ) -> None:
-    """Train what a recipe says, and leave a run folder; or a grid: several recipes, settings and seeds."""
+    """Train a recipe and write a run folder; or run a grid: several recipes, settings and seeds."""
     from upge.cli.arguments import located
     from upge.distributed.launcher import due, launch
 
@@ -249,7 +254,7 @@ def run(
         run_grid(grid, allow_code=allow_code, dry_run=dry_run)
         return
     if resume is not None and again:
-        raise InputError("--resume names the run to go on with, --continue looks for it: give one of them")
+        raise InputError("--resume names the run to resume, --continue finds it: give one of them")
     path, overrides = named(given[0] if given else None, given[1:], resume)
     loaded, composed = load_composed(path, overrides, allow_code=allow_code)
     if dry_run:

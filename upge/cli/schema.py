@@ -15,7 +15,7 @@ Output = Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", h
 
 @app.command()
 def schema(output: Output = None) -> None:
-    """Print the JSON Schema of recipes, with every part that is installed: for completion and checks in editors."""
+    """Print the JSON Schema of recipes, with every installed part: for completion and checks in editors."""
     from upge.describe.json_schema import recipe_schema
     from upge.errors import InputError
 
@@ -28,4 +28,4 @@ def schema(output: Output = None) -> None:
     for fault in faults:
         typer.echo(f"left out: {fault}", err=True)
     name = "upge.schema.json" if output is None else output
-    typer.echo(f"a recipe's first line tells editors of it: # yaml-language-server: $schema={name}", err=True)
+    typer.echo(f"name it in a recipe's first line for editors: # yaml-language-server: $schema={name}", err=True)

@@ -20,7 +20,7 @@ OfSlot = Annotated[str | None, typer.Option("--slot", help="Only the part of thi
 
 @app.command()
 def show(part: Name, slot: OfSlot = None, allow_code: AllowCode = False) -> None:
-    """Show a part: formula, parameters with bounds and defaults, what it reads, its source, who uses it, its file."""
+    """Show a part: formula, parameters with bounds and defaults, fields read, source, recipes that use it, file."""
     from upge.cli.arguments import named
 
     found = named(part, slot=slot, allow_code=allow_code)

@@ -31,9 +31,13 @@ class Policy(StrEnum):
     transformer = "transformer"
 
 
-Recipes = Annotated[list[str], typer.Argument(metavar="RECIPE...", help="Recipe files, or names of those that ship.")]
-Mus = Annotated[list[float] | None, typer.Option("--mu", help="Of J = E[r] − μ·KL(π_β‖π); may be given several times.")]
-Success = Annotated[list[float] | None, typer.Option("--success", help="A prompt's share of right answers; for each.")]
+Recipes = Annotated[list[str], typer.Argument(metavar="RECIPE...", help="Recipe files, or names of shipped ones.")]
+Mus = Annotated[
+    list[float] | None, typer.Option("--mu", help="μ of J = E[r] − μ·KL(π_β‖π); may be given several times.")
+]
+Success = Annotated[
+    list[float] | None, typer.Option("--success", help="A prompt's share of right answers; once for each prompt.")
+]
 
 
 @app.command()
@@ -42,21 +46,21 @@ def study(
     mu: Mus = None,
     success: Success = None,
     prompts: Annotated[int, typer.Option(min=1, help="Prompts of a batch.")] = 4,
-    n: Annotated[int, typer.Option("--n", min=1, help="Rollouts of each.")] = 8,
-    stale: Annotated[int, typer.Option(min=0, help="Updates made since the policy that sampled.")] = 0,
+    n: Annotated[int, typer.Option("--n", min=1, help="Rollouts of each prompt.")] = 8,
+    stale: Annotated[int, typer.Option(min=0, help="Updates since the policy that sampled.")] = 0,
     step: Annotated[int, typer.Option(min=0, help="The rollout batch's index, which schedules read.")] = 0,
     policy: Annotated[Policy, typer.Option(help="A table of softmaxes, or one layer of a transformer.")] = Policy.table,
-    vocabulary: Annotated[int, typer.Option(min=2, help="Tokens, the one that stops among them.")] = 3,
+    vocabulary: Annotated[int, typer.Option(min=2, help="Tokens, the stop token included.")] = 3,
     length: Annotated[int, typer.Option(min=1, help="The longest sequence.")] = 3,
-    rate: Annotated[float, typer.Option(help="How far each update goes along the exact gradient.")] = 1.0,
-    draws: Annotated[int, typer.Option(min=40, help="Batches drawn where not all can be gone through.")] = 200,
-    seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
+    rate: Annotated[float, typer.Option(help="The length of each update along the exact gradient.")] = 1.0,
+    draws: Annotated[int, typer.Option(min=40, help="Batches to draw if not all can be enumerated.")] = 200,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the draws.")] = 0,
     sweep: Annotated[bool, typer.Option(help="Whether prompts, n, staleness and success are varied too.")] = True,
     output: Annotated[Path | None, typer.Option("--output", help="Also write a page with curves (HTML).")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
     allow_code: AllowCode = False,
 ) -> None:
-    """Measure each recipe's bias, variance and error against the exact gradient, on a policy that can be listed."""
+    """Compare each recipe's gradient with the exact one: bias, variance and error, on a small enumerable policy."""
     import torch
 
     from upge.errors import InputError

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @app.command()
 def validate(recipe: RecipePath, overrides: Overrides = None, allow_code: AllowCode = False) -> None:
-    """Check a recipe without running it: call its estimator's parts once, and say what it would open, run and write."""
+    """Check a recipe without a run: call its estimator's parts once, and list what it would open, run and write."""
     with uncollected():
         from upge.describe.trial_calls import rehearse
         from upge.files import shown
