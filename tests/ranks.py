@@ -12,6 +12,7 @@ import random
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
@@ -30,8 +31,8 @@ from upge.distributed.accelerator import open_accelerator
 from upge.model import shards
 from upge.model.loading import open_policy
 from upge.train.display import Display
-from upge.train.learner import Learner
-from upge.train.trainer import open_learner, train
+from upge.train.learner import Learner, open_learner
+from upge.train.trainer import learn, train
 from upge.types import Problem, Trajectory
 from upge_parts.engines.exchange import Exchange
 
@@ -76,16 +77,16 @@ def possible(settings: Sequence[Setting]) -> list[Setting]:
     return [setting for setting in settings if ADAPTED or setting[0] != "lora"]
 
 
-def rollout_batches() -> list[list[tuple[int, Trajectory]]]:
+def rollout_batches() -> list[list[Trajectory]]:
     """Six of them. However their prompts are dealt, some ranks hold one kind of trajectories, or none."""
     draw = random.Random(0)
 
-    def rows(group: int, kinds: str) -> list[tuple[int, Trajectory]]:
+    def rows(group: int, kinds: str) -> list[Trajectory]:
         problem, prompt = Problem(f"p{group}", "a?", "a"), _tokens(draw, 1, 5)
         found = [_trajectory(draw, problem, prompt, group, sample) for sample in range(4)] if "r" in kinds else []
         if "d" in kinds:
             found.append(Trajectory(problem, prompt, (*_tokens(draw, 1, 6), 1), "", 1.0, demonstration=True))
-        return [(group, each) for each in found]
+        return [replace(each, group=group) for each in found]
 
     two, three = ("r", "d"), ("r", "d", "")
     return [
@@ -160,7 +161,7 @@ def learned(folder: Path, name: str, recipe: upge.Recipe, *, by_accelerate: bool
     learner = open_learner(recipe, open_policy(recipe), accelerator)
     rank, world = learner.accelerator.process_index, learner.accelerator.num_processes
     metrics = [
-        learner.learn(step, [(group, each) for group, each in batch if group % world == rank])
+        learn(learner, step, [each for each in batch if each.group % world == rank])
         for step, batch in enumerate(rollout_batches())
     ]
     leave(folder, name, learner, metrics)
@@ -188,12 +189,12 @@ def tokens_asked(folder: Path, why: str) -> list[int]:
         return real(sequences, *given, **named)
 
     learner.policy.log_probs = counted  # type: ignore[method-assign]
-    learner.learn(0, [pair for pair in unlike(why) if pair[0] % world == rank])
+    learn(learner, 0, [each for each in unlike(why) if each.group % world == rank])
     everybodys: list[int] = gather_object(tokens)
     return everybodys
 
 
-def unlike(why: str) -> list[tuple[int, Trajectory]]:
+def unlike(why: str) -> list[Trajectory]:
     """Rollouts of prompts of which every other one has signal: of two ranks the first would have them all."""
     draw = random.Random(0)
     found = []
@@ -203,8 +204,9 @@ def unlike(why: str) -> list[tuple[int, Trajectory]]:
             idle = group % 2 == 1
             reward = float(sample == 0 and not (idle and why == "equal rewards"))
             response, cut = (*_tokens(draw, 6, 6), 1), idle and why == "masked"
-            said = Trajectory(problem, prompt, response, "", reward, False, truncated=cut, sample=sample)
-            found.append((group, said))
+            found.append(
+                Trajectory(problem, prompt, response, "", reward, False, truncated=cut, sample=sample, group=group)
+            )
     return found
 
 

@@ -17,8 +17,9 @@ import upge
 from upge.distributed.accelerator import open_accelerator
 from upge.model.loading import open_policy
 from upge.train.display import Display
+from upge.train.learner import open_learner
 from upge.train.metrics import StepMetrics
-from upge.train.trainer import open_learner, train
+from upge.train.trainer import train
 
 SETTINGS: list[ranks.Setting] = [
     *product(ranks.METHODS, ("three",), ("float32", ranks.TIED)),

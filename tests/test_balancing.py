@@ -71,7 +71,7 @@ class Rank:
     heard: list[list[Any]]
     together: threading.Barrier
 
-    def gathered(self, mine: list[Any]) -> list[Any]:
+    def all_gather(self, mine: list[Any]) -> list[Any]:
         self.heard[self.rank] = mine
         self.together.wait(10)
         everybodys = [each for its in self.heard for each in its]
@@ -81,22 +81,22 @@ class Rank:
 
 def test_trajectories_move_whole_and_in_their_order() -> None:
     world, heard, together = 3, [[], [], []], threading.Barrier(3)
-    batch = [(group, trajectory(group, sample)) for group in range(9) for sample in range(1 + group % 4)]
+    batch = [trajectory(group, sample) for group in range(9) for sample in range(1 + group % 4)]
 
     def share(rank: int) -> Any:
         team: Any = Rank(rank, world, heard, together)
-        own = [pair for pair in batch if pair[0] % world == rank]
-        tokens = {group: 1000 * (group % world == 0) * (1 + group) for group, _ in own}
+        own = [each for each in batch if each.group % world == rank]
+        tokens = {group: 1000 * (group % world == 0) * (1 + group) for group in {each.group for each in own}}
         return balanced(team, own, tokens, 1)
 
     with ThreadPoolExecutor(world) as pool:
         shares = list(pool.map(share, range(world)))
-    assert sorted((pair for its in shares for pair in its), key=lambda pair: pair[0]) == batch
-    assert all(its == sorted(its, key=lambda pair: pair[0]) for its in shares)
-    holders = [{group for group, _ in its} for its in shares]
+    assert sorted((each for its in shares for each in its), key=lambda each: each.group) == batch
+    assert all(its == sorted(its, key=lambda each: each.group) for its in shares)
+    holders = [{each.group for each in its} for its in shares]
     assert sum(map(len, holders)) == 9, "a prompt is held by one rank"
     assert [len(its & {0, 3, 6}) for its in holders] == [1, 1, 1], "the costly ones are spread"
 
 
 def trajectory(group: int, sample: int) -> Trajectory:
-    return Trajectory(Problem(f"p{group}", "?", "a"), (2,), (3, 1), "", 0.0, demonstration=False, sample=sample)
+    return Trajectory(Problem(f"p{group}", "?", "a"), (2,), (3, 1), "", 0.0, False, sample=sample, group=group)

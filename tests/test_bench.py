@@ -64,11 +64,11 @@ def test_the_loss_by_hand_has_the_gradient_of_the_parts(prompts: int, samples: i
 
 def test_work_has_the_sizes_it_was_asked_for() -> None:
     work = Work(prompts=4, samples=6, prompt_tokens=32, shortest=3, longest=9, signal=0.5)
-    assert [group for group, _ in work.grouped] == [group for group in range(4) for _ in range(6)]
-    assert all(28 <= len(each.prompt) <= 36 and 3 <= len(each.response) <= 9 for _, each in work.grouped)
-    told = [{each.reward for group, each in work.grouped if group == index} for index in range(4)]
+    assert [each.group for each in work.trajectories] == [group for group in range(4) for _ in range(6)]
+    assert all(28 <= len(each.prompt) <= 36 and 3 <= len(each.response) <= 9 for each in work.trajectories)
+    told = [{each.reward for each in work.trajectories if each.group == index} for index in range(4)]
     assert told == [{0, 1}, {0, 1}, {0}, {0}]
-    assert work.tokens == sum(len(each.prompt) + len(each.response) for _, each in work.grouped)
+    assert work.tokens == sum(len(each.prompt) + len(each.response) for each in work.trajectories)
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -81,7 +81,7 @@ def test_what_a_step_cannot_avoid_is_what_its_tree_of_tokens_needs(tied: bool) -
     def by_hand(work: Work) -> float:
         fed = answered = pairs = 0
         for index in range(work.prompts):
-            sequences = [(each.prompt, each.response) for group, each in work.grouped if group == index]
+            sequences = [(each.prompt, each.response) for each in work.trajectories if each.group == index]
             row = collate(sequences, 0, torch.device("cpu"), reach=PrefixSharing(1e12, branching=True))
             assert row.tokens.shape[0] == 1
             fed += row.tokens.numel()
@@ -141,7 +141,7 @@ def test_each_size_grows_alone_and_by_doubling() -> None:
         "vocabulary": [64, 128, 256, 512],
     }
     longest = [point.work for point in scaling.points(TINY) if point.grows == "response tokens"]
-    assert [{len(each.response) for _, each in work.grouped} for work in longest] == [{4}, {8}, {16}, {32}]
+    assert [{len(each.response) for each in work.trajectories} for work in longest] == [{4}, {8}, {16}, {32}]
 
 
 def test_a_step_holds_its_gradient_and_more_of_more_work() -> None:

@@ -12,7 +12,9 @@ import torch
 import upge
 from upge.distributed.accelerator import open_accelerator
 from upge.model.loading import open_policy
-from upge.train.trainer import open_learner, train
+from upge.rollouts.rollout_batch import RolloutBatch
+from upge.train.learner import open_learner
+from upge.train.trainer import train
 from upge.types import Problem, Trajectory
 
 
@@ -24,7 +26,7 @@ def test_log_probs_are_of_the_temperature_that_the_recipe_says(tmp_path: Path, d
     learner = open_learner(recipe, policy, open_accelerator(recipe))
     prompt, response = (2, 3, 5), (4, 2, 3)
     rollout = Trajectory(Problem("p", "", ""), prompt, response, "", 0.0, demonstration=False)
-    found = learner._policy_of(0)([rollout])
+    found = learner._policy_of(0)(RolloutBatch.of([rollout], torch.device("cpu"), torch.float32))
     with torch.no_grad():
         logits = policy.model(torch.tensor([[*prompt, *response[:-1]]])).logits[0, 2:].double()
     wanted = (logits / 0.7).log_softmax(-1)[range(3), list(response)]

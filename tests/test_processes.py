@@ -98,11 +98,16 @@ def test_ratios_and_kl_were_something_to_learn_from(done: Done) -> None:
 def test_the_rollout_batches_leave_ranks_with_one_kind_or_nothing(world: int) -> None:
     kinds = set()
     for batch in ranks.rollout_batches():
-        tokens = {group: tokens_of([pair for pair in batch if pair[0] == group], None) for group, _ in batch}
+        tokens = {
+            group: tokens_of([each for each in batch if each.group == group], None)
+            for group in dict.fromkeys(each.group for each in batch)
+        }
         owner = dealt([Load(group, group % world, tokens[group]) for group in tokens], world, 2)
-        for step in portions(torch.tensor([group for group, _ in batch], dtype=torch.long), 2):
-            rows = [pair for pair, chosen in zip(batch, step.tolist(), strict=True) if chosen]
-            kinds |= {frozenset(each.demonstration for g, each in rows if owner[g] == rank) for rank in range(world)}
+        for step in portions(torch.tensor([each.group for each in batch], dtype=torch.long), 2):
+            rows = [each for each, chosen in zip(batch, step.tolist(), strict=True) if chosen]
+            kinds |= {
+                frozenset(each.demonstration for each in rows if owner[each.group] == rank) for rank in range(world)
+            }
     assert {frozenset(), frozenset({False}), frozenset({True})} <= kinds
 
 

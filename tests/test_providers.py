@@ -185,8 +185,8 @@ def test_a_critic_of_another_vocabulary_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_policy_does_not_know_that_there_is_a_critic() -> None:
-    for name in ("policy", "logprobs", "templating", "loading"):
-        assert "critic" not in (ROOT / "upge" / "policy" / f"{name}.py").read_text().lower()
+    for name in ("policy", "log_probs", "chat_template", "loading"):
+        assert "critic" not in (ROOT / "upge" / "model" / f"{name}.py").read_text().lower()
 
 
 # The reference model.
@@ -227,8 +227,8 @@ def test_no_reference_and_no_critic_are_opened_that_no_part_reads(run: Run, monk
     def refuse(*_: object) -> None:
         raise AssertionError("opened without need")
 
-    monkeypatch.setattr("upge.model.load_reference", refuse)
-    monkeypatch.setattr("upge.model.load_critic", refuse)
+    monkeypatch.setattr("upge.train.learner.load_reference", refuse)
+    monkeypatch.setattr("upge.train.learner.load_critic", refuse)
     run("plain", {"rl": GRPO}, "train.steps=1", "eval.splits=[]")
     with pytest.raises(AssertionError):
         run("kl", {"rl": GRPO, "kl": KL}, "train.steps=1", "eval.splits=[]")

@@ -32,10 +32,10 @@ def test_pass_at_k_is_unbiased(n: int, correct: int, k: int, chance: float) -> N
     assert pass_at_k(n, correct, k) == pytest.approx(chance)
 
 
-def grouped(*sizes: tuple[int, int]) -> list[tuple[int, upge.Trajectory]]:
-    """(group, trajectory) of (group, tokens)."""
+def grouped(*sizes: tuple[int, int]) -> list[upge.Trajectory]:
+    """Trajectories of (group, tokens)."""
     problem = upge.Problem("p", "?", "a")
-    return [(group, upge.Trajectory(problem, (0,), (1,) * (size - 1), "", 0.0, False)) for group, size in sizes]
+    return [upge.Trajectory(problem, (0,), (1,) * (size - 1), "", 0.0, False, group=group) for group, size in sizes]
 
 
 def test_a_prompt_stays_in_one_micro_batch_where_it_fits() -> None:

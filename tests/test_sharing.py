@@ -292,7 +292,9 @@ def test_a_policy_may_be_told_not_to_share() -> None:
 def test_shared_rows_fill_a_micro_batch() -> None:
     problem = Problem("p", "?", "")
     grouped = [
-        (group, Trajectory(problem, (group,) * 100, (1,) * 10, "", 0.0, False)) for group in range(2) for _ in range(8)
+        Trajectory(problem, (group,) * 100, (1,) * 10, "", 0.0, False, group=group)
+        for group in range(2)
+        for _ in range(8)
     ]
     # Plain rows are 110 tokens wide; a tree of 8 responses has 172.
     assert [len(piece) for piece in micro_batches(grouped, 440)] == [4, 4, 4, 4]

@@ -100,7 +100,7 @@ def test_equal_tokens_have_equal_texts_and_scores(
     if shown is None:
         assert lack == "missing"
         return
-    ((_, drawn),) = collector(templater, Echo(*shown.response)).rollouts([asked], 1, Sampling(), stream="t", step=0)
+    (drawn,) = collector(templater, Echo(*shown.response)).rollouts([asked], 1, Sampling(), stream="t", step=0)
     assert (drawn.response, drawn.text, drawn.reward) == (shown.response, shown.text, shown.reward)
 
 
@@ -135,7 +135,7 @@ def test_what_ends_a_turn_has_no_text_even_where_the_tokenizer_does_not_call_it_
     asked = collector(templater).ask(problem("12"), 0)
     with Exact().open(Context()) as reward:
         collecting = Collector(templater, Echo(*templater.response("12", asked.put)), reward, 64)
-        ((_, drawn),) = collecting.rollouts([asked], 1, Sampling(), stream="t", step=0)
+        (drawn,) = collecting.rollouts([asked], 1, Sampling(), stream="t", step=0)
     assert drawn.response[-1] == end
     assert (drawn.text, drawn.reward) == ("12", 1.0)
 
@@ -288,7 +288,7 @@ def test_after_an_opening_rollouts_and_demonstrations_have_the_form(
     tokens = templater.response("6 + 6</think> <answer>12</answer>", asked.put)
     with Weighted(rewards=(Format(), Format(opening=False)), weights=(1.0, 0.5)).open(Context()) as reward:
         collecting = Collector(templater, Echo(*tokens), reward, 64)
-        ((_, drawn),) = collecting.rollouts([asked], 1, Sampling(), stream="t", step=0)
+        (drawn,) = collecting.rollouts([asked], 1, Sampling(), stream="t", step=0)
         ((shown, _),) = collecting.demonstrations([asked])
         assert shown is not None
         assert shown.response == drawn.response == tokens
@@ -430,10 +430,10 @@ def test_stop_strings_bound_a_response_whatever_the_engine_returns() -> None:
     tokens = templater.response("so 12. And more")[:-1]
     collecting = collector(templater, Echo(*tokens, truncated=True))
     sampling = Sampling(stop=("12.", "more"))
-    ((_, drawn),) = collecting.rollouts([collecting.ask(problem(), 0)], 1, sampling, stream="t", step=0)
+    (drawn,) = collecting.rollouts([collecting.ask(problem(), 0)], 1, sampling, stream="t", step=0)
     assert (drawn.text, drawn.response, drawn.truncated) == ("so 12.", tokens[:6], False)
     assert drawn.rollout_logp == (-0.5,) * 6
-    ((_, drawn),) = collecting.rollouts([collecting.ask(problem(), 0)], 1, Sampling(), stream="t", step=0)
+    (drawn,) = collecting.rollouts([collecting.ask(problem(), 0)], 1, Sampling(), stream="t", step=0)
     assert (drawn.response, drawn.truncated) == (tokens, True)
 
 

@@ -96,7 +96,7 @@ def test_a_tracker_is_closed_when_the_run_fails(
     def fail(*_: Any) -> None:
         raise RuntimeError("in the middle")
 
-    monkeypatch.setattr("upge.train.learner.Learner.learn", fail)
+    monkeypatch.setattr("upge.train.trainer.learn", fail)
     with pytest.raises(RuntimeError, match="in the middle"):
         run(tmp_path, "told", "log.trackers=[listener]")
     assert heard[-1] == ("end",)

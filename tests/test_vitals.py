@@ -53,7 +53,7 @@ def test_entropy_and_loops_are_of_rollouts_alone() -> None:
     counted = tally()
     shown = Trajectory(Problem("p", "", ""), (1,), (2, 3) * 3, "", 1.0, demonstration=True)
     drawn = [rollout((2, 3) * 3, logp=[-1.0] * 6), rollout([4, 5], logp=[-0.5, -0.5]), rollout([4])]
-    metrics.of_rollouts(counted, [(0, each) for each in (*drawn, shown)])
+    metrics.of_rollouts(counted, [*drawn, shown])
     found = counted.metrics()
     assert found["repetition"] == 1 / 3
     assert found["sampled_entropy"] == 7 / 8
@@ -62,7 +62,7 @@ def test_entropy_and_loops_are_of_rollouts_alone() -> None:
 @given(entropy=st.floats(1e-6, 10))
 def test_the_sampled_entropy_has_the_digits_that_an_estimate_has(entropy: float) -> None:
     counted = tally()
-    metrics.of_rollouts(counted, [(0, rollout([2], logp=[-entropy]))])
+    metrics.of_rollouts(counted, [rollout([2], logp=[-entropy])])
     found = counted.metrics()["sampled_entropy"]
     assert found == pytest.approx(entropy, rel=5.1e-4)
     assert found == float(f"{found:.4g}")

@@ -20,6 +20,7 @@ from typing import (
     ClassVar,
     Literal,
     LiteralString,
+    TypeAlias,
     Union,
     dataclass_transform,
     get_args,
@@ -227,6 +228,10 @@ class Reduction(Factor):
     def counted(self, b: View) -> Tensor:
         """(N,) 1.0 for each trajectory that counts, else 0.0."""
         return (b.rows if self.count == "all" else b.active).to(b.dtype)
+
+
+State: TypeAlias = "dict[str, dict[str, Tensor]]"
+"""What stateful parts carry from one rollout batch to the next: place in the estimator → named tensors."""
 
 
 class Stateful(Part):

@@ -119,6 +119,7 @@ class Trajectory:
     """A response to a problem with its score: a rollout of the policy, or a demonstration (`sample` −1).
 
     `text` is that of the response's tokens without end-of-sequence and padding; `opening` is as `Response` has it.
+    `group` is the problem's place in its rollout batch, or among those of an evaluation.
     """
 
     problem: Problem
@@ -131,6 +132,7 @@ class Trajectory:
     sample: int = -1
     rollout_logp: tuple[float, ...] | None = field(default=None, repr=False)
     opening: str = ""
+    group: int = 0
 
 
 @dataclass(frozen=True)

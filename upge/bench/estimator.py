@@ -18,6 +18,7 @@ from upge.estimator.batch import Batch
 from upge.files import parse_json
 from upge.model.loading import find
 from upge.recipe import load
+from upge.train.trainer import learn
 
 SIZES = ((4, 8, 72), (32, 8, 1024), (128, 8, 1024))
 """(prompts, responses to each, tokens of each): the benchmarks' training step, a quarter of the paper's, and that."""
@@ -114,5 +115,7 @@ def _share(work: Work, repeats: int) -> float:
     """The parts' time over that of a whole training step: forward, backward and optimizer."""
     learner = work.learner(work.recipe())
     batch = made(work.prompts, work.samples, work.longest)
-    timings = in_turns({"parts": by_parts(batch), "step": lambda: learner.learn(0, work.grouped)}, repeats=repeats)
+    timings = in_turns(
+        {"parts": by_parts(batch), "step": lambda: learn(learner, 0, work.trajectories)}, repeats=repeats
+    )
     return timings["parts"].ratio(timings["step"]).median

@@ -20,6 +20,7 @@ from upge.plan.fake_model import Held
 from upge.report.charts import COLOURS, Chart, curve
 from upge.report.figure import write_figure
 from upge.train.learner import Learner
+from upge.train.trainer import learn
 
 FACTORS = (1, 2, 4, 8)
 HEAD = 64
@@ -102,7 +103,7 @@ class Step:
 
     def run(self) -> None:
         """From the scored rollouts to the optimizer's step."""
-        self.learner.learn(0, self.work.grouped)
+        learn(self.learner, 0, self.work.trajectories)
 
     def held(self) -> int:
         """Bytes of tensors that a step holds at once, at most, beside the weights and the optimizer's state."""

@@ -15,6 +15,7 @@ import torch
 
 from upge.bench.timing import SECONDS, Table, Timing, in_turns, machine, seconds
 from upge.bench.work import Work, distance, of_learner
+from upge.train.trainer import learn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -39,7 +40,7 @@ def stepping(learner: Learner, work: Work, *, sharing: bool) -> Callable[[], Non
 
     def step() -> None:
         learner.policy.sharing = sharing
-        learner.learn(0, work.grouped)
+        learn(learner, 0, work.trajectories)
 
     return step
 
@@ -55,8 +56,8 @@ def unavoidable(work: Work, model: PreTrainedModel) -> float:
     tables = {id(head), id(model.get_input_embeddings().weight)}  # one where they are tied; looking up takes nothing
     body = sum(each.numel() for each in model.parameters() if id(each) not in tables)
     fed = answered = pairs = 0
-    for _, members in groupby(work.grouped, key=lambda pair: pair[0]):
-        trajectories = [each for _, each in members]
+    for _, members in groupby(work.trajectories, key=lambda each: each.group):
+        trajectories = list(members)
         prompt, lengths = len(trajectories[0].prompt), [len(each.response) for each in trajectories]
         fed += prompt + sum(length - 1 for length in lengths)
         answered += sum(lengths)

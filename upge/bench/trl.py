@@ -25,6 +25,7 @@ from upge.bench.work import Gradients, Work, distance, of_learner, of_step
 from upge.errors import InputError
 from upge.model.loading import open_policy
 from upge.train.learner import Learner
+from upge.train.trainer import learn
 
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -117,7 +118,7 @@ class Ours:
     def step(self) -> None:
         """From the scored rollouts to the optimizer's step."""
         self.learner.policy.recompute = self.recompute
-        self.learner.learn(0, self.work.grouped)
+        learn(self.learner, 0, self.work.trajectories)
 
     def gradients(self) -> Gradients:
         """What the optimizer is given."""
@@ -129,7 +130,7 @@ class Theirs:
 
     def __init__(self, work: Work, size: int) -> None:
         self.work, self.size = work, size
-        self.pieces = len(work.grouped) // size
+        self.pieces = len(work.trajectories) // size
         self.folder = tempfile.TemporaryDirectory()
         self.trainer = self._trainer(Path(self.folder.name))
 
@@ -144,7 +145,7 @@ class Theirs:
         trainer = self.trainer
         trainer._step, trainer._buffered_inputs = 0, None
         for _ in range(self.pieces):
-            trainer.training_step(trainer.model, [{"prompt": "?"}] * len(self.work.grouped), None)
+            trainer.training_step(trainer.model, [{"prompt": "?"}] * len(self.work.trajectories), None)
         trainer.optimizer.step()
         trainer.optimizer.zero_grad()
 
@@ -161,7 +162,7 @@ class Theirs:
             warnings.filterwarnings("ignore", message="You are using 'rollout_func'")
             trainer = GRPOTrainer(
                 policy.model,
-                reward_funcs=[lambda completion_ids, **_: [each.reward for _, each in self.work.grouped]],
+                reward_funcs=[lambda completion_ids, **_: [each.reward for each in self.work.trajectories]],
                 args=self._settings(folder),
                 train_dataset=Dataset.from_dict({"prompt": ["?"] * self.work.prompts}),
                 processing_class=policy.tokenizer,
@@ -191,7 +192,7 @@ class Theirs:
 
     def _roll_out(self, prompts: list[Any], trainer: Any) -> dict[str, Any]:
         del prompts, trainer
-        trajectories = [each for _, each in self.work.grouped]
+        trajectories = self.work.trajectories
         return {
             "prompt_ids": [list(each.prompt) for each in trajectories],
             "completion_ids": [list(each.response) for each in trajectories],

@@ -14,9 +14,7 @@ from torch import Tensor
 
 from upge.model.loading import open_policy
 from upge.recipe import Recipe, load
-from upge.rollouts.batching import Grouped
-from upge.train.learner import Learner
-from upge.train.trainer import open_learner
+from upge.train.learner import Learner, open_learner
 from upge.types import Problem, Trajectory
 
 if TYPE_CHECKING:
@@ -97,8 +95,8 @@ class Work:
     shape: Mapping[str, Any] = field(default_factory=lambda: SMOLLM2)
 
     @cached_property
-    def grouped(self) -> Grouped:
-        """The trajectories, each with its prompt's number."""
+    def trajectories(self) -> list[Trajectory]:
+        """The scored rollouts, those of a prompt together."""
         random = torch.Generator().manual_seed(self.seed)
 
         def text(low: int, high: int) -> tuple[int, ...]:
@@ -112,13 +110,13 @@ class Work:
             informative = group < round(self.prompts * self.signal)
             for sample in range(self.samples):
                 response, reward = text(self.shortest, self.longest), float(informative and sample % 2)
-                found.append((group, Trajectory(problem, prompt, response, "", reward, False, sample=sample)))
+                found.append(Trajectory(problem, prompt, response, "", reward, False, sample=sample, group=group))
         return found
 
     @property
     def tokens(self) -> int:
         """All tokens, each prompt counted once for every response to it."""
-        return sum(len(each.prompt) + len(each.response) for _, each in self.grouped)
+        return sum(len(each.prompt) + len(each.response) for each in self.trajectories)
 
     def recipe(self, name: str = RECIPE) -> Recipe:
         """A shipped recipe over the model, whose optimizer steps move nothing: lr 0."""

@@ -19,8 +19,8 @@ from torch import Tensor
 from upge.describe.synthetic import LONGEST, ON_POLICY, Conditions, combinations, histories, made, probes
 from upge.estimator.batch import Batch, View
 from upge.estimator.estimator import Estimator
-from upge.estimator.part_calls import PartCaller, State
-from upge.part import Part, Stateful
+from upge.estimator.part_calls import PartCaller
+from upge.part import Part, State, Stateful
 from upge.session_results import LARGEST
 from upge.testing.batches import PER_TOKEN, RICH, Case, Prompt
 

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
+from torch import Tensor
 
 from upge.errors import InputError
 
@@ -46,6 +47,13 @@ class Ranks:
             raise said[1]
         made: Made = said[0]
         return made
+
+    def sum(self, x: Tensor) -> Tensor:
+        """The sum of a tensor over all."""
+        if self.world == 1:
+            return x
+        total: Tensor = self.accelerator.reduce(x.to(self.accelerator.device), "sum")
+        return total.to(x.device)
 
     def all_gather(self, mine: list[Item]) -> list[Item]:
         """Everybody's, in the order of ranks."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from upge.estimator.batch import Batch
-from upge.estimator.part_calls import State
+from upge.part import State
 from upge.part_checks import Scope
 
 

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from upge.estimator.batch import Batch, Reduce, alone, log_ratio
 from upge.estimator.credit import Credit, TermCredit, TermWeights, Weighed, seen_with
-from upge.estimator.part_calls import PartCaller, State, initial_of
+from upge.estimator.part_calls import PartCaller, initial_of
 from upge.part import (
     ADenominator,
     AnAdvantage,
@@ -33,6 +33,7 @@ from upge.part import (
     Masks,
     Part,
     Shapings,
+    State,
     Stateful,
     StrictModel,
     Switch,

@@ -17,10 +17,7 @@ from torch import Tensor
 from upge import registry
 from upge.errors import InputError, Terminated
 from upge.estimator.batch import Batch, Reduce, View, alone
-from upge.part import Advantage, Factor, Part, Stateful, Switch
-
-State = dict[str, dict[str, Tensor]]
-"""What stateful parts carry from one rollout batch to the next: place in the estimator → named tensors."""
+from upge.part import Advantage, Factor, Part, State, Stateful, Switch
 
 
 class PartCaller:

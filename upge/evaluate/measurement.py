@@ -74,7 +74,7 @@ def sample(
     wanted = islice(samples(recipe, asked), skip, None)
     while piece := list(islice(wanted, chunk)):
         mine = piece[rank * len(piece) // world : (rank + 1) * len(piece) // world]
-        yield [each for _, each in collector.sampled(mine, sampling, stream=stream_of(split), step=step)]
+        yield collector.sampled(mine, sampling, stream=stream_of(split), step=step)
 
 
 def measure(split: str, responses: Sequence[Trajectory], pass_at: Sequence[int]) -> dict[str, float]:

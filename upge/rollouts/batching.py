@@ -1,8 +1,8 @@
-"""From trajectories to batches: the flat tensors of a rollout batch, its optimizer steps, their micro-batches."""
+"""How a rollout batch is divided: among ranks, into optimizer steps, into micro-batches."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -10,32 +10,8 @@ import torch
 from torch import Tensor
 
 from upge.distributed.ranks import Ranks
-from upge.estimator.batch import Batch
 from upge.model.padding import PrefixSharing, layout, width
 from upge.types import Trajectory
-
-Grouped = Sequence[tuple[int, Trajectory]]
-"""(group, trajectory) pairs; those of one group lie together."""
-
-
-def rollout_batch(grouped: Grouped, device: torch.device, dtype: torch.dtype, *, rollout_logp: bool = False) -> Batch:
-    """The batch of these trajectories before any forward pass, in the model's `dtype` and at least float32."""
-    number = torch.promote_types(torch.float32, dtype)
-    trajectories = [trajectory for _, trajectory in grouped]
-    lengths = torch.tensor([len(each.response) for each in trajectories], dtype=torch.long)
-
-    def per_row(values: Iterable[object], kind: torch.dtype) -> Tensor:
-        return torch.tensor(list(values), dtype=kind, device=device)
-
-    return Batch(
-        logp=None,
-        trajectory=torch.repeat_interleave(torch.arange(len(trajectories)), lengths).to(device),
-        group=per_row((group for group, _ in grouped), torch.long),
-        demonstration=per_row((each.demonstration for each in trajectories), torch.bool),
-        reward=per_row((each.reward for each in trajectories), number),
-        truncated=per_row((each.truncated for each in trajectories), torch.bool),
-        rollout_logp=per_row(_rollout_logps(trajectories), number) if rollout_logp else None,
-    )
 
 
 def portions(groups: Tensor, count: int, *, among: Tensor | None = None) -> list[Tensor]:
@@ -53,7 +29,7 @@ def portions(groups: Tensor, count: int, *, among: Tensor | None = None) -> list
 
 
 def micro_batches(
-    grouped: Grouped, budget: int, *, scope: str = "token", reach: PrefixSharing | None = None
+    trajectories: Sequence[Trajectory], budget: int, *, scope: str = "token", reach: PrefixSharing | None = None
 ) -> list[list[int]]:
     """Row indices of each micro-batch: at most `budget` tokens with padding, a prompt's rows together where they fit.
 
@@ -61,16 +37,16 @@ def micro_batches(
     prompt, one of "step" nothing at all, whatever the budget says. `reach`: as the policy has it, which runs a prompt
     once for several responses; see `upge.model.padding.layout`.
     """
-    rows = list(range(len(grouped)))
+    rows = list(range(len(trajectories)))
     if scope == "step":
         return [rows] if rows else []
-    prompts = [list(members) for _, members in groupby(rows, key=lambda row: grouped[row][0])]
-    size = [len(trajectory.prompt) + len(trajectory.response) for _, trajectory in grouped]
+    prompts = [list(members) for _, members in groupby(rows, key=lambda row: trajectories[row].group)]
+    size = [len(each.prompt) + len(each.response) for each in trajectories]
     prompts.sort(key=lambda members: -max(size[row] for row in members))
     packed: list[_Piece] = []
     for members in prompts:
-        pieces = [members] if scope == "group" else _pieces(members, grouped, budget, reach)
-        for piece in (_Piece.of(each, grouped, reach) for each in pieces):
+        pieces = [members] if scope == "group" else _pieces(members, trajectories, budget, reach)
+        for piece in (_Piece.of(each, trajectories, reach) for each in pieces):
             if packed and (packed[-1] + piece).tokens <= budget:
                 packed[-1] += piece
             else:
@@ -78,9 +54,9 @@ def micro_batches(
     return [piece.rows for piece in packed]
 
 
-def tokens_of(grouped: Grouped, reach: PrefixSharing | None) -> int:
+def tokens_of(trajectories: Sequence[Trajectory], reach: PrefixSharing | None) -> int:
     """The tokens that a model runs, with padding, for these trajectories of one prompt; a measure of what they cost."""
-    return _Piece.of(list(range(len(grouped))), grouped, reach).tokens if grouped else 0
+    return _Piece.of(list(range(len(trajectories))), trajectories, reach).tokens if trajectories else 0
 
 
 @dataclass(frozen=True)
@@ -92,9 +68,9 @@ class _Piece:
     width: int
 
     @classmethod
-    def of(cls, rows: list[int], grouped: Grouped, reach: PrefixSharing | None) -> _Piece:
+    def of(cls, rows: list[int], trajectories: Sequence[Trajectory], reach: PrefixSharing | None) -> _Piece:
         """The piece of these rows of one prompt."""
-        pairs = [(grouped[row][1].prompt, len(grouped[row][1].response)) for row in rows]
+        pairs = [(trajectories[row].prompt, len(trajectories[row].response)) for row in rows]
         trees = [[pairs[member] for member in tree] for tree in layout(pairs, reach)]
         return cls(list(rows), len(trees), 1 + max(width(tree) for tree in trees))
 
@@ -107,26 +83,17 @@ class _Piece:
         return self.count * self.width
 
 
-def _pieces(members: list[int], grouped: Grouped, budget: int, reach: PrefixSharing | None) -> list[list[int]]:
+def _pieces(
+    members: list[int], trajectories: Sequence[Trajectory], budget: int, reach: PrefixSharing | None
+) -> list[list[int]]:
     """One prompt's rows, cut where they don't fit the budget together."""
     pieces: list[list[int]] = []
     for row in members:
-        if pieces and _Piece.of([*pieces[-1], row], grouped, reach).tokens <= budget:
+        if pieces and _Piece.of([*pieces[-1], row], trajectories, reach).tokens <= budget:
             pieces[-1].append(row)
         else:
             pieces.append([row])
     return pieces
-
-
-def _rollout_logps(trajectories: Sequence[Trajectory]) -> Iterable[float]:
-    """The engine's log-probs; 0 for demonstrations, which no engine drew."""
-    for each in trajectories:
-        if each.demonstration:
-            yield from [0.0] * len(each.response)
-        elif each.rollout_logp is None:
-            raise ValueError(f"the engine reported no log-probs for '{each.problem.id}', which the recipe reads")
-        else:
-            yield from each.rollout_logp
 
 
 WORTHWHILE = 0.95
@@ -142,22 +109,24 @@ class Load:
     tokens: int
 
 
-def balanced(team: Ranks, grouped: Grouped, tokens: Mapping[int, int], steps: int) -> Grouped:
+def balanced(
+    ranks: Ranks, trajectories: Sequence[Trajectory], tokens: Mapping[int, int], steps: int
+) -> list[Trajectory]:
     """This rank's share of a rollout batch, dealt so that each of its optimizer steps is even.
 
     A prompt's trajectories stay together, in their order. All ranks call it together.
 
     Args:
-        grouped: the share so far. tokens: what each of its groups costs; those that cost nothing stay.
+        trajectories: the share so far. tokens: what each of its groups costs; those that cost nothing stay.
         steps: into how many optimizer steps the rollout batch is divided.
     """
-    if team.world == 1:
-        return grouped
-    loads = team.all_gather([Load(group, team.rank, cost) for group, cost in tokens.items()])
-    owner = dealt(loads, team.world, steps)
-    moving = team.all_gather([pair for pair in grouped if owner[pair[0]] != team.rank])
-    mine = [pair for pair in [*grouped, *moving] if owner[pair[0]] == team.rank]
-    return sorted(mine, key=lambda pair: pair[0])
+    if ranks.world == 1:
+        return list(trajectories)
+    loads = ranks.all_gather([Load(group, ranks.rank, cost) for group, cost in tokens.items()])
+    owner = dealt(loads, ranks.world, steps)
+    moving = ranks.all_gather([each for each in trajectories if owner[each.group] != ranks.rank])
+    mine = [each for each in [*trajectories, *moving] if owner[each.group] == ranks.rank]
+    return sorted(mine, key=lambda each: each.group)
 
 
 def dealt(loads: Sequence[Load], ranks: int, steps: int) -> dict[int, int]:

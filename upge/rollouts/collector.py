@@ -10,10 +10,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from upge.estimator.part_calls import State
 from upge.model import ModelError, Prompt, Templater
+from upge.part import State
 from upge.recipe import Recipe
-from upge.rollouts.batching import rollout_batch
+from upge.rollouts.rollout_batch import RolloutBatch
 from upge.schedule import at
 from upge.types import (
     Completion,
@@ -85,15 +85,15 @@ class Collector:
 
     def rollouts(
         self, asked: Sequence[Asked], n: int, sampling: Sampling, *, stream: str, step: int
-    ) -> list[tuple[int, Trajectory]]:
-        """(group, trajectory) of `n` scored responses to each problem, in the order of the problems."""
+    ) -> list[Trajectory]:
+        """`n` scored responses to each problem, in the order of the problems."""
         wanted = [(each, each.first + sample) for each in asked for sample in range(n)]
         return self.sampled(wanted, sampling, stream=stream, step=step)
 
     def sampled(
         self, wanted: Sequence[tuple[Asked, int]], sampling: Sampling, *, stream: str, step: int
-    ) -> list[tuple[int, Trajectory]]:
-        """(group, trajectory) of a scored response for each (problem, sample), in their order."""
+    ) -> list[Trajectory]:
+        """A scored response for each (problem, sample), in their order."""
         requests = [Request(stream, step, each.problem.id, sample, each.prompt) for each, sample in wanted]
         completions = [self._ended(each, sampling.stop) for each in self.engine.sample(requests, sampling)]
         texts = [
@@ -104,7 +104,7 @@ class Collector:
         if self.zero_truncated:
             scores = [0.0 if c.truncated else score for c, score in zip(completions, scores, strict=True)]
         return [
-            (each.group, _rollout(each, request.sample, completion, text, score))
+            _rollout(each, request.sample, completion, text, score)
             for (each, _), request, completion, text, score in zip(
                 wanted, requests, completions, texts, scores, strict=True
             )
@@ -167,12 +167,20 @@ def _rollout(asked: Asked, sample: int, completion: Completion, text: str, score
         sample=sample,
         rollout_logp=completion.logp,
         opening=asked.opening,
+        group=asked.group,
     )
 
 
 def _demonstration(asked: Asked, response: tuple[int, ...], text: str, score: float) -> Trajectory:
     return Trajectory(
-        asked.problem, asked.prompt, response, str(text), score, demonstration=True, opening=asked.opening
+        asked.problem,
+        asked.prompt,
+        response,
+        str(text),
+        score,
+        demonstration=True,
+        opening=asked.opening,
+        group=asked.group,
     )
 
 
@@ -181,11 +189,11 @@ class Assembled:
     """This rank's share of a rollout batch.
 
     Attributes:
-        grouped: (group, trajectory), those of a group together. counts: what there is to report, over all ranks.
+        trajectories: those of a group together. counts: what there is to report, over all ranks.
         taken: how many problems the run has taken from the data by now.
     """
 
-    grouped: list[tuple[int, Trajectory]]
+    trajectories: list[Trajectory]
     counts: dict[str, float]
     taken: int
 
@@ -198,8 +206,9 @@ class Places:
     without: dict[int, Counter[str]] = field(default_factory=dict)
     seen: Counter[str] = field(default_factory=Counter)
 
-    def grouped(self) -> list[tuple[int, Trajectory]]:
-        return [(group, each) for group in sorted(self.trajectories) for each in self.trajectories[group]]
+    def all(self) -> list[Trajectory]:
+        """The trajectories, those of a group together."""
+        return [each for group in sorted(self.trajectories) for each in self.trajectories[group]]
 
 
 @dataclass(frozen=True)
@@ -230,7 +239,7 @@ class Assembler:
         refill = self.recipe.rollout.refill
         if refill is None or not self.recipe.estimator.wants_rollouts(step):
             self._fill(places, step, dict(enumerate(self.data.take(step, prompts))))
-            return Assembled(places.grouped(), self._counts(places, step), taken + prompts)
+            return Assembled(places.all(), self._counts(places, step), taken + prompts)
         self._fill(places, step, self._fresh(range(prompts), taken))
         discarded, rounds = 0, 0
         idle = self._idle(places, step, state)
@@ -240,7 +249,7 @@ class Assembler:
             idle = self._idle(places, step, state)
         counts = {"refill/rounds": rounds, "refill/discarded": discarded, "refill/left": len(idle)}
         counted = self._counts(places, step) | {name: float(count) for name, count in counts.items()}
-        return Assembled(places.grouped(), counted, taken + prompts + discarded)
+        return Assembled(places.all(), counted, taken + prompts + discarded)
 
     def _fresh(self, groups: Iterable[int], position: int) -> dict[int, Problem]:
         """The next problems of the data's stream, for these places."""
@@ -268,9 +277,9 @@ class Assembler:
                 else:
                     places.without[each.group]["prompt"] += 1
             sampled = self.collector.rollouts(fitting, settings.n, sampling, stream="train", step=step)
-            self.keep(step, [trajectory for _, trajectory in sampled])
-            for group, trajectory in sampled:
-                places.trajectories[group].append(trajectory)
+            self.keep(step, sampled)
+            for trajectory in sampled:
+                places.trajectories[trajectory.group].append(trajectory)
         if estimator.wants_demonstrations(step):
             self._show(places, asked)
 
@@ -282,7 +291,7 @@ class Assembler:
 
     def _idle(self, places: Places, step: int, state: State) -> list[int]:
         """The places, of all ranks, whose every coefficient is 0."""
-        batch = rollout_batch(places.grouped(), self.device, self.dtype)
+        batch = RolloutBatch.of(places.all(), self.device, self.dtype).batch
         mine = self.recipe.estimator.idle(batch, step, state=state, reduce=self.total)
         groups = torch.unique(batch.group)[mine]
         idle = torch.zeros(self.recipe.train.prompts, device=self.device)

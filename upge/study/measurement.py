@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from upge.estimator.estimator import Estimator
-from upge.estimator.part_calls import State
+from upge.part import State
 from upge.study.exact import ExactProblem
 from upge.study.sampling import Draw, Setting, draws, outcomes, sampled
 from upge.tables import fixed

@@ -17,8 +17,7 @@ from torch import Tensor
 from upge.estimator.batch import Batch, Reduce, View
 from upge.estimator.credit import Credit
 from upge.estimator.estimator import Estimator
-from upge.estimator.part_calls import State
-from upge.part import Advantage, Denominator, Factor, Mask, Part, Stateful, Switch
+from upge.part import Advantage, Denominator, Factor, Mask, Part, State, Stateful, Switch
 from upge.testing.batches import fresh, permuted
 from upge.testing.comparison import assert_close, names
 from upge.testing.lockstep import lockstep as lockstep

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from accelerate import Accelerator
@@ -12,10 +12,10 @@ from upge.estimator.batch import Batch
 from upge.estimator.credit import Credit
 from upge.model import Critic
 from upge.recipe.schema import Critic as Settings
-from upge.rollouts.batching import Grouped, micro_batches
+from upge.rollouts.batching import micro_batches
+from upge.rollouts.rollout_batch import RolloutBatch
 from upge.train.metrics import StepMetrics
 from upge.train.optimizer import Optimization
-from upge.types import Trajectory
 
 
 class CriticLearner:
@@ -25,33 +25,30 @@ class CriticLearner:
         self.settings, self.critic = settings, critic
         self.optimization = Optimization(critic.model, settings, accelerator, name="critic/", patience=patience)
 
-    def values(self, trajectories: Sequence[Trajectory]) -> Tensor:
+    def values(self, rollouts: RolloutBatch) -> Tensor:
         """(T,) V before each response token."""
-        return self.critic.values([(each.prompt, each.response) for each in trajectories])
+        return self.critic.values(rollouts.sequences)
 
     def learn(
         self,
         step: int,
-        batch: Batch,
-        credit: Credit,
-        grouped: Grouped,
+        rollouts: RolloutBatch,
         tally: StepMetrics,
-        *,
         budget: int,
         reduce: Callable[[Tensor], Tensor],
     ) -> None:
         """One optimizer step towards the returns of a portion of the rollout batch; the mean is over all its tokens."""
-        rows, returns = taught(batch, credit)
-        tokens = float(reduce(batch.length[rows].sum().to(batch.dtype)))
-        taken = rows.nonzero()[:, 0].tolist()
-        pieces = [[taken[i] for i in piece] for piece in micro_batches([grouped[row] for row in taken], budget)]
+        rows, returns = taught(rollouts.batch, rollouts.settled)
+        tokens = float(reduce(rollouts.batch.length[rows].sum().to(rollouts.batch.dtype)))
+        returns = returns[rows[rollouts.batch.trajectory]]
+        rollouts = rollouts.select(rows)
+        pieces = micro_batches(rollouts.trajectories, budget)
 
         def loss(piece: list[int]) -> Tensor:
-            own = sorted(piece)
-            at = torch.isin(batch.trajectory, torch.tensor(own, device=batch.trajectory.device))
-            old, target = _given(batch.value)[at], returns[at]
-            sequences = [(grouped[row][1].prompt, grouped[row][1].response) for row in own]
-            value = self.critic.values(sequences, forward=self.optimization.forward).to(target)
+            own = rollouts.rows(piece)
+            micro, target = rollouts.select(own), returns[own[rollouts.batch.trajectory]]
+            old = _given(micro.batch.value)
+            value = self.critic.values(micro.sequences, forward=self.optimization.forward).to(target)
             error = regression(value, old, target, self.settings.clip)
             tally.mean("critic/loss", float(error.detach().sum()), error.numel())
             tally.mean("critic/value", float(old.sum()), old.numel())

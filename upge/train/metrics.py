@@ -35,7 +35,8 @@ from torch import Tensor
 
 from upge.estimator.batch import LOG_RATIO_BOUND, Batch, log_ratio
 from upge.estimator.credit import Credit, TermWeights, Weighed
-from upge.rollouts.batching import Grouped
+from upge.estimator.estimator import Estimator
+from upge.rollouts.rollout_batch import RolloutBatch
 from upge.types import Trajectory
 
 MEANS = ("signal", "sampled_entropy", "repetition", "kl_old", "kl_reference")
@@ -52,13 +53,13 @@ class Means(Protocol):
         """Add `count` observations that sum to `total` to a mean."""
 
 
-def of_rollouts(tally: Means, grouped: Grouped) -> None:
+def of_rollouts(tally: Means, trajectories: Sequence[Trajectory]) -> None:
     """`sampled_entropy` and `repetition` of a rollout batch.
 
     The entropy is the mean of −log π over tokens, as the engine reported it of those that it drew: E_{x∼π}[−log π(x)]
     = H(π), so that the estimate is unbiased, and it is known of all rollouts, also of those that no gradient takes.
     """
-    rollouts = [each for _, each in grouped if not each.demonstration]
+    rollouts = [each for each in trajectories if not each.demonstration]
     tally.mean("repetition", float(sum(map(loops, rollouts))), len(rollouts))
     for each in rollouts:
         if each.rollout_logp is not None:
@@ -176,6 +177,13 @@ class StepMetrics:
         """Add `count` observations that sum to `total` to a mean."""
         before, seen = self._means[name]
         self._means[name] = (before + total, seen + count)
+
+    def rollouts(self, rollouts: RolloutBatch, estimator: Estimator) -> None:
+        """What a rollout batch with its credit says before any forward pass."""
+        self.credit(rollouts.batch, rollouts.settled)
+        of_rollouts(self, rollouts.trajectories)
+        raised = [name for name, term in estimator.terms.items() if term.direction == "likelihood"]
+        of_credit(self, rollouts.batch, rollouts.settled, raised)
 
     def credit(self, batch: Batch, credit: Credit) -> None:
         """What a rollout batch says before any forward pass."""

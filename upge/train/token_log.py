@@ -9,9 +9,8 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from upge.estimator.batch import Batch
-from upge.estimator.credit import Credit, Weighed
-from upge.rollouts.batching import Grouped
+from upge.estimator.credit import Weighed
+from upge.rollouts.rollout_batch import RolloutBatch
 from upge.types import Trajectory
 
 PROMPTS, ROLLOUTS, DEMONSTRATIONS = 2, 3, 1
@@ -28,7 +27,6 @@ class Entry:
     Attributes: advantage: the mean of Â over its tokens; missing while it waits for a forward pass. weights: of tokens.
     """
 
-    group: int
     trajectory: Trajectory
     coefficient: dict[str, float]
     advantage: dict[str, float]
@@ -45,27 +43,26 @@ class TokenLog:
         self._tokenizer = tokenizer
         self._entries: dict[int, Entry] = {}  # by the identity of the trajectory, which the entry keeps alive
 
-    def begin(self, batch: Batch, credit: Credit, grouped: Grouped) -> None:
+    def begin(self, rollouts: RolloutBatch) -> None:
         """Choose trajectories of a new rollout batch, and keep their credit."""
         self._entries = {}
-        for row in _chosen(grouped):
-            group, trajectory = grouped[row]
-            own = batch.trajectory == row
-            terms = {name: term for name, term in credit.terms.items() if bool(term.active[row])}
+        for row in _chosen(rollouts.trajectories):
+            trajectory = rollouts.trajectories[row]
+            own = rollouts.batch.trajectory == row
+            terms = {name: term for name, term in rollouts.settled.terms.items() if bool(term.active[row])}
             self._entries[id(trajectory)] = Entry(
-                group,
                 trajectory,
                 {name: _short(term.coefficient[row]) for name, term in terms.items()},
                 {n: _short(term.advantage[own].mean()) for n, term in terms.items() if term.advantage is not None},
             )
 
-    def weighed(self, trajectories: Sequence[Trajectory], batch: Batch, weighed: Weighed) -> None:
+    def weighed(self, rollouts: RolloutBatch, weighed: Weighed) -> None:
         """Keep the weights of a micro-batch's tokens, of the trajectories that are weighed for the first time."""
-        for row, trajectory in enumerate(trajectories):
+        for row, trajectory in enumerate(rollouts.trajectories):
             entry = self._entries.get(id(trajectory))
             if entry is None or entry.weights:
                 continue
-            own = batch.trajectory == row
+            own = rollouts.batch.trajectory == row
             for name in entry.coefficient:
                 factors = weighed.terms[name]
                 entry.weights[name] = [_short(weight) for weight in factors.weight[own][:TOKENS].tolist()]
@@ -79,7 +76,7 @@ class TokenLog:
         each = entry.trajectory
         return {
             "step": step,
-            "group": entry.group,
+            "group": each.group,
             "problem": each.problem.id,
             "sample": each.sample,
             "reward": each.reward,
@@ -100,13 +97,13 @@ class TokenLog:
         return str(self._tokenizer.decode(list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 
-def _chosen(grouped: Grouped) -> Iterator[int]:
+def _chosen(trajectories: Sequence[Trajectory]) -> Iterator[int]:
     """The rows to keep: they depend on the prompts' places alone, however these are divided over ranks."""
     seen: dict[tuple[int, bool], int] = {}
-    for row, (group, trajectory) in enumerate(grouped):
-        kind = (group, trajectory.demonstration)
+    for row, trajectory in enumerate(trajectories):
+        kind = (trajectory.group, trajectory.demonstration)
         seen[kind] = seen.get(kind, 0) + 1
-        if group < PROMPTS and seen[kind] <= (DEMONSTRATIONS if trajectory.demonstration else ROLLOUTS):
+        if trajectory.group < PROMPTS and seen[kind] <= (DEMONSTRATIONS if trajectory.demonstration else ROLLOUTS):
             yield row
 
 

@@ -6,16 +6,17 @@ problems → engine → trajectories → reward → credit → count → weigh �
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from torch import Tensor
 
-from upge import model as policies
 from upge.distributed import fsdp
 from upge.distributed.accelerator import open_accelerator
 from upge.distributed.ranks import Ranks
@@ -26,6 +27,7 @@ from upge.model.loading import open_policy
 from upge.recipe import Recipe
 from upge.rollouts import packages, preflight, sessions
 from upge.rollouts.collector import Assembler, Collector
+from upge.rollouts.rollout_batch import RolloutBatch
 from upge.rollouts.sessions import Scorer
 from upge.runs import failures, status
 from upge.runs.folder import RunFolder
@@ -33,11 +35,10 @@ from upge.runs.recipe_file import changed
 from upge.runs.signals import Stop, Stopped
 from upge.train import cautions, checkpoint, random_state, trackers
 from upge.train.checkpoint import Progress
-from upge.train.critic import CriticLearner
 from upge.train.display import Display
 from upge.train.health_checks import HealthMonitor
-from upge.train.learner import Learner
-from upge.train.optimizer import place
+from upge.train.learner import Learner, open_learner
+from upge.train.metrics import StepMetrics
 from upge.train.resume import Start, choose, tidy
 from upge.train.token_log import TokenLog
 from upge.types import Context, DataSession, EngineSession, Trajectory
@@ -58,6 +59,51 @@ def train(recipe: Recipe, *, resume: Path | None = None, again: bool = False, di
     with opened(recipe, resume, display or Display(), again=again) as trainer:
         trainer.run()
         return trainer.folder.path
+
+
+def learn(learner: Learner, step: int, trajectories: Sequence[Trajectory]) -> dict[str, float]:
+    """Make the optimizer steps of one rollout batch; returns its metrics, summed over ranks.
+
+    Counts are taken over all micro-batches and ranks of an optimizer step before its first backward pass. So neither
+    packing nor the number of processes changes the gradient.
+    """
+    estimator, metrics = learner.recipe.estimator, learner.metrics()
+    # Once a rollout batch: every factor that needs no forward pass of π_θ.
+    rollouts = learner.balanced(step, trajectories)
+    rollouts = learner.with_fields_for_credit(step, rollouts)
+    credit = estimator.credit(rollouts.batch, step, state=learner.state, reduce=learner.sum)
+    learner.state = credit.state
+    rollouts = replace(rollouts, credit=credit)
+    metrics.rollouts(rollouts, estimator)
+    if learner.token_log is not None:
+        learner.token_log.begin(rollouts)
+    rollouts = learner.with_fields_for_updates(step, learner.without_masked(rollouts))
+    # Once an optimizer step: count over all of it, drop what cannot matter, then weigh and backward piece by piece.
+    for update, portion in enumerate(learner.updates(rollouts)):
+        if learner.critic is not None:
+            learner.critic.learn(step, portion, metrics, learner.recipe.train.micro_batch_tokens, learner.sum)
+        counted = replace(portion, credit=estimator.count(portion.batch, portion.settled, reduce=learner.sum))
+        alive = counted.select(estimator.alive(counted.batch, counted.settled))
+        metrics.add("rows/alive", len(alive.trajectories))
+        loss = partial(_loss, learner, step, alive, metrics, stale=update > 0)
+        pieces = learner.micro_batches(alive.trajectories, scope=estimator.scope)
+        if learner.optimization.backward(pieces, loss, learner.idle):
+            learner.optimization.step(step, metrics)
+        else:
+            metrics.add("updates/without_signal", 1 / learner.accelerator.num_processes)
+    return metrics.metrics() | {"lr": learner.optimization.rate(step)}
+
+
+def _loss(
+    learner: Learner, step: int, rollouts: RolloutBatch, metrics: StepMetrics, rows: list[int], *, stale: bool
+) -> Tensor:
+    """The loss of one micro-batch, −Σ sg(weight)·log π_θ."""
+    micro = learner.with_log_probs(step, rollouts.select(rollouts.rows(rows)))
+    weighed = learner.recipe.estimator.weigh(micro.batch, micro.settled, stale=stale)
+    metrics.weighed(micro.batch, weighed)
+    if learner.token_log is not None:
+        learner.token_log.weighed(micro, weighed)
+    return weighed.loss
 
 
 @dataclass
@@ -135,7 +181,7 @@ class Trainer:
         assembled = self.assembler.assemble(step, self.taken, self.learner.state)
         self.taken = assembled.taken
         collected = time.perf_counter()
-        metrics = self.learner.learn(step, assembled.grouped) | assembled.counts
+        metrics = learn(self.learner, step, assembled.trajectories) | assembled.counts
         self.engine.sync(self.policy)
         ended = time.perf_counter()
         marks, warnings = self.watch.look(step, metrics)
@@ -322,23 +368,6 @@ def _collector(recipe: Recipe, policy: Policy, engine: EngineSession, reward: Sc
         zero_truncated=recipe.rollout.truncated == "zero_reward",
         context=policy.context_length,
     )
-
-
-def open_learner(recipe: Recipe, policy: Policy, accelerator: Accelerator) -> Learner:
-    """The learner with the providers that the recipe's parts need, and no others. Raises ModelError."""
-    needs, reference, critic = recipe.estimator.needs(), None, None
-    if "reference_logp" in needs:
-        reference = policies.load_reference(policy, recipe.reference.path)
-        if reference.policy is not policy:
-            place(reference.policy.model, accelerator)
-    if "value" in needs and recipe.critic is not None:
-        critic = CriticLearner(
-            recipe.critic,
-            policies.load_critic(policy, recipe.critic.path),
-            accelerator,
-            patience=recipe.train.not_finite_limit,
-        )
-    return Learner(recipe, policy, accelerator, reference=reference, critic=critic)
 
 
 def _begin(trainer: Trainer, start: Start) -> None:
