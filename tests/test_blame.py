@@ -22,7 +22,6 @@ from upge.estimator.batch import Batch
 from upge.estimator.part_calls import PartCaller
 from upge.part import AReward, SomeData
 from upge.rollouts import sessions
-from upge.rollouts.sessions import Scorer
 
 PROBLEM = Problem("p7", "?", "a")
 
@@ -61,7 +60,7 @@ def module(path: Path) -> ModuleType:
 def scored(value: Any, pairs: int = 2) -> list[float]:
     reward = TypeAdapter(AReward).validate_python(value)
     with sessions.opened(reward, "reward", reward.open, Context()) as session:
-        return Scorer(session, reward).score([(PROBLEM, "x")] * pairs)
+        return session.score([(PROBLEM, "x")] * pairs)
 
 
 def function(folder: Path, body: str, *, head: str = HEAD) -> tuple[Path, dict[str, Any]]:

@@ -12,8 +12,8 @@ import tiny
 import upge
 from upge import InputError, Problem
 from upge.model import Prompt
-from upge.rollouts.collector import Asked
 from upge.rollouts.preflight import Report, checked, coming, normalised
+from upge.rollouts.sampler import Asked
 from upge.train.trainer import train
 from upge.types import DataSession, Trajectory
 from upge_parts.data.session import InMemory

@@ -143,8 +143,8 @@ def test_a_prompt_without_room_is_refused_before_anything_is_sampled(run: Path) 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ("", "name what to measure first"),
-        ("eval.n=3", "name what to measure first"),
+        ("", "name the model first"),
+        ("eval.n=3", "name the model first"),
         ("nobody/nothing", "say what to measure it on: --recipe"),
         ("./nowhere --recipe recipe.yaml", "there is no folder './nowhere'"),
         ("run --recipe nope", "neither a file nor a recipe called 'nope'"),

@@ -22,7 +22,7 @@ from upge import Completion, Context, ModelError, Policy, Problem, Request, Resp
 from upge.evaluate.evaluation import evaluate_completions
 from upge.model import Templater
 from upge.part import SLOTS
-from upge.rollouts.collector import Collector
+from upge.rollouts.sampler import Sampler
 from upge.runs.folder import RunFolder
 from upge.runs.recipe_file import changed
 from upge.train.trainer import train
@@ -67,8 +67,8 @@ class Reading:
         return [float(len(text)) for _, text in pairs]
 
 
-def collector(templater: Templater, engine: Any = None, **changes: Any) -> Collector:
-    return Collector(templater, engine or Echo(1), Reading(), changes.pop("demonstration_tokens", 64), **changes)
+def collector(templater: Templater, engine: Any = None, **changes: Any) -> Sampler:
+    return Sampler(templater, engine or Echo(1), Reading(), changes.pop("demonstration_tokens", 64), **changes)
 
 
 def opening_with(opening: str, tokenizer: PreTrainedTokenizerBase | None = None, **given: Any) -> Templater:
@@ -134,7 +134,7 @@ def test_what_ends_a_turn_has_no_text_even_where_the_tokenizer_does_not_call_it_
     templater = Templater(tokenizer, stop_ids=[tokenizer.eos_token_id, end])
     asked = collector(templater).ask(problem("12"), 0)
     with Exact().open(Context()) as reward:
-        collecting = Collector(templater, Echo(*templater.response("12", asked.put)), reward, 64)
+        collecting = Sampler(templater, Echo(*templater.response("12", asked.put)), reward, 64)
         (drawn,) = collecting.rollouts([asked], 1, Sampling(), stream="t", step=0)
     assert drawn.response[-1] == end
     assert (drawn.text, drawn.reward) == ("12", 1.0)
@@ -287,7 +287,7 @@ def test_after_an_opening_rollouts_and_demonstrations_have_the_form(
     asked = collector(templater).ask(problem(), 0)
     tokens = templater.response("6 + 6</think> <answer>12</answer>", asked.put)
     with Weighted(rewards=(Format(), Format(opening=False)), weights=(1.0, 0.5)).open(Context()) as reward:
-        collecting = Collector(templater, Echo(*tokens), reward, 64)
+        collecting = Sampler(templater, Echo(*tokens), reward, 64)
         (drawn,) = collecting.rollouts([asked], 1, Sampling(), stream="t", step=0)
         ((shown, _),) = collecting.demonstrations([asked])
         assert shown is not None

@@ -26,21 +26,20 @@ from upge.distributed.ranks import Ranks
 from upge.errors import InputError
 from upge.evaluate.completions import Given, answered_in, completions_of
 from upge.evaluate.measurement import CHUNK, ask, sample, samples
-from upge.evaluate.scores import LEVEL, RESAMPLES, Estimate, Record, bootstrap, columns, places
+from upge.evaluate.scores import LEVEL, RESAMPLES, Estimate, Record, answers_in, bootstrap, columns, merged, places
 from upge.files import parse_json
 from upge.model import Policy
 from upge.model.loading import open_policy
 from upge.recipe import Recipe
 from upge.rollouts import packages, preflight, sessions
-from upge.rollouts.collector import Asked, Collector
 from upge.rollouts.preflight import refuse_unscorable
 from upge.rollouts.problems import problems_of
-from upge.rollouts.sessions import Scorer
+from upge.rollouts.sampler import Asked, Sampler
 from upge.runs import failures
 from upge.runs.folder import RunFolder, completion, stream_of
 from upge.runs.folder_lock import claimed
 from upge.runs.recipe_file import changed
-from upge.types import Context, Problem, Response, Trajectory
+from upge.types import Context, Problem, Response, RewardSession, Trajectory
 
 STEP = 0
 """Keys the sampling noise: the same for every model, so that a comparison is of models and not of luck."""
@@ -88,17 +87,17 @@ def evaluate_model(
 def _evaluated(recipe: Recipe, folder: Path, team: Ranks, *, resume: bool, chunk: int, show: Show) -> Evaluation:
     policy = _on_device(recipe, team)
     context = Context(recipe.train.seed, folder, policy, team.rank, team.world, recipe.rollout.stop)
-    with _judging(recipe, context) as (problems, scorer):
-        with failures.explained(recipe, folder), _collecting(recipe, context, policy, scorer) as collector:
+    with _judging(recipe, context) as (problems, reward):
+        with failures.explained(recipe, folder), _collecting(recipe, context, policy, reward) as sampler:
             for split, its in problems.items():
-                preflight.measured(recipe, split, its, collector)
-            asked = {split: ask(collector, its, recipe.eval.n) for split, its in problems.items()}
+                preflight.measured(recipe, split, its, sampler)
+            asked = {split: ask(sampler, its, recipe.eval.n) for split, its in problems.items()}
             fingerprint = policy.vocabulary_fingerprint()
             done = team.broadcast(lambda: _begun(RunFolder(folder), recipe, fingerprint, asked, resume=resume))
             total = recipe.eval.n * sum(map(len, asked.values()))
-            pieces = _sampled(recipe, collector, scorer, asked, done, chunk, team)
+            pieces = _sampled(recipe, sampler, reward, asked, done, chunk, team)
             _write(folder, pieces, done, total, show, writes=team.rank == 0)
-        return team.broadcast(lambda: _tally(RunFolder(folder), recipe, problems, scorer, {"model": recipe.model.path}))
+        return team.broadcast(lambda: _tally(RunFolder(folder), recipe, problems, reward, {"model": recipe.model.path}))
 
 
 def evaluate_completions(
@@ -111,13 +110,13 @@ def evaluate_completions(
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("--completions are scored in one process: start it without a launcher")
     answered = answered_in(file, recipe.eval.splits)
-    with claimed(folder) as own, _judging(recipe, Context(recipe.train.seed, own), answered) as (problems, scorer):
+    with claimed(folder) as own, _judging(recipe, Context(recipe.train.seed, own), answered) as (problems, reward):
         refuse_unscorable(recipe, chain.from_iterable(problems.values()))
         given = completions_of(file, problems, max((1, *recipe.eval.pass_at)))
         kept = RunFolder(own)
         kept.describe(recipe, None)
-        _write(own, _rescored(recipe, scorer, given(), chunk), 0, given.count, show)
-        return _tally(kept, recipe, problems, scorer, {"completions": str(file)})
+        _write(own, _rescored(recipe, reward, given(), chunk), 0, given.count, show)
+        return _tally(kept, recipe, problems, reward, {"completions": str(file)})
 
 
 # Opening.
@@ -142,7 +141,7 @@ def _on_device(recipe: Recipe, team: Ranks) -> Policy:
 @contextmanager
 def _judging(
     recipe: Recipe, context: Context, answered: Mapping[str, Collection[str]] | None = None
-) -> Iterator[tuple[Problems, Scorer]]:
+) -> Iterator[tuple[Problems, RewardSession]]:
     """The problems of every split that is measured, and the reward, open; see `problems_of` for what is answered."""
     with sessions.opened(recipe.data, "data", recipe.data.open, context) as data:
         if not recipe.eval.splits:
@@ -153,16 +152,16 @@ def _judging(
         if not any(problems.values()):
             raise InputError(f"eval.splits: there are no problems in {', '.join(problems)}")
         with sessions.opened(recipe.reward, "reward", recipe.reward.open, context) as reward:
-            yield problems, Scorer(reward, recipe.reward)
+            yield problems, reward
 
 
 @contextmanager
-def _collecting(recipe: Recipe, context: Context, policy: Policy, scorer: Scorer) -> Iterator[Collector]:
+def _collecting(recipe: Recipe, context: Context, policy: Policy, reward: RewardSession) -> Iterator[Sampler]:
     templater = policy.templater(recipe.data.template, recipe.data.system)
     own = recipe.engine_of_its_own()
     place, engine_of = ("rollout.engine", recipe.rollout.engine) if own is None else ("eval.engine", own)
     with sessions.opened(engine_of, place, engine_of.open, context) as engine:
-        yield Collector(templater, engine, scorer, 0, zero_truncated=_zeroes(recipe), context=policy.context_length)
+        yield Sampler(templater, engine, reward, 0, zero_truncated=_zeroes(recipe), context=policy.context_length)
 
 
 def _begun(kept: RunFolder, recipe: Recipe, vocabulary: str, asked: dict[str, list[Asked]], *, resume: bool) -> int:
@@ -198,8 +197,8 @@ def _zeroes(recipe: Recipe) -> bool:
 
 def _sampled(
     recipe: Recipe,
-    collector: Collector,
-    scorer: Scorer,
+    sampler: Sampler,
+    reward: RewardSession,
     asked: dict[str, list[Asked]],
     done: int,
     chunk: int,
@@ -210,25 +209,25 @@ def _sampled(
     for split, its in asked.items():
         size = len(its) * recipe.eval.n
         skip, done = min(done, size), max(0, done - size)
-        for responses in sample(recipe, collector, its, split, skip=skip, **share):
-            yield team.all_gather(_answered([_line(split, each) for each in responses], scorer))
+        for responses in sample(recipe, sampler, its, split, skip=skip, **share):
+            yield team.all_gather(_answered([_line(split, each) for each in responses], reward))
 
 
 def _line(split: str, each: Trajectory) -> Line:
     return completion(stream_of(split), STEP, each)
 
 
-def _rescored(recipe: Recipe, scorer: Scorer, given: Iterator[Given], chunk: int) -> Iterator[list[Line]]:
+def _rescored(recipe: Recipe, reward: RewardSession, given: Iterator[Given], chunk: int) -> Iterator[list[Line]]:
     while piece := list(islice(given, chunk)):
-        scores = scorer.score([(problem, _response(line)) for problem, line in piece])
+        scores = reward.score([(problem, _response(line)) for problem, line in piece])
         zeroed = [_zeroes(recipe) and line["truncated"] for _, line in piece]
         rewards = [0.0 if zero else score for zero, score in zip(zeroed, scores, strict=True)]
         lines = [line | {"reward": reward} for (_, line), reward in zip(piece, rewards, strict=True)]
-        yield _answered(lines, scorer)
+        yield _answered(lines, reward)
 
 
-def _answered(lines: list[Line], scorer: Scorer) -> list[Line]:
-    answers = scorer.answers([_response(line) for line in lines])
+def _answered(lines: list[Line], reward: RewardSession) -> list[Line]:
+    answers = answers_in(reward, [_response(line) for line in lines])
     if answers is None:
         return lines
     return [line | {"answer": answer} for line, answer in zip(lines, answers, strict=True)]
@@ -281,12 +280,12 @@ def _line_of(file: Path, number: int, line: bytes) -> Line:
 # Counting.
 
 
-def _tally(kept: RunFolder, recipe: Recipe, problems: Problems, scorer: Scorer, origin: Line) -> Evaluation:
+def _tally(kept: RunFolder, recipe: Recipe, problems: Problems, reward: RewardSession, origin: Line) -> Evaluation:
     records = _records(kept.path / "completions.jsonl", problems)
     asked = {(split, each.id): each for split in problems for each in problems[split]}
     for record in records:
         if record.answers is not None:
-            record.answers = scorer.merged(asked[record.split, record.id], record.answers)
+            record.answers = merged(reward, asked[record.split, record.id], record.answers)
     lines = [json.dumps(record.line(), ensure_ascii=False) + "\n" for record in records]
     (kept.path / "problems.jsonl").write_text("".join(lines), encoding="utf-8")
     grouped = places(records)

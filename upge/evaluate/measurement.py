@@ -9,8 +9,8 @@ from statistics import fmean
 
 from upge.evaluate.scores import columns, places, records
 from upge.recipe import Recipe
-from upge.rollouts.collector import Asked, Collector
 from upge.rollouts.problems import problems_of
+from upge.rollouts.sampler import Asked, Sampler
 from upge.runs.folder import stream_of
 from upge.types import DataSession, Problem, Sampling, Trajectory
 
@@ -22,26 +22,26 @@ Gather = Callable[[list[Trajectory]], list[Trajectory]]
 
 
 def evaluate(
-    recipe: Recipe, data: DataSession, collector: Collector, step: int, *, rank: int, world: int, gather: Gather
+    recipe: Recipe, data: DataSession, sampler: Sampler, step: int, *, rank: int, world: int, gather: Gather
 ) -> tuple[dict[str, float], dict[str, list[Trajectory]]]:
     """The metrics `<split>/avg@n`, `<split>/<band>/avg@n`, `…/pass@k`, `…/truncated`, and the responses by split."""
     metrics: dict[str, float] = {}
     responses = {}
     for split in recipe.eval.splits:
-        asked = ask(collector, problems_of(recipe, data, split), recipe.eval.n, rank=rank, world=world)
-        mine = chain.from_iterable(sample(recipe, collector, asked, split, step=step))
+        asked = ask(sampler, problems_of(recipe, data, split), recipe.eval.n, rank=rank, world=world)
+        mine = chain.from_iterable(sample(recipe, sampler, asked, split, step=step))
         responses[split] = gather(list(mine))
         metrics |= measure(split, responses[split], recipe.eval.pass_at)
     return metrics, responses
 
 
-def ask(collector: Collector, problems: Sequence[Problem], n: int, *, rank: int = 0, world: int = 1) -> list[Asked]:
+def ask(sampler: Sampler, problems: Sequence[Problem], n: int, *, rank: int = 0, world: int = 1) -> list[Asked]:
     """This rank's share of the problems; one that stands there again draws other noise."""
     seen: Counter[str] = Counter()
     asked = []
     for place, problem in enumerate(problems):
         if place % world == rank:
-            asked.append(collector.ask(problem, place, first=seen[problem.id] * n))
+            asked.append(sampler.ask(problem, place, first=seen[problem.id] * n))
         seen[problem.id] += 1
     return asked
 
@@ -53,7 +53,7 @@ def samples(recipe: Recipe, asked: Sequence[Asked]) -> Iterator[tuple[Asked, int
 
 def sample(
     recipe: Recipe,
-    collector: Collector,
+    sampler: Sampler,
     asked: Sequence[Asked],
     split: str,
     *,
@@ -74,7 +74,7 @@ def sample(
     wanted = islice(samples(recipe, asked), skip, None)
     while piece := list(islice(wanted, chunk)):
         mine = piece[rank * len(piece) // world : (rank + 1) * len(piece) // world]
-        yield collector.sampled(mine, sampling, stream=stream_of(split), step=step)
+        yield sampler.sampled(mine, sampling, stream=stream_of(split), step=step)
 
 
 def measure(split: str, responses: Sequence[Trajectory], pass_at: Sequence[int]) -> dict[str, float]:

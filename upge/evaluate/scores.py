@@ -13,7 +13,7 @@ import numpy as np
 
 from upge.errors import InputError
 from upge.runs.reader import is_finite
-from upge.types import Trajectory
+from upge.types import Problem, RewardSession, Trajectory
 
 LEVEL = 0.95
 """How often an interval should hold the true value."""
@@ -192,3 +192,21 @@ def columns(found: Sequence[Record], pass_at: Sequence[int]) -> dict[str, list[f
     if all(each.lengths is not None for each in found):
         scores["length"] = [fmean(each.lengths or ()) for each in found]
     return scores
+
+
+def answers_in(reward: RewardSession, texts: Sequence[str]) -> list[str | None] | None:
+    """The final answer in each response, None where it has none; or None if the reward offers no answers."""
+    answer = getattr(reward, "answer", None)
+    return [answer(text) for text in texts] if callable(answer) else None
+
+
+def merged(reward: RewardSession, problem: Problem, answers: Sequence[str | None]) -> list[str | None]:
+    """The answers, in place of each the commonest of those that the reward takes for the same."""
+    classes = getattr(reward, "classes", None)
+    different = [answer for answer, _ in Counter(answer for answer in answers if answer is not None).most_common()]
+    if not callable(classes) or len(different) < 2:
+        return list(answers)
+    found = classes(problem, different)
+    commonest = dict(zip(reversed(found), reversed(different), strict=True))
+    named = {answer: commonest[number] for answer, number in zip(different, found, strict=True)}
+    return [None if answer is None else named[answer] for answer in answers]

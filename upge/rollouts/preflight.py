@@ -11,8 +11,8 @@ from upge.errors import InputError
 from upge.estimator.part_calls import attribute_errors
 from upge.model import ModelError
 from upge.recipe import Recipe
-from upge.rollouts.collector import Asked, Collector, Lack
 from upge.rollouts.problems import problems_of
+from upge.rollouts.sampler import Asked, Lack, Sampler
 from upge.types import DataSession, Message, Problem
 
 
@@ -69,7 +69,7 @@ class Report:
         return [f"{count} of {self.problems} {what}" for count, what in told if count]
 
 
-def look(recipe: Recipe, data: DataSession, collector: Collector) -> Report:
+def look(recipe: Recipe, data: DataSession, sampler: Sampler) -> Report:
     """The report on the first `train.check_problems` problems of a run. Raises InputError where one can't be scored."""
     train, steps = recipe.train, range(recipe.train.steps)
     problems = list(coming(data, train.steps, train.prompts, train.check_problems))
@@ -77,7 +77,7 @@ def look(recipe: Recipe, data: DataSession, collector: Collector) -> Report:
     return checked(
         problems,
         {split: data.split(split) for split in data.splits()},
-        collector,
+        sampler,
         budget=recipe.rollout.max_tokens if any(map(recipe.estimator.wants_rollouts, steps)) else 0,
         demonstrations=any(map(recipe.estimator.wants_demonstrations, steps)),
     )
@@ -105,7 +105,7 @@ def coming(data: DataSession, steps: int, prompts: int, most: int) -> Iterator[P
 def checked(
     problems: Sequence[Problem],
     evaluation: Mapping[str, Iterable[Problem]],
-    collector: Collector,
+    sampler: Sampler,
     *,
     budget: int,
     demonstrations: bool,
@@ -116,13 +116,13 @@ def checked(
         evaluation: the problems of each evaluation split. budget: the response tokens that must fit after a prompt.
         demonstrations: whether to look at these; each is scored once.
     """
-    asked = [collector.ask(problem, place) for place, problem in enumerate(problems)]
-    lacks = Counter(_lacks(collector, asked) if demonstrations else ())
+    asked = [sampler.ask(problem, place) for place, problem in enumerate(problems)]
+    lacks = Counter(_lacks(sampler, asked) if demonstrations else ())
     prompts = Counter(normalised(problem.prompt) for problem in problems)
     held = {split: {normalised(problem.prompt) for problem in of_it} for split, of_it in evaluation.items()}
     return Report(
         len(problems),
-        prompts_too_long=sum(not collector.fits(each, budget) for each in asked),
+        prompts_too_long=sum(not sampler.fits(each, budget) for each in asked),
         missing=lacks["missing"],
         too_long=lacks["too_long"] + lacks["no_room"],
         wrong=lacks["wrong"],
@@ -141,64 +141,64 @@ def normalised(prompt: str | Sequence[Message]) -> str:
     return " ".join(unicodedata.normalize("NFKC", " ".join(turns)).casefold().split())
 
 
-def _lacks(collector: Collector, asked: Sequence[Asked]) -> Iterator[str]:
+def _lacks(sampler: Sampler, asked: Sequence[Asked]) -> Iterator[str]:
     """What each problem's demonstration lacks, if anything."""
-    for shown, lack in collector.demonstrations(asked):
+    for shown, lack in sampler.demonstrations(asked):
         if lack is not None:
             yield lack
         elif shown is not None and shown.reward <= 0:
             yield "wrong"
 
 
-def check(recipe: Recipe, data: DataSession, collector: Collector) -> None:
+def check(recipe: Recipe, data: DataSession, sampler: Sampler) -> None:
     """Raise ModelError where a problem to evaluate leaves no room, or nothing would be left to train on at first.
 
     That is: every prompt of the first rollout batch leaves no room for a response; or, where only demonstrations are
     trained on, none of the problems to come has one that can be taken.
     """
     for split in recipe.eval.splits:
-        measured(recipe, split, problems_of(recipe, data, split), collector)
+        measured(recipe, split, problems_of(recipe, data, split), sampler)
     if recipe.train.steps and recipe.estimator.wants_rollouts(0):
         first = _first(recipe, data)
-        long = _too_long(recipe, first, collector)
+        long = _too_long(recipe, first, sampler)
         if first and len(long) == len(first):
-            example = _wording(recipe, long[0], collector)
+            example = _wording(recipe, long[0], sampler)
             raise ModelError(f"data: no problem of the first rollout batch leaves room for a response: {example}")
     elif recipe.train.steps and recipe.estimator.wants_demonstrations(0):
-        _check_demonstrations(recipe, data, collector)
+        _check_demonstrations(recipe, data, sampler)
 
 
-def measured(recipe: Recipe, split: str, problems: Sequence[Problem], collector: Collector) -> None:
+def measured(recipe: Recipe, split: str, problems: Sequence[Problem], sampler: Sampler) -> None:
     """Raise ModelError where a problem to evaluate leaves no room, InputError where its responses can't be scored."""
     refuse_unscorable(recipe, problems)
-    if long := _too_long(recipe, problems, collector):
-        raise ModelError(f"eval.splits: {split}: {_wording(recipe, long[0], collector)}")
+    if long := _too_long(recipe, problems, sampler):
+        raise ModelError(f"eval.splits: {split}: {_wording(recipe, long[0], sampler)}")
 
 
-def _check_demonstrations(recipe: Recipe, data: DataSession, collector: Collector) -> None:
+def _check_demonstrations(recipe: Recipe, data: DataSession, sampler: Sampler) -> None:
     """Raise ModelError unless one of the problems that a run looks at before it starts has a demonstration to take."""
     train = recipe.train
     count, example = 0, ""
     for problem in coming(data, train.steps, train.prompts, max(train.prompts, train.check_problems)):
-        asked = collector.ask(problem, 0)
-        response = collector.response(asked)
-        lack = collector.lack(asked, response)
+        asked = sampler.ask(problem, 0)
+        response = sampler.response(asked)
+        lack = sampler.lack(asked, response)
         if lack is None:
             return
         count += 1
         if not example and lack != "missing":
-            example = _lacking(asked, response, lack, collector)
+            example = _lacking(asked, response, lack, sampler)
     if count:
         said = example or "they have none; data.demonstration names their column"
         raise ModelError(f"data: none of the first {count} problems has a demonstration that can be trained on: {said}")
 
 
-def _lacking(asked: Asked, response: Sequence[int], lack: Lack, collector: Collector) -> str:
+def _lacking(asked: Asked, response: Sequence[int], lack: Lack, sampler: Sampler) -> str:
     head = f"problem {asked.problem.id}: a demonstration of {len(response)} tokens"
     if lack == "too_long":
-        budget = f"the budget of {collector.demonstration_tokens}"
+        budget = f"the budget of {sampler.demonstration_tokens}"
         return f"{head} is over {budget} (train.demonstration_tokens, by default rollout.max_tokens)"
-    return f"{head} after a prompt of {len(asked.prompt)} exceeds the model's context of {collector.context}"
+    return f"{head} after a prompt of {len(asked.prompt)} exceeds the model's context of {sampler.context}"
 
 
 def _first(recipe: Recipe, data: DataSession) -> list[Problem]:
@@ -208,14 +208,14 @@ def _first(recipe: Recipe, data: DataSession) -> list[Problem]:
     return [data.take(position, 1)[0] for position in range(recipe.train.prompts)]
 
 
-def _too_long(recipe: Recipe, problems: Sequence[Problem], collector: Collector) -> list[Problem]:
+def _too_long(recipe: Recipe, problems: Sequence[Problem], sampler: Sampler) -> list[Problem]:
     budget = recipe.rollout.max_tokens
-    return [problem for problem in problems if not collector.fits(collector.ask(problem, 0), budget)]
+    return [problem for problem in problems if not sampler.fits(sampler.ask(problem, 0), budget)]
 
 
-def _wording(recipe: Recipe, problem: Problem, collector: Collector) -> str:
-    length = len(collector.ask(problem, 0).prompt)
+def _wording(recipe: Recipe, problem: Problem, sampler: Sampler) -> str:
+    length = len(sampler.ask(problem, 0).prompt)
     return (
         f"problem {problem.id}: a prompt of {length} tokens and rollout.max_tokens {recipe.rollout.max_tokens} "
-        f"exceed the model's context of {collector.context}"
+        f"exceed the model's context of {sampler.context}"
     )

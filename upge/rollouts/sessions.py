@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import wraps
@@ -11,7 +10,7 @@ from typing import Any, TypeVar, cast
 from upge.estimator.part_calls import ContractViolation, attribute_errors
 from upge.part import Part
 from upge.session_results import as_list, as_problems, as_score, brief
-from upge.types import Completion, Context, Problem, RewardSession
+from upge.types import Completion, Context
 
 Session = TypeVar("Session")
 
@@ -58,92 +57,84 @@ class Guarded:
         def asked(*given: Any, **named: Any) -> Any:
             with attribute_errors(self._part, self._place):
                 result = found(*given, **named)
-                if (check := _OWED.get(name)) is not None:
-                    check(result, given)
-                return result
+                check = _OWED.get(name) or _OFFERED.get(name)
+                return result if check is None else check(result, given)
 
         return asked
 
 
-def _problems(method: str, result: object, count: int | None) -> None:
-    try:
+def _problems(method: str, result: object, count: int | None) -> object:
+    with _violation("returned"):
         as_problems(result, method, count)
-    except ValueError as error:
-        raise ContractViolation(f"returned {error}") from error
+    return result
 
 
-def _completions(result: object, count: int) -> None:
+def _completions(result: object, count: int) -> object:
     if not isinstance(result, Sequence):
         raise ContractViolation(f"returned {type(result).__name__} from `sample`; it owes a list of {count}")
     wrong = next((each for each in result if not isinstance(each, Completion)), None)
     if wrong is not None or len(result) != count:
         found = str(len(result)) if wrong is None else type(wrong).__name__
         raise ContractViolation(f"returned {found} from `sample`; it owes {count} of upge.Completion")
+    return result
 
 
-def _names(result: object) -> None:
+def _names(result: object) -> object:
     if not isinstance(result, list | tuple) or not all(isinstance(each, str) for each in result):
         raise ContractViolation(f"returned {brief(result)} from `splits`; it owes a list of names")
+    return result
 
 
-def _anything(result: object, given: object) -> None:
+def _scores(result: Any, count: int) -> list[float]:
+    with _violation("returned"):
+        listed = as_list(result, count)
+    with _violation("scored a response"):
+        return [as_score(score) for score in listed]
+
+
+def _answer(result: object) -> object:
+    if result is not None and not isinstance(result, str):
+        raise ContractViolation(f"answered {result!r}; an answer is a text, or None where there is none")
+    return result
+
+
+def _classes(result: object, count: int) -> object:
+    whole = isinstance(result, Sequence) and all(isinstance(number, int) for number in result)
+    if not whole or len(result) != count:  # type: ignore[arg-type]
+        raise ContractViolation(f"returned {result!r} for {count} answers; it owes each a class's number")
+    return result
+
+
+@contextmanager
+def _violation(did: str) -> Iterator[None]:
+    """A ValueError, which says what is wrong with a result, is a broken contract."""
+    try:
+        yield
+    except ValueError as error:
+        raise ContractViolation(f"{did} {error}") from error
+
+
+def _anything(result: object, given: object) -> object:
     """A result that nobody looks at here."""
+    del given
+    return result
 
 
-_OWED: dict[str, Callable[[Any, tuple[Any, ...]], None]] = {
+Check = Callable[[Any, tuple[Any, ...]], Any]
+"""What a caller gets of a method's result, for the arguments that the method was given."""
+
+_OWED: dict[str, Check] = {
     "take": lambda result, given: _problems("take", result, int(given[1])),
     "split": lambda result, given: _problems("split", result, None),
     "splits": lambda result, given: _names(result),
     "sample": lambda result, given: _completions(result, len(given[0])),
-    **dict.fromkeys(("state", "restore", "sync", "score"), _anything),
+    "score": lambda result, given: _scores(result, len(given[0])),
+    **dict.fromkeys(("state", "restore", "sync"), _anything),
 }
-"""The methods that sessions owe, and what looks at the result for what was given, as (step, count) or (name,)."""
+"""The methods that sessions owe, each with the check of its result."""
 
-
-class Scorer:
-    """A reward session held to its contract: a finite number for each pair."""
-
-    def __init__(self, session: RewardSession, part: Part) -> None:
-        self._session, self._part = session, part
-
-    def score(self, pairs: Sequence[tuple[Problem, str]]) -> list[float]:
-        """The scores, in the order of the pairs."""
-        scores = self._session.score(pairs)
-        with attribute_errors(self._part, "reward"):
-            try:
-                listed = as_list(scores, len(pairs))
-            except ValueError as error:
-                raise ContractViolation(f"returned {error}") from error
-            try:
-                return [as_score(score) for score in listed]
-            except ValueError as error:
-                raise ContractViolation(f"scored a response {error}") from error
-
-    def answers(self, texts: Sequence[str]) -> list[str | None] | None:
-        """The final answer in each response, None where it has none; or None if the reward offers no answers."""
-        answer = getattr(self._session, "answer", None)
-        if not callable(answer):
-            return None
-        found = [answer(text) for text in texts]
-        with attribute_errors(self._part, "reward"):
-            wrong = [each for each in found if each is not None and not isinstance(each, str)]
-            if wrong:
-                raise ContractViolation(f"answered {wrong[0]!r}; an answer is a text, or None where there is none")
-        return found
-
-    def merged(self, problem: Problem, answers: Sequence[str | None]) -> list[str | None]:
-        """The answers, in place of each the commonest of those that the reward takes for the same."""
-        classes = getattr(self._session, "classes", None)
-        different = [answer for answer, _ in Counter(answer for answer in answers if answer is not None).most_common()]
-        if not callable(classes) or len(different) < 2:
-            return list(answers)
-        found = classes(problem, different)
-        with attribute_errors(self._part, "reward"):
-            whole = isinstance(found, Sequence) and all(isinstance(number, int) for number in found)
-            if not whole or len(found) != len(different):
-                raise ContractViolation(
-                    f"returned {found!r} for {len(different)} answers; it owes each a class's number"
-                )
-        commonest = dict(zip(reversed(found), reversed(different), strict=True))
-        named = {answer: commonest[number] for answer, number in zip(different, found, strict=True)}
-        return [None if answer is None else named[answer] for answer in answers]
+_OFFERED: dict[str, Check] = {
+    "answer": lambda result, given: _answer(result),
+    "classes": lambda result, given: _classes(result, len(given[1])),
+}
+"""The methods that a session may have."""

@@ -26,9 +26,9 @@ from upge.model import Policy, unused_tensors
 from upge.model.loading import open_policy
 from upge.recipe import Recipe
 from upge.rollouts import packages, preflight, sessions
-from upge.rollouts.collector import Assembler, Collector
+from upge.rollouts.collector import Collector
 from upge.rollouts.rollout_batch import RolloutBatch
-from upge.rollouts.sessions import Scorer
+from upge.rollouts.sampler import Sampler
 from upge.runs import failures, status
 from upge.runs.folder import RunFolder
 from upge.runs.recipe_file import changed
@@ -41,7 +41,7 @@ from upge.train.learner import Learner, open_learner
 from upge.train.metrics import StepMetrics
 from upge.train.resume import Start, choose, tidy
 from upge.train.token_log import TokenLog
-from upge.types import Context, DataSession, EngineSession, Trajectory
+from upge.types import Context, DataSession, EngineSession, RewardSession, Trajectory
 
 
 def train(recipe: Recipe, *, resume: Path | None = None, again: bool = False, display: Display | None = None) -> Path:
@@ -123,11 +123,11 @@ class Trainer:
     policy: Policy
     data: DataSession
     engine: EngineSession
-    collector: Collector
+    sampler: Sampler
     learner: Learner
     folder: RunFolder
     display: Display
-    evaluator: Collector | None = None
+    evaluator: Sampler | None = None
     done: int = 0
     measured: bool = False
     taken: int = 0
@@ -168,7 +168,7 @@ class Trainer:
         settings = self.recipe.train
         if settings.check_problems == 0:
             return
-        report = preflight.look(self.recipe, self.data, self.collector)
+        report = preflight.look(self.recipe, self.data, self.sampler)
         self.log({"phase": "check", "step": 0} | report.metrics())
         found = report.sentences()
         if found and settings.check == "refuse":
@@ -176,12 +176,12 @@ class Trainer:
         self.display.found([*found, *report.notes()])
 
     def step(self, step: int) -> None:
-        """One rollout batch: assemble it, learn from it, log."""
+        """One rollout batch: collect it, learn from it, log."""
         began = time.perf_counter()
-        assembled = self.assembler.assemble(step, self.taken, self.learner.state)
-        self.taken = assembled.taken
+        batch = self.collector.collect(step, self.taken, self.learner.state)
+        self.taken = batch.taken
         collected = time.perf_counter()
-        metrics = learn(self.learner, step, assembled.trajectories) | assembled.counts
+        metrics = learn(self.learner, step, batch.trajectories) | batch.counts
         self.engine.sync(self.policy)
         ended = time.perf_counter()
         marks, warnings = self.watch.look(step, metrics)
@@ -196,17 +196,14 @@ class Trainer:
         self.note("running")
 
     @property
-    def assembler(self) -> Assembler:
+    def collector(self) -> Collector:
         """What makes rollout batches."""
-        return Assembler(
+        return Collector(
             self.recipe,
             self.data,
-            self.collector,
+            self.sampler,
             keep=lambda step, mine: self.keep("train", step, self.gather(mine)),
-            total=self.learner.sum,
-            rank=self.accelerator.process_index,
-            world=self.accelerator.num_processes,
-            device=self.accelerator.device,
+            ranks=Ranks(self.accelerator),
             dtype=self.policy.model.dtype,
         )
 
@@ -224,10 +221,8 @@ class Trainer:
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         if self.evaluator is not None:
             self.evaluator.engine.sync(self.policy)
-        collector = self.evaluator or self.collector
-        metrics, responses = evaluate(
-            self.recipe, self.data, collector, done, rank=rank, world=world, gather=self.gather
-        )
+        sampler = self.evaluator or self.sampler
+        metrics, responses = evaluate(self.recipe, self.data, sampler, done, rank=rank, world=world, gather=self.gather)
         for split, sampled in responses.items():
             self.keep(f"eval/{split}", done, sampled)
         line = {"phase": "eval", "step": done} | metrics
@@ -339,17 +334,17 @@ def opened(recipe: Recipe, resume: Path | None, display: Display, *, again: bool
         data = stack.enter_context(sessions.opened(recipe.data, "data", recipe.data.open, context))
         engine_of = recipe.rollout.engine
         engine = stack.enter_context(sessions.opened(engine_of, "rollout.engine", engine_of.open, context))
-        scored = stack.enter_context(sessions.opened(recipe.reward, "reward", recipe.reward.open, context))
-        collector, evaluator = _collector(recipe, policy, engine, Scorer(scored, recipe.reward)), None
+        reward = stack.enter_context(sessions.opened(recipe.reward, "reward", recipe.reward.open, context))
+        sampler, evaluator = _collector(recipe, policy, engine, reward), None
         if (own := recipe.engine_of_its_own()) is not None:
             examined = stack.enter_context(sessions.opened(own, "eval.engine", own.open, context))
-            evaluator = replace(collector, engine=examined)
-        preflight.check(recipe, data, collector)
+            evaluator = replace(sampler, engine=examined)
+        preflight.check(recipe, data, sampler)
         checkpoint.rehearse(folder.path, learner, merge=_merges(recipe), writes=folder.writes)
         display.tell(policy.notes)
         stack.enter_context(trackers.tracking(recipe, accelerator, folder.path))
         stack.enter_context(display)
-        trainer = Trainer(recipe, accelerator, policy, data, engine, collector, learner, folder, display, evaluator)
+        trainer = Trainer(recipe, accelerator, policy, data, engine, sampler, learner, folder, display, evaluator)
         _begin(trainer, start)
         yield trainer
 
@@ -359,8 +354,8 @@ def _merges(recipe: Recipe) -> bool:
     return recipe.model.lora is None or recipe.model.lora.save == "merged"
 
 
-def _collector(recipe: Recipe, policy: Policy, engine: EngineSession, reward: Scorer) -> Collector:
-    return Collector(
+def _collector(recipe: Recipe, policy: Policy, engine: EngineSession, reward: RewardSession) -> Sampler:
+    return Sampler(
         policy.templater(recipe.data.template, recipe.data.system),
         engine,
         reward,
