@@ -237,11 +237,11 @@ def test_check_passes_what_is_sound_and_shows_the_smallest_example_of_what_is_no
 
 def test_check_finds_the_width_at_which_a_mask_is_no_trust_region(site: Site) -> None:
     site.install("unsound", OFFERS, {"soft": UNSOUND})
-    result = call("check", "soft_clip")
+    result = call("check", "soft_clip", "--examples", "20")
     assert result.exit_code == 1
     assert "BROKEN  a trust region never masks on-policy data" in result.stdout
     assert "SoftClip(width=0.0)" in result.stdout
-    assert call("check", "soft_clip", "width=0.2", "--examples", "20").exit_code == 0
+    assert call("check", "soft_clip", "width=0.2", "--examples", "5").exit_code == 0
 
 
 WRONG = {
@@ -266,8 +266,13 @@ def test_every_kind_of_wrong_mask_is_found(expression: str, said: str) -> None:
     namespace: dict[str, type[upge.Mask]] = {}
     source = SOUND.replace("torch.exp(-((b.ratio.log() / self.width) ** 2))", expression)
     exec(compile(source.replace("    trust_region = True\n", ""), "wrong", "exec"), namespace)
-    broken = [str(finding) for finding in examined(namespace["SoftClip"], examples=20) if finding.failure]
-    assert any(said in finding for finding in broken), broken
+    broken = []
+    for finding in examined(namespace["SoftClip"], examples=20):  # up to the law in question
+        if finding.failure:
+            broken.append(str(finding))
+            if said in broken[-1]:
+                return
+    pytest.fail(f"not found: {said!r}, but {broken}")
 
 
 def test_a_part_without_its_documentation_is_told_what_lacks() -> None:

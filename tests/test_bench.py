@@ -154,6 +154,7 @@ def test_a_step_holds_its_gradient_and_more_of_more_work() -> None:
     assert held[1] > held[0] > sum(4 * each.numel() for each in learner.policy.model.parameters())
 
 
+@pytest.mark.heavy
 def test_scaling_prints_its_numbers_and_draws_its_curves(tmp_path: Path) -> None:
     path = tmp_path / "curves.svg"
     sizes = ["--hidden", "64", "--layers", "1", "--vocabulary", "64", "--prompt-tokens", "8", "--response-tokens", "4"]
@@ -218,6 +219,7 @@ def test_the_bare_loop_chooses_as_the_recipe_does() -> None:
     torch.testing.assert_close(logp.grad, torch.tensor(wanted), rtol=1e-5, atol=1e-9)
 
 
+@pytest.mark.heavy
 def test_the_estimators_command_prints_its_numbers() -> None:
     answer = CliRunner().invoke(app, ["bench", "estimator", "--no-step", "--repeats", "1", "--json"])
     assert answer.exit_code == 0, answer.output

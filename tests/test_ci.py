@@ -105,6 +105,7 @@ def test_of_each_kind_the_default_tier_tries_the_first() -> None:
     assert found[1].id == "second"
 
 
+@pytest.mark.heavy
 def test_cpu_seconds_are_those_of_the_process_and_of_its_children(tmp_path: Path) -> None:
     for name in ("conftest.py", "support/cpu_seconds.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -128,7 +129,16 @@ def test_tests_ask_for_packages_by_their_mark_alone() -> None:
     assert others == []
 
 
-def test_a_missing_package_skips_a_test_or_fails_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("option", "code", "closing"),
+    [
+        ((), 0, "1 passed, 1 skipped in"),
+        pytest.param(("--all-extras",), 1, "1 passed, 1 error in", marks=pytest.mark.heavy),
+    ],
+)
+def test_a_missing_package_skips_a_test_or_fails_it(
+    option: tuple[str, ...], code: int, closing: str, tmp_path: Path
+) -> None:
     (tmp_path / "conftest.py").write_text((ROOT / "tests" / "conftest.py").read_text())
     (tmp_path / "test_it.py").write_text(
         "import pytest\n\n@pytest.mark.needs('torch')\ndef test_there(): pass\n\n"
@@ -146,8 +156,7 @@ def test_a_missing_package_skips_a_test_or_fails_it(tmp_path: Path) -> None:
         "no:warnings",
         str(tmp_path),
     ]
-    for option, code, closing in ((), 0, "1 passed, 1 skipped in"), (("--all-extras",), 1, "1 passed, 1 error in"):
-        ended = subprocess.run([*command, *option], capture_output=True, text=True, check=False, cwd=tmp_path)
-        assert ended.returncode == code, ended.stdout
-        assert closing in ended.stdout
-        assert "needs pip install 'upge[no_such_package]'" in ended.stdout
+    ended = subprocess.run([*command, *option], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert ended.returncode == code, ended.stdout
+    assert closing in ended.stdout
+    assert "needs pip install 'upge[no_such_package]'" in ended.stdout

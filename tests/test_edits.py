@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ from pathlib import Path
 import edits
 import pytest
 from edits import Edit
+from support.processes import command
 
 from upge.recipe import Fault, RecipeError, check
 
@@ -132,8 +131,7 @@ def test_every_fault_says_what_and_where(outcomes: list[Outcome]) -> None:
 )
 def test_the_command_accepts_or_refuses(name: str, edit: Edit, tmp_path: Path) -> None:
     expected = outcome(name, edit, shelf(tmp_path))
-    command = [str(Path(sys.executable).parent / "upge"), "validate", str(expected.path)]
-    finished = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    finished = command("validate", str(expected.path), folder=tmp_path)
     assert "Traceback" not in finished.stderr
     if expected.error is None:
         assert (finished.returncode, finished.stderr) == (0, "")

@@ -242,6 +242,7 @@ def worked(*tasks: Task) -> list[tuple[str, str]]:
     return [(task.state, task.reason) for task in tasks]
 
 
+@pytest.mark.heavy
 def test_recipes_of_one_name_in_different_places_are_two_runs(tmp_path: Path) -> None:
     one, _ = recipes(tmp_path)
     cells = [planned([one], [f"log.folder={tmp_path / place}"], seeds=1)[0] for place in ("here", "there")]

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from conftest import Site
 from test_new import install
 
@@ -45,6 +46,7 @@ def do(command: str, folder: Path, *, fails: bool = False) -> str:
     return finished.stdout + finished.stderr if fails else finished.stdout
 
 
+@pytest.mark.heavy
 def test_a_reader_gets_from_a_blank_file_to_a_package(tmp_path: Path) -> None:
     folder = tmp_path
     for command in commands(1):

@@ -60,7 +60,8 @@ def test_two_processes_make_one_run(run: tuple[Path, subprocess.CompletedProcess
     assert ended.stdout.count("measured on") == 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.heavy)])
+@pytest.mark.heavy
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_to_the_command_stops_all_after_the_same_step(tmp_path: Path, number: signal.Signals) -> None:
     command = [*UPGE, str(tiny.recipe(tmp_path)), "--processes", "2", "train.steps=100000"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT) as process:

@@ -19,6 +19,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from support.processes import command
 from vllm_double import GENERATE, RPC, Body, Double, Fault, Transfers, dropped, serving, status, stuck
 
 import upge
@@ -385,5 +386,4 @@ def losing(double: Double, after: int) -> Callable[[Body], Body]:
 
 
 def upge_run(path: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    command = [str(Path(sys.executable).parent / "upge"), "run", str(path), *options]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return command("run", str(path), *options)
