@@ -200,7 +200,7 @@ def test_a_stream_gives_every_row_once_an_epoch_however_it_is_asked(
 
 
 def test_a_stream_of_nothing_is_refused() -> None:
-    with pytest.raises(InputError, match="holds no problems"):
+    with pytest.raises(InputError, match="has no problems"):
         Streamed(lambda: iter([]), lambda row, number: Problem("", "", ""), {}, 0, 4).take(3, 2)
 
 

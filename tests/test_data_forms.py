@@ -78,7 +78,7 @@ def test_a_short_float_has_the_digits_that_it_was_written_with(
     [
         ("NaN", "'answer' is NaN, which is no number; null says that there is none"),
         ("-Infinity", "'answer' is -Infinity, which is no number; null says that there is none"),
-        ("1e9999999", "'answer' is a number of more than 400 digits; in quotes it is taken as it stands"),
+        ("1e9999999", "'answer' is a number of more than 400 digits; in quotes it is read as text"),
         ("true", "'answer' should be text, not bool: put it in quotes, spelled as a response should say it"),
         ('["4"]', "'answer' should be text, not list: name an item of it, answer.0"),
         ('{"value": "4"}', "'answer' should be text, not dict: name a key of it, answer.value"),
@@ -183,7 +183,7 @@ def test_conversations_by_other_names_are_read_from_parquet(tmp_path: Path) -> N
             {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f"}}]},
             "turn 1 has 'tool_calls', which isn't read; only text is",
         ),
-        ({"role": "assistant", "content": "4"}, "turn 1 is the assistant's, and nothing asks for it"),
+        ({"role": "assistant", "content": "4"}, "turn 1 is the assistant's, and no prompt comes before it"),
         (
             {"role": "user", "content": None},
             "turn 1 should have 'role' and 'content', or 'from' and 'value'; it has role",
@@ -254,11 +254,11 @@ def test_of_the_columns_of_prompts_the_first_that_is_not_null_is_read(tmp_path: 
     [
         (
             '{"prompt": "?", "answer": "1", "answer": "2"}',
-            ":1: not JSON that can be read: the key 'answer' stands twice",
+            ":1: not JSON that can be read: the key 'answer' occurs twice",
         ),
         (
             '{"prompt": "?", "answer": {"x": 1, "x": 1}}',
-            ":1: not JSON that can be read: the key 'x' stands twice in one",
+            ":1: not JSON that can be read: the key 'x' occurs twice in one",
         ),
         ('{"prompt": "?", "answer": %s}' % ("9" * 5000), ":1: 'answer' is a number of more than 400 digits; in quotes"),
         ('\n[{"prompt": "?", "answer": "1"}]', r":2: one JSON list, where each line should be an object; write a line"),

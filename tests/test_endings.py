@@ -67,7 +67,7 @@ def test_a_terminated_evaluation_says_how_to_go_on(tmp_path: Path, monkeypatch: 
     words = ["eval", "upge_parts:data/lab/base", "--recipe", str(recipe), "--output", str(tmp_path / "out")]
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 143, result.output
-    assert f"terminated after 3 of 10 responses, which are in {tmp_path / 'out'}; to go on, add" in result.stderr
+    assert f"terminated after 3 of 10 responses, which are in {tmp_path / 'out'}; to resume, add" in result.stderr
 
 
 def test_a_tracker_that_can_not_be_closed_is_told(capsys: pytest.CaptureFixture[str]) -> None:

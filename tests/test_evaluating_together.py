@@ -131,7 +131,7 @@ def test_a_model_divided_over_ranks_is_refused(run: Path) -> None:
     command = [*UPGE, "eval", "--processes", "2", str(run), *WHOLE]
     ended = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert ended.returncode == 2
-    assert "an evaluation leaves the model whole" in ended.stderr
+    assert "an evaluation keeps the model whole" in ended.stderr
 
 
 # Half precision.

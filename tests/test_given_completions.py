@@ -153,7 +153,7 @@ def test_a_reward_within_weighted_answers_for_its_own_scores(run: Path, score: s
         ('{"problem": "p0"}', "given.jsonl:1: has no 'text'"),
         ('{"problem": "p0", "text": 3}', "given.jsonl:1: 'text' can't be 3"),
         ('{"problem": "p7", "text": "a"}', "no response to a problem of 'test'"),
-        ('{"problem": "p0", "text": "a"}', "holds 0 responses to 'p13' of 'test' and 1 to others"),
+        ('{"problem": "p0", "text": "a"}', "has 0 responses to 'p13' of 'test' and 1 to others"),
         ('{"problem": "p0", "text": "a", "sample": 4}\n' * 2, "given.jsonl:2: sample 4 of 'p0' is there twice"),
         ('{"problem": "p0", "text": "a"}\n{"problem": "p1", "text": "a"}', "1 responses .* needs 2"),
     ],

@@ -152,7 +152,7 @@ def test_a_signal_saves_every_run(tmp_path: Path) -> None:
         out, said = process.communicate()
     os.close(reader)
     assert process.returncode == 128 + signal.SIGTERM
-    assert "0 of 3 runs are finished; to go on with the others: upge run" in said
+    assert "0 of 3 runs are finished; to resume the others: upge run" in said
     assert said.count("stopped") == 2
     assert out == ""
     for name in ("other-s0", "other-s1"):

@@ -326,7 +326,7 @@ def test_a_run_ends_saved_where_a_check_asks_for_it_and_goes_on_to_the_same_byte
     for done, resume in ((2, False), (3, True)):  # 3 is to be measured: it is, when the run goes on
         with pytest.raises(RunError, match=f"stopped after step {done} of 5, as health.stop asks: no_signal") as caught:
             run("run", "health.stop=no_signal", resume=resume)
-        assert caught.value.__notes__ == [f"to go on from step-{done:06d}: upge run --resume {folder}"]
+        assert caught.value.__notes__ == [f"to resume from step-{done:06d}: upge run --resume {folder}"]
         found = status.read(folder)
         assert found is not None
         assert (found.state, found.step) == ("failed", done)
@@ -361,7 +361,7 @@ def test_of_two_processes_both_end_and_one_speaks(tmp_path: Path, run: Run) -> N
     assert ended.stderr.count("stopped after step 2 of 5, as health.stop asks: no_signal: ") == 1
     assert ended.stderr.count("health: no_signal at step 1") == 1
     assert "Traceback" not in ended.stderr
-    assert f"to go on from step-000002: upge run --resume {folder}" in ended.stderr
+    assert f"to resume from step-000002: upge run --resume {folder}" in ended.stderr
     ours, theirs = trained(folder), alone[:2]
     for name in ("signal", "repetition", *(key for key in theirs[1] if key.startswith("health/"))):
         assert [each.get(name) for each in ours] == [each.get(name) for each in theirs]

@@ -64,7 +64,7 @@ def test_a_source_without_weight_is_never_taken(tmp_path: Path) -> None:
         ({"weights": {"one": -1.0}}, "0 or more"),
         ({"weights": {"one": 0.0}}, "all weights are 0"),
         ({"sources": {}}, "at least 1"),
-        ({"sources": {"one": {"use": "lab", "system": "Be brief."}}}, "the mixture's to say"),
+        ({"sources": {"one": {"use": "lab", "system": "Be brief."}}}, "belongs to the mixture"),
         ({"sources": {"one": {"use": "labb"}}}, "no data is called 'labb'"),
     ],
 )

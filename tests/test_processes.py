@@ -207,7 +207,7 @@ def test_a_resumed_run_with_a_divided_adapter_is_the_one_that_never_stopped(done
     assert all(".lora_" in name for name in saved)
 
 
-# What accelerate's config asks for.
+# What accelerate's config requests.
 
 
 @pytest.mark.parametrize(

@@ -234,7 +234,7 @@ def test_a_finished_run_goes_on_only_for_more_steps(run: Run, tmp_path: Path) ->
     assert all((through / name).read_bytes() == (folder / name).read_bytes() for name in SAME)
     assert status.read(folder) == status.Status("finished", 6, os.getpid())
     run("bare", "train.save_every=0")
-    with pytest.raises(InputError, match="has no checkpoint to go on from; a new run may start"):
+    with pytest.raises(InputError, match="has no checkpoint to resume from; a new run may start"):
         run("bare", "train.save_every=0", "train.steps=9", resume=True)
 
 
@@ -245,8 +245,7 @@ def test_the_same_command_again_goes_on_or_starts(run: Run, tmp_path: Path) -> N
     said = Said()
     assert run("run", said=said).name == "run-3"
     assert said.lines == [
-        f"{tmp_path / 'run'} holds an unfinished run of this recipe; to go on with it: "
-        f"upge run --resume {tmp_path / 'run'}"
+        f"{tmp_path / 'run'} is an unfinished run of this recipe; to resume it: upge run --resume {tmp_path / 'run'}"
     ]
     assert run("run", "train.seed=3", again=True).name == "run-4"
     assert run("run", again=True).name == "run"

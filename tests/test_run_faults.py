@@ -96,7 +96,7 @@ def test_a_signal_ends_a_run_after_its_step(
         run("run", display=When(done, lambda: os.kill(os.getpid(), number)))
     folder = tmp_path / "run"
     assert caught.value.code == code
-    assert notes(caught.value) == f"to go on from step-{done:06d}: upge run --resume {folder}"
+    assert notes(caught.value) == f"to resume from step-{done:06d}: upge run --resume {folder}"
     assert said(folder) == ("stopped", done)
     assert signal.getsignal(number) is before
     run("run", resume=True)
@@ -112,7 +112,7 @@ def test_a_second_signal_ends_it_at_once(run: Run, through: Path, tmp_path: Path
     with pytest.raises(Stopped, match="ended at once") as caught:
         run("run", display=When(3, twice))
     assert caught.value.code == 130
-    assert notes(caught.value) == f"to go on from step-000002: upge run --resume {tmp_path / 'run'}"
+    assert notes(caught.value) == f"to resume from step-000002: upge run --resume {tmp_path / 'run'}"
     run("run", resume=True)
     assert same(through, tmp_path / "run")
 
@@ -153,7 +153,7 @@ def test_a_log_without_room(run: Run, through: Path, tmp_path: Path) -> None:
         RunError, match=r"no room on the disk while writing .*/metrics.jsonl: .* MiB are free"
     ) as caught:
         run("run", display=When(3, fill))
-    assert notes(caught.value).startswith("to go on from step-000002: ")
+    assert notes(caught.value).startswith("to resume from step-000002: ")
     (folder / "kept").replace(folder / "metrics.jsonl")
     run("run", resume=True)
     assert same(through, folder)
@@ -177,7 +177,7 @@ def test_a_checkpoint_without_room(run: Run, tmp_path: Path, limit: Callable[[in
 
     with pytest.raises(RunError, match=r"no room on the disk while writing .*/step-000004: .* MiB are free") as caught:
         run("run", *bare, display=When(3, fill))
-    assert notes(caught.value).startswith("to go on from step-000002: ")
+    assert notes(caught.value).startswith("to resume from step-000002: ")
     assert said(folder) == ("failed", 4)
     limit(resource.RLIM_INFINITY)
     run("run", *bare, resume=True)
@@ -240,7 +240,7 @@ def test_an_engine_that_dies(run: Run, through: Path, monkeypatch: pytest.Monkey
             PartError, match=r"Transformers \(rollout.engine\) .*raised ConnectionResetError: the server"
         ) as caught:
             run("run", display=kill)
-    assert notes(caught.value) == f"to go on from step-000002: upge run --resume {folder}"
+    assert notes(caught.value) == f"to resume from step-000002: upge run --resume {folder}"
     assert said(folder)[0] == "failed"
     run("run", resume=True)
     assert same(through, folder)
@@ -303,7 +303,7 @@ def test_a_gradient_that_stays_unusable_ends_the_run(run: Run, monkeypatch: pyte
     norms(monkeypatch, 1.0, nan, inf, nan)
     with pytest.raises(FloatingPointError, match="step 3: the gradient was not finite 3 times in a row") as caught:
         run("run", "train.not_finite_limit=3")
-    assert notes(caught.value).startswith("to go on from step-000002: ")
+    assert notes(caught.value).startswith("to resume from step-000002: ")
     norms(monkeypatch, nan, nan)  # one more is told by the checkpoint
     with pytest.raises(FloatingPointError, match="step 3: the gradient was not finite 3 times"):
         run("run", "train.not_finite_limit=3", resume=True)

@@ -50,7 +50,7 @@ def test_a_finished_run_without_a_checkpoint_gets_no_advice_that_would_be_refuse
     path = tiny.recipe(tmp_path, train={"steps": 1}, optimizer={"lr": {**FALLING, "steps": 1}})
     folder = train(upge.load(path))
     for more in ([], ["train.steps=2"], ["train.steps=2", "optimizer.lr.steps=2"]):
-        with pytest.raises(InputError, match="has no checkpoint to go on from; a new run may start from"):
+        with pytest.raises(InputError, match="has no checkpoint to resume from; a new run may start from"):
             choose(upge.load(path, more), folder)
 
 

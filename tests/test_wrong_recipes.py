@@ -167,7 +167,7 @@ CASES = {
     ),
     "a home that nobody has": ("upge_parts:data/lab/base", "▶~nobody_at_all/base", "no folder '~nobody_at_all/base'"),
     "a name too long for a folder": ("upge_parts:data/lab/base", f"▶./{'x' * 5000}", "no folder"),
-    "no path": ("folder: runs/good", r'folder: ▶"a\0b"', "no path holds"),
+    "no path": ("folder: runs/good", r'folder: ▶"a\0b"', "no path can contain"),
     "model twice": (
         "model: upge_parts:data/lab/base",
         "model: {path: a/b, ▶config: {model_type: llama}, tokenizer: a/b}",

@@ -130,7 +130,7 @@ def test_an_evaluation_refuses_to_divide(done: Done, tmp_path: Path) -> None:
     environment = os.environ | ranks_zero.way(tmp_path, "2")
     ended = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert ended.returncode == 2
-    assert "asks for DeepSpeed: an evaluation leaves the model whole" in ended.stderr
+    assert "requests DeepSpeed: an evaluation keeps the model whole" in ended.stderr
 
 
 @pytest.mark.parametrize(("stage", "code"), [("2", 0), ("3", 1)])

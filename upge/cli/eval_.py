@@ -190,7 +190,7 @@ class _Progress:
         """How far it was, and what goes on with it."""
         if self.folder is None:
             return " before the first response"
-        again = f"; to go on, add --resume {self.folder} to the command, in place of --output"
+        again = f"; to resume, add --resume {self.folder} to the command, in place of --output"
         return f" after {self.done} of {self.total} responses, which are in {self.folder}{again}"
 
     def __call__(self, folder: Path, done: int, total: int) -> None:

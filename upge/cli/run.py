@@ -128,7 +128,7 @@ def _conclude(tasks: Sequence[Task], number: int) -> None:
         typer.echo(f"{task.cell.name} failed, its log is {task.cell.log}:\n{_indented(task.reason)}", err=True)
     finished = sum(task.state == "finished" for task in tasks)
     if number or failed:
-        again = f"to go on with the others: {_command()}"
+        again = f"to resume the others: {_command()}"
         typer.echo(f"{finished} of {len(tasks)} runs are finished; {again}", err=True)
         raise typer.Exit(128 + number if number else 1)
     _compare([task.cell for task in tasks])

@@ -64,7 +64,7 @@ _VARIABLES = {
 
 
 def asked() -> bool:
-    """Whether accelerate's config asks for DeepSpeed."""
+    """Whether accelerate's config requests DeepSpeed."""
     return os.environ.get(VARIABLE, "").lower() in ("1", "true", "yes")
 
 
@@ -81,14 +81,14 @@ def zero() -> dict[str, Any]:
     stage = os.environ.get(_STAGE, "2") if stage == "auto" else stage
     if str(stage) not in ("1", "2", "3"):
         raise InputError(
-            f"accelerate's config asks for stage {stage} of ZeRO: set zero_stage to 1, 2 or 3, "
+            f"accelerate's config requests stage {stage} of ZeRO: set zero_stage to 1, 2 or 3, "
             "or leave models whole (MULTI_GPU)"
         )
     return {"stage": int(stage), **found}
 
 
 def check(recipe: Recipe) -> None:
-    """Raise InputError where the config asks for what the recipe says or what a run can't do."""
+    """Raise InputError where the config requests what the recipe says or what a run can't do."""
     zero()
     for place, said in _sayings():
         key = place.rpartition(".")[2]
@@ -104,7 +104,7 @@ def check(recipe: Recipe) -> None:
             "float32 (train.precision: bfloat16 computes in bfloat16 all the same)"
         )
     if find_spec("deepspeed") is None:
-        raise InputError("accelerate's config asks for DeepSpeed: pip install 'upge[deepspeed]'")
+        raise InputError("accelerate's config requests DeepSpeed: pip install 'upge[deepspeed]'")
 
 
 def _sayings() -> Iterator[tuple[str, Any]]:

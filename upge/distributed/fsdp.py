@@ -25,12 +25,12 @@ _OTHERS = {
 
 
 def check(recipe: Recipe) -> None:
-    """Raise InputError where accelerate's config asks for what a run can't do, before accelerate tries."""
+    """Raise InputError where accelerate's config requests what a run can't do, before accelerate tries."""
     for variable, name in _OTHERS.items():
         if _on(variable):
             raise InputError(
-                f"accelerate's config asks for {name}: a run divides models by FSDP2 "
-                "(distributed_type: FSDP with fsdp_version: 2) or DeepSpeed, or leaves them whole (MULTI_GPU)"
+                f"accelerate's config requests {name}: a run shards models by FSDP2 "
+                "(distributed_type: FSDP with fsdp_version: 2) or DeepSpeed, or keeps them whole (MULTI_GPU)"
             )
     if deepspeed_config.asked():
         deepspeed_config.check(recipe)
@@ -40,13 +40,13 @@ def check(recipe: Recipe) -> None:
 
 def _check_fsdp(recipe: Recipe) -> None:
     if os.environ.get("FSDP_VERSION", "1") != "2":
-        raise InputError("accelerate's config asks for FSDP of version 1: set fsdp_version: 2 in its fsdp_config")
+        raise InputError("accelerate's config requests FSDP of version 1: set fsdp_version: 2 in its fsdp_config")
     for variable in ("FSDP_OFFLOAD_PARAMS", "FSDP_CPU_RAM_EFFICIENT_LOADING"):
         if _on(variable):
-            raise InputError(f"accelerate's config asks for {variable.lower()}, which a run can't do: set it to false")
+            raise InputError(f"accelerate's config requests {variable.lower()}, which a run can't do: set it to false")
     if _on("FSDP_ACTIVATION_CHECKPOINTING"):
         raise InputError(
-            "accelerate's config asks for fsdp_activation_checkpointing, which would rename the parameters: "
+            "accelerate's config requests fsdp_activation_checkpointing, which would rename the parameters: "
             "set it to false, and model.gradient_checkpointing: true in the recipe"
         )
     if recipe.model.lora is not None and recipe.model.lora.quantize is not None:
@@ -74,7 +74,7 @@ def settings(accelerator: Accelerator) -> list[str]:
     if (by := asked()) is None:
         return []
     if accelerator.num_processes == 1:
-        return [f"accelerate's config asks for {by}, but there is one process: the model stays whole"]
+        return [f"accelerate's config requests {by}, but there is one process: the model stays whole"]
     if by == "DeepSpeed":
         return []
     # It warns of operations in place on outputs, which nobody here does.

@@ -58,7 +58,7 @@ def open_engine(
 
 
 def strategy() -> type[Zero]:
-    """That of the stage which accelerate's config asks for."""
+    """That of the stage which accelerate's config requests."""
     return ZeroWithParameters if deepspeed_config.stage() == 3 else Zero
 
 

@@ -96,12 +96,12 @@ def _check(file: Path, split: str, numbers: Mapping[str, int], least: int) -> No
     most = max(numbers.values(), default=0)
     fewest = min(numbers, key=lambda each: numbers[each], default="")
     if most == 0:
-        raise InputError(f"{file}: holds no response to a problem of '{split}'")
+        raise InputError(f"{file}: has no response to a problem of '{split}'")
     if numbers[fewest] < most:
         said = f"{numbers[fewest]} responses to '{fewest}' of '{split}' and {most} to others"
-        raise InputError(f"{file}: holds {said}; give as many to each (eval.limit: of so many problems only)")
+        raise InputError(f"{file}: has {said}; give as many to each (eval.limit: of so many problems only)")
     if most < least:
-        raise InputError(f"{file}: holds {most} responses to each problem of '{split}'; eval.pass_at needs {least}")
+        raise InputError(f"{file}: has {most} responses to each problem of '{split}'; eval.pass_at needs {least}")
 
 
 def _lines(file: Path, only: str | None) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -126,7 +126,7 @@ def _team(recipe: Recipe) -> Ranks:
     team = Ranks(open_accelerator(recipe))
     if (by := fsdp.asked()) and team.world > 1:
         raise InputError(
-            f"accelerate's config asks for {by}: an evaluation leaves the model whole; run it with MULTI_GPU"
+            f"accelerate's config requests {by}: an evaluation keeps the model whole; run it with MULTI_GPU"
         )
     return team
 

@@ -373,7 +373,7 @@ def _check_folder(path: str, folder: Path, of: str) -> None:
     if of != "model" or any((folder / name).is_file() for name in ("config.json", CONFIG)):
         return
     if files := sorted(folder.glob("*.gguf")):
-        raise ModelError(f"{path}: holds GGUF; name the file itself, {files[0]}")
+        raise ModelError(f"{path}: has a GGUF file; name that, {files[0]}")
     raise ModelError(f"{path}: no config.json in this folder; it takes a model in the Hub's format or a run folder")
 
 

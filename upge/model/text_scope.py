@@ -122,8 +122,8 @@ def _refuse_foresight(model: PreTrainedModel) -> None:
     bound = 0.1 if min(ours.itemsize, precision(model)) < 4 else 1e-3
     if float((ours - theirs).abs().max()) > bound * max(1.0, float(ours.abs().max())):
         raise ModelError(
-            f"{type(model).__name__}: what it says of a token depends on the tokens after it, "
-            "so it has no log-probs to train; a policy is a causal language model"
+            f"{type(model).__name__}: its output at a token depends on later tokens, "
+            "so it has no log-probs to train; use a causal language model"
         )
 
 

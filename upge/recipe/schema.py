@@ -410,7 +410,7 @@ class Log(StrictModel):
     @model_validator(mode="after")
     def _is_a_path(self) -> Log:
         if "\0" in self.folder:
-            self.refuse(("folder",), "no path holds the character U+0000")
+            self.refuse(("folder",), "no path can contain the character U+0000")
         if (start := self.folder.find("${")) >= 0:  # a shell's variable in quotes, which would name the folder
             variable = self.folder[start:].partition("}")[0]
             self.refuse(("folder",), f"a recipe has no variables, and {variable}}} would stay as it is")

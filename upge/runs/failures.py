@@ -56,7 +56,7 @@ def _onwards(recipe: Recipe, folder: Path) -> str:
     if (folder / "code").is_dir():
         again += f"\n(with the code as it was, which the run keeps in {folder / 'code'}; mended code needs a new run)"
     if found:
-        return f"to go on from {found[0].name}: {again}"
+        return f"to resume from {found[0].name}: {again}"
     return f"no checkpoint was saved (train.save_every); to start again from the beginning: {again}"
 
 

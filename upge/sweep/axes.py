@@ -53,7 +53,7 @@ def parse(text: str) -> Varied:
     if not values or "" in values or unread == ",":
         raise InputError(f"--vary {text}: a value is missing; null removes a setting, '' is the empty text")
     if unread:
-        raise InputError(f"--vary {text}: '{unread}' is no value; a text that begins with # stands in quotes")
+        raise InputError(f"--vary {text}: '{unread}' is no value; put a text that begins with # in quotes")
     return Varied(key.strip(), values)
 
 

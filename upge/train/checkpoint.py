@@ -200,7 +200,7 @@ def _progress(place: Path) -> Progress:
     sorts = {"measured": bool, "data": dict, "random": list, "health": dict}
     wrong = [name for name, sort in sorts.items() if not isinstance(getattr(progress, name), sort)]
     if wrong or not all(map(is_count, counts)) or not set(progress.logged) <= set(LOGS):
-        raise ValueError("progress.json doesn't say where the run stands")
+        raise ValueError("progress.json has no position of the run")
     return progress
 
 

@@ -137,8 +137,8 @@ class Optimization:
         if self.patience and self.not_finite >= self.patience:
             block = (self.name or "optimizer").rstrip("/")
             raise FloatingPointError(
-                f"step {step}: the gradient was not finite {self.not_finite} times in a row; no such step was taken, "
-                f"but what makes it so stays: lower {block}.lr, set {block}.clip_norm, or look at the last completions "
+                f"step {step}: the gradient was not finite {self.not_finite} times in a row. These steps were skipped, "
+                f"but their cause remains: lower {block}.lr, set {block}.clip_norm, or read the last completions "
                 "(train.not_finite_limit: 0 never stops)"
             )
 

@@ -87,9 +87,7 @@ def choose(recipe: Recipe, resume: Path | None = None, *, again: bool = False) -
         return _going_on(recipe, left[-1])
     idle = [folder for folder in left if not status.busy(folder)]
     told = (
-        (f"{idle[-1]} holds an unfinished run of this recipe; to go on with it: {command(recipe, idle[-1])}",)
-        if idle
-        else ()
+        (f"{idle[-1]} is an unfinished run of this recipe; to resume it: {command(recipe, idle[-1])}",) if idle else ()
     )
     return Start(free(recipe.log.path(recipe.name)), told=told)
 
@@ -167,7 +165,7 @@ def _refuse_finished(recipe: Recipe, folder: Path, found: Found) -> None:
     if last is None:
         return
     if found.progress is None:
-        hint = f"no checkpoint to go on from; a new run may start from what it has learned: model={folder}"
+        hint = f"no checkpoint to resume from; a new run may start from its model: model={folder}"
         raise InputError(f"{folder}: the run is finished, after {last} steps, and has {hint}")
     if steps <= last:
         more = _more(recipe, folder, last, 2 * max(1, last))

@@ -264,7 +264,7 @@ class Trainer:
             self.save()
         raise failures.RunError(
             f"stopped after step {self.done} of {self.recipe.train.steps}, as health.stop asks: {'; '.join(reasons)}\n"
-            "to go on in spite of it, add health.stop=[] to the command below"
+            "to continue anyway, add health.stop=[] to the command below"
         )
 
     def finish(self) -> None:

@@ -42,7 +42,7 @@ def conversation_of(value: Any, column: str) -> tuple[str | list[Message], str |
     if turns[-1]["role"] != "assistant":
         return turns, None
     if len(turns) == 1:
-        raise ValueError(f"{place} 1 is the assistant's, and nothing asks for it")
+        raise ValueError(f"{place} 1 is the assistant's, and no prompt comes before it")
     if thought := next((key for key in THOUGHTS if turns[-1].get(key, "").strip()), None):
         remedy = "write it into the content, as the model should write it: <think>…</think>"
         raise ValueError(f"{place} {len(turns)} has its thought in '{thought}', where it isn't read; {remedy}")

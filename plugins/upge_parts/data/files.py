@@ -42,7 +42,7 @@ class FromFiles(Columns):
         rows = ((file, number, row) for file in files for number, row in self.rows(file))
         problems = gathered(self, ((f"{file}:{number}", f"{names[file]}-{number}", row) for file, number, row in rows))
         if not problems:
-            raise InputError(f"{', '.join(map(str, files))}: holds no problems")
+            raise InputError(f"{', '.join(map(str, files))}: has no problems")
         return problems
 
 

@@ -67,7 +67,7 @@ class Source:
         numbered = ((f"{where} {number}", f"{split}-{number}", stored(row)) for number, row in enumerate(rows))
         problems = gathered(self.settings, numbered)
         if not problems:
-            raise InputError(f"{self.settings.path}: the split '{split}' holds no problems")
+            raise InputError(f"{self.settings.path}: the split '{split}' has no problems")
         return problems
 
     def stream(self) -> Iterator[Row]:

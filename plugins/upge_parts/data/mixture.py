@@ -40,7 +40,7 @@ class Mixture(Data):
         for name, source in self.sources.items():
             for key in ("template", "system"):
                 if getattr(source, key) is not None:
-                    self.refuse(("sources", name, key), f"'{key}' is the mixture's to say, for all sources", key=True)
+                    self.refuse(("sources", name, key), f"'{key}' belongs to the mixture, for all sources", key=True)
         return self
 
     def weight(self, name: str) -> float:

@@ -69,7 +69,7 @@ class ReasoningGym(Data):
             asked = {each.prompt for split in evaluation.values() for each in split}
             training = [each for each in training if each.prompt not in asked]
             if not training:
-                raise InputError(f"{self.generator}: evaluation asks all that training would; raise data.size")
+                raise InputError(f"{self.generator}: evaluation has all of training's prompts; raise data.size")
         yield InMemory(training, evaluation, context.seed)
 
     def problems(self, split: Mapping[str, Any]) -> list[Problem]:

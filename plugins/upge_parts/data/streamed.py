@@ -68,5 +68,5 @@ class Streamed(Stateless):
 
     def _ended(self, size: int) -> None:
         if size == 0:
-            raise InputError("the stream holds no problems")
+            raise InputError("the stream has no problems")
         self.size = size

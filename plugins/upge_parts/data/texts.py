@@ -57,7 +57,7 @@ def _written(value: int | float | Decimal, column: str) -> str:
     if not number.is_finite():
         raise ValueError(f"'{column}' is {number}, which is no number; null says that there is none")
     if abs(number.adjusted()) > LONGEST:
-        raise ValueError(f"'{column}' is a number of more than {LONGEST} digits; in quotes it is taken as it stands")
+        raise ValueError(f"'{column}' is a number of more than {LONGEST} digits; in quotes it is read as text")
     digits = format(number, "f")
     digits = digits.rstrip("0").rstrip(".") if "." in digits else digits
     return "0" if digits == "-0" else digits
