@@ -12,10 +12,9 @@ import typer
 
 from upge import registry
 from upge.errors import InputError
-from upge.part import SLOTS, Part
-from upge.recipe.schema import class_in_file, names_file
 
 if TYPE_CHECKING:
+    from upge.part import Part
     from upge.recipe import Composed
 
 RecipePath = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a shipped one.")]
@@ -30,6 +29,9 @@ def named(name: str, *, slot: str | None = None, allow_code: bool = False) -> li
 
     Raises InputError where there is none, or it can't be had; the message says what may have been meant.
     """
+    from upge.part import SLOTS
+    from upge.recipe.schema import names_file
+
     if slot is not None and slot not in SLOTS:
         raise InputError(f"there is no slot '{slot}'; there are {', '.join(SLOTS)}")
     wanted = [slot] if slot is not None else list(SLOTS)
@@ -46,6 +48,9 @@ def named(name: str, *, slot: str | None = None, allow_code: bool = False) -> li
 
 
 def _in_file(name: str, wanted: list[str], *, allow_code: bool) -> tuple[str, type[Part]]:
+    from upge.part import Part
+    from upge.recipe.schema import class_in_file
+
     try:
         kind = class_in_file(Part, name, Path.cwd(), allowed=allow_code)
     except registry.UnknownPartError as unknown:
