@@ -151,5 +151,5 @@ def test_looking_leaves_no_trace() -> None:
 def test_what_an_architectures_code_reads_is_an_argument_though_its_class_lists_none(kind: str) -> None:
     settings = {**tiny.LLAMA, "model_type": kind, "head_dim": 4, "num_key_value_heads": 2}
     assert configure(settings, models.tokenizer()).head_dim == 4
-    with pytest.raises(ModelError, match="has no argument 'head_dims'; did you mean head_dim"):
+    with pytest.raises(ModelError, match="has no argument 'head_dims'; did you mean 'head_dim'"):
         configure({**tiny.LLAMA, "model_type": kind, "head_dims": 4}, models.tokenizer())

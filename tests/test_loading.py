@@ -131,7 +131,7 @@ def test_refusals_are_one_line_that_says_what_would_be_right(saved: Path, tmp_pa
     assert "give a folder or Hub id" in refusal(config=dict(TINY))
     assert "none of float32" in refusal(saved, dtype="float16")
     assert "model_type" in refusal(config={}, tokenizer=str(saved))
-    assert "did you mean hidden_size" in refusal(config=TINY | {"hidden_sise": 3}, tokenizer=str(saved))
+    assert "did you mean 'hidden_size'" in refusal(config=TINY | {"hidden_sise": 3}, tokenizer=str(saved))
     assert "llamma" in refusal(config={"model_type": "llamma"}, tokenizer=str(saved))
     assert "hidden_size" in refusal(config=TINY | {"hidden_size": "x"}, tokenizer=str(saved))
     assert "ids go up to" in refusal(config=TINY | {"vocab_size": 5}, tokenizer=str(saved))

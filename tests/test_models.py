@@ -93,8 +93,8 @@ def test_an_architectures_own_names_and_the_common_ones_are_both_known() -> None
 
 
 def test_wrong_overrides_are_refused(saved: Path) -> None:
-    assert "did you mean rope_theta?" in refusal(saved, overrides={"rope_thetta": 3})
-    assert "did you mean max_position_embeddings?" in refusal(saved, overrides={"max_position_embedings": 3})
+    assert "did you mean 'rope_theta'?" in refusal(saved, overrides={"rope_thetta": 3})
+    assert "did you mean 'max_position_embeddings'?" in refusal(saved, overrides={"max_position_embedings": 3})
     assert "set model.dtype" in refusal(saved, overrides={"dtype": "float64"})
     assert "set model.path" in refusal(saved, overrides={"model_type": "gpt2"})
     assert "max_position_embeddings" in refusal(saved, overrides={"max_position_embeddings": "many"})

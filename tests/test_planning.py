@@ -340,7 +340,7 @@ def test_a_file_that_is_no_config_is_refused(text: str, tmp_path: Path) -> None:
 
 
 def test_an_unknown_override_of_the_model_is_refused_by_name() -> None:
-    with pytest.raises(RecipeError, match="did you mean max_position_embeddings"):
+    with pytest.raises(RecipeError, match="did you mean 'max_position_embeddings'"):
         planned("paper/qwen-7b/hpt", "model.overrides.max_positions_embeddings=9")
 
 

@@ -124,9 +124,9 @@ def test_a_resumed_run_goes_on_telling(tmp_path: Path, heard: list[tuple[Any, ..
 
 
 def test_an_unknown_tracker_is_refused_with_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(upge.RecipeError, match=r"no tracker 'tensorbord'; did you mean tensorboard\?"):
+    with pytest.raises(upge.RecipeError, match=r"no tracker 'tensorbord'; did you mean 'tensorboard'\?"):
         upge.load(tiny.recipe(tmp_path), ["log.trackers=[tensorbord]"])
-    with pytest.raises(upge.RecipeError, match=r"it knows .*tensorboard.*wandb"):
+    with pytest.raises(upge.RecipeError, match=r"there are .*tensorboard.*wandb"):
         upge.load(tiny.recipe(tmp_path), ["log.trackers=[all]"])
 
 

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from upge.schedule import at as at
     from upge.session_results import as_list as as_list
     from upge.session_results import as_score as as_score
+    from upge.suggestions import did_you_mean as did_you_mean
     from upge.types import Completion as Completion
     from upge.types import Context as Context
     from upge.types import DataSession as DataSession
@@ -133,6 +134,7 @@ _HOMES = {
         "as_list",
         "as_score",
     ),
+    "upge.suggestions": ("did_you_mean",),
     "upge.types": (
         "Completion",
         "Context",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
-from upge.suggestions import meant, nearest
+from upge.suggestions import did_you_mean, nearest
 
 Scope = Literal["token", "trajectory", "group", "step"]
 """How much of an optimizer step a part must see at once, from the least to all of it."""
@@ -72,12 +72,11 @@ def check_declarations(kind: Any) -> None:
         raise TypeError(f"{name}.needs = {needs!r}: should be a set of batch fields, such as {{'logp'}}")
     kind.needs = frozenset(needs)
     if unknown := sorted(map(str, needs - FIELDS)):
-        free = f"b.{unknown[0]} needs no declaration" if unknown[0] in FREE else meant(unknown[0], FIELDS)
+        free = f"b.{unknown[0]} needs no declaration" if unknown[0] in FREE else did_you_mean(unknown[0], FIELDS)
         raise TypeError(f"{name}.needs: there is no batch field '{unknown[0]}'; {free}")
     if kind.scope not in SCOPES:
-        close = nearest(str(kind.scope), SCOPES)
-        hint = f"; did you mean '{close}'?" if close else ""
-        raise TypeError(f"{name}.scope = {kind.scope!r}: should be one of {', '.join(SCOPES)}{hint}")
+        hint = did_you_mean(str(kind.scope), SCOPES, f"should be one of {', '.join(SCOPES)}")
+        raise TypeError(f"{name}.scope = {kind.scope!r}: {hint}")
     slots = {base.__dict__["slot"] for base in kind.__mro__ if "slot" in base.__dict__}
     if len(slots) > 1:
         raise TypeError(f"{name}.slot = {kind.slot!r}: the slot is that of the base class, and nothing to be set")

@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 import entrypoints
 
 from upge.part_checks import FIELDS, unusable
-from upge.suggestions import meant, nearest
+from upge.suggestions import did_you_mean, nearest
 
 GROUP = "upge."
 RECIPES = "upge.recipes"
@@ -184,7 +184,7 @@ def strays() -> list[str]:
     for parser, distribution in _distributions(tuple(sys.path)):
         for section in map(str.strip, parser.sections()):
             if section.startswith(GROUP) and section not in groups:
-                hint = meant(section, groups)
+                hint = did_you_mean(section, groups)
                 found.append(f"{distribution.name}: there is no entry-point group '{section}'; {hint}")
     return sorted(found)
 

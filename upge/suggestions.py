@@ -1,4 +1,4 @@
-"""Which of the words that would be right was most likely meant."""
+"""Suggestions for a misspelt word: the option that was most likely meant."""
 
 from __future__ import annotations
 
@@ -23,8 +23,10 @@ def nearest(word: str, options: Iterable[str]) -> str | None:
     return by_folded[begun[0]] if len(begun) == 1 else None
 
 
-def meant(word: str, options: Iterable[str]) -> str:
-    """`did you mean 'lr'?`, or what there is."""
-    there = sorted(options)
+def did_you_mean(word: str, options: Iterable[str], otherwise: str | None = None) -> str:
+    """`did you mean 'lr'?`; where no option is near, `otherwise`, by default what there is."""
+    there = sorted(map(str, options))
     close = nearest(word, there)
-    return f"did you mean '{close}'?" if close else f"there are {', '.join(there)}"
+    if close is not None:
+        return f"did you mean '{close}'?"
+    return f"there are {', '.join(there)}" if otherwise is None else otherwise

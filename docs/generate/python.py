@@ -36,7 +36,7 @@ GROUPS = {
             "function_of",
             "PartError",
         ),
-        *("error_text", "as_score", "as_list", "opened", "Terminated"),
+        *("error_text", "as_score", "as_list", "opened", "Terminated", "did_you_mean"),
     ),
     "Where problems, scores and responses come from": (
         *("Data", "Reward", "Engine", "Context", "DataSession", "RewardSession", "EngineSession"),

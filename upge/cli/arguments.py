@@ -62,10 +62,10 @@ def _in_file(name: str, wanted: list[str], *, allow_code: bool) -> tuple[str, ty
 
 
 def _hint(name: str, slots: list[str]) -> str:
-    from upge.recipe.faults import nearest
+    from upge.suggestions import did_you_mean
 
-    close = nearest(name, {offer.name for slot in slots for offer in registry.entries(slot)})
-    return f"\n   did you mean '{close}'?" if close else "\n   `upge list` shows those that there are"
+    names = {offer.name for slot in slots for offer in registry.entries(slot)}
+    return f"\n   {did_you_mean(name, names, '`upge list` shows those that there are')}"
 
 
 @contextmanager

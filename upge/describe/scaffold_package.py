@@ -21,7 +21,7 @@ from upge.describe.scaffold_recipe import already, write_new
 from upge.errors import InputError
 from upge.part import API
 from upge.recipe.catalog import shelved
-from upge.recipe.faults import nearest
+from upge.suggestions import did_you_mean
 
 _PACKAGE = re.compile(r"[a-z0-9]|[a-z0-9][a-z0-9._-]*[a-z0-9]", flags=re.IGNORECASE)
 """PEP 508's names of distributions."""
@@ -61,10 +61,7 @@ def names_of(package: str, slot: str, part: str | None) -> Names:
     Raises InputError for a name that can't be one or is taken, saying what would be right.
     """
     if slot not in registry.slots():
-        there = sorted(registry.slots())
-        close = nearest(slot, there)
-        hint = f"did you mean '{close}'?" if close else f"there are {', '.join(there)}"
-        raise InputError(f"there is no slot '{slot}'; {hint}")
+        raise InputError(f"there is no slot '{slot}'; {did_you_mean(slot, registry.slots())}")
     module = _module_of(package)
     part = part or module.removeprefix(_OURS)
     kind = _class_of(part)

@@ -7,17 +7,17 @@ right name.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import importlib
 import inspect
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from transformers import AutoConfig
 
 from upge.errors import ModelError
+from upge.suggestions import did_you_mean
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
@@ -44,7 +44,7 @@ def configure(arguments: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) 
     config = AutoConfig.for_model(kind, **given)
     known = _known(config)
     for name in sorted(set(arguments) - known - {"model_type"}):
-        raise ModelError(f"model.config: {kind} has no argument {name!r}{_nearest(name, known)}")
+        raise ModelError(f"model.config: {kind} has no argument {name!r}; {did_you_mean(name, known, _UNREAD)}")
     return config
 
 
@@ -67,7 +67,9 @@ def override(config: PreTrainedConfig, overrides: Mapping[str, Any]) -> PreTrain
         owner = next((part for part in parts if name in _known(part)), None)
         if owner is None:
             known = set().union(*map(_known, parts))
-            raise ModelError(f"model.overrides: {config.model_type} has no argument {name!r}{_nearest(name, known)}")
+            raise ModelError(
+                f"model.overrides: {config.model_type} has no argument {name!r}; {did_you_mean(name, known, _UNREAD)}"
+            )
         _set(owner, name, value)
     if overrides:
         config.validate()
@@ -112,6 +114,4 @@ def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     return {**old, **new, **both}
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, sorted(known), 1)
-    return f"; did you mean {near[0]}?" if near else ", and its code reads none: leave it out"
+_UNREAD = "its code reads none: leave it out"

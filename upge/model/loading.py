@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import os
 import re
@@ -26,6 +25,7 @@ from upge.model import recompute, text_scope, unused_tensors
 from upge.model.config import configure, override
 from upge.model.lora import CONFIG, adapt, bare, base_of, merge_from
 from upge.model.policy import Policy
+from upge.suggestions import nearest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -63,15 +63,15 @@ def place(path: str) -> Path:
         roots = [Path(_fetched(path, top, wanted), top, *below)]
     found = next((root / inside for root in roots if (root / inside).exists()), roots[0] / inside)
     if not found.exists():
-        raise ModelError(f"{path}: no such folder in the package{nearest(found)}")
+        raise ModelError(f"{path}: no such folder in the package{neighbour(found)}")
     return found
 
 
-def nearest(path: Path) -> str:
-    """What may have been meant, in words: a neighbour of a path that doesn't exist, with a name much like it."""
+def neighbour(path: Path) -> str:
+    """The neighbour of a path that doesn't exist which was most likely meant, in words."""
     siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-    near = difflib.get_close_matches(path.name, siblings, 1)
-    return f"; did you mean {path.parent / near[0]}?" if near else ""
+    near = nearest(path.name, siblings)
+    return f"; did you mean {path.parent / near}?" if near else ""
 
 
 def _installed(top: str, wanted: str | None) -> list[str]:
@@ -363,7 +363,7 @@ def find(path: str, of: str = "model") -> tuple[str, dict[str, str]]:
         _check_folder(path, folder, of)
         return str(folder), {}
     if not _HUB_ID.fullmatch(path) or ("/" in path and folder.parent.is_dir()):
-        raise ModelError(f"{path}: no such folder{nearest(folder)}")
+        raise ModelError(f"{path}: no such folder{neighbour(folder)}")
     return path, {}
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from upge import registry
-from upge.recipe.faults import Fault, RecipeError, nearest
+from upge.recipe.faults import Fault, RecipeError
+from upge.suggestions import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,6 @@ def _by_name(text: str) -> Path:
         raise RecipeError(
             [Fault(f"{len(found)} packages bring a recipe called '{name}'", None, f"say which: {choices}")]
         )
-    close = nearest(name, [each.name for each in everything])
-    hint = f"did you mean '{close}'?" if close else "`upge list recipes` shows those that there are"
+    names = [each.name for each in everything]
+    hint = did_you_mean(name, names, "`upge list recipes` shows those that there are")
     raise RecipeError([Fault(f"there is neither a file nor a recipe called '{text}'", None, hint)])

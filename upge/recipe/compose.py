@@ -14,9 +14,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from upge.recipe.faults import COMMAND_LINE, Fault, Place, RecipeError, Source, nearest, quoted
+from upge.recipe.faults import COMMAND_LINE, Fault, Place, RecipeError, Source, quoted
 from upge.recipe.qualified_names import at_home, same
 from upge.recipe.yaml import MAX_DEPTH, Node, describe, parse_value, plain, read
+from upge.suggestions import nearest
 
 Shorthand = Callable[[tuple[str, ...]], str | None]
 """For a path, the key that a bare string there stands for; None where a string is just a string."""

@@ -16,10 +16,11 @@ from pydantic_core import ErrorDetails
 from upge import registry
 from upge.estimator.estimator import Term
 from upge.recipe.compose import Composed, PathInRecipe, locate, node_at, path_in_tree
-from upge.recipe.faults import Fault, Place, nearest
+from upge.recipe.faults import Fault, Place
 from upge.recipe.keys import homes_of, keys_at, slot_at
 from upge.recipe.schema import Recipe, RecipeContext
 from upge.recipe.yaml import resolve
+from upge.suggestions import nearest
 
 _KINDS = {
     r"a valid dictionary( or instance of \w+)?": "a map",

@@ -9,8 +9,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
-from upge.suggestions import nearest as nearest
-
 _SHOWN = 100
 """Characters of a source line that a fault shows; a longer line is cut around the caret."""
 

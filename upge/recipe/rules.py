@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 
 from upge.part import Factor, Mask, Part, Switch
 from upge.recipe import trials
-from upge.recipe.faults import nearest
 from upge.recipe.schema import Recipe
+from upge.suggestions import did_you_mean
 
 Broken = tuple[tuple[str | int, ...], str, str | None]
 """Where, what is wrong, and what would be right."""
@@ -158,8 +158,7 @@ def _splits_without_data(recipe: Recipe) -> Iterator[Broken]:
         return
     for index, split in enumerate(recipe.eval.splits):
         if split not in there:
-            near = nearest(split, there)
-            hint = f"did you mean '{near}'?" if near else f"data.evaluation has {', '.join(there) or 'none'}"
+            hint = did_you_mean(split, there, f"data.evaluation has {', '.join(there) or 'none'}")
             yield ("eval", "splits", index), f"the data has no split '{split}'", hint
 
 

@@ -5,7 +5,6 @@ Fields that hold parts say so by their type; all else that a part needs of a rec
 
 from __future__ import annotations
 
-import difflib
 import functools
 import os
 import re
@@ -25,6 +24,7 @@ from upge.estimator.estimator import Estimator
 from upge.part import SLOTS, AnEngine, AReward, BuildContext, Engine, MaybeAnEngine, Part, SomeData, StrictModel
 from upge.part_checks import unusable
 from upge.schedule import Number, Within
+from upge.suggestions import did_you_mean
 
 
 def names_file(use: str) -> bool:
@@ -397,9 +397,7 @@ class Log(StrictModel):
             from accelerate.tracking import LOGGER_TYPE_TO_CLASS as KNOWN
 
             for name in set(trackers) - set(KNOWN):
-                near = difflib.get_close_matches(name, KNOWN, 1)
-                hint = f"did you mean {near[0]}?" if near else f"it knows {', '.join(sorted(KNOWN))}"
-                message = {"message": f"accelerate has no tracker {name!r}; {hint}"}
+                message = {"message": f"accelerate has no tracker {name!r}; {did_you_mean(name, KNOWN)}"}
                 raise PydanticCustomError("refused", "{message}", message)
         return trackers
 

@@ -24,7 +24,8 @@ from ruamel.yaml.events import (
     SequenceStartEvent,
 )
 
-from upge.recipe.faults import LINE_BREAK, Fault, Place, RecipeError, Source, nearest, quoted
+from upge.recipe.faults import LINE_BREAK, Fault, Place, RecipeError, Source, quoted
+from upge.suggestions import nearest
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from pydantic import model_validator
 
-from upge import Data, InputError, Message, Problem
+from upge import Data, InputError, Message, Problem, did_you_mean
 from upge_parts.data.choices import Choices, filled, of_column, of_columns
 from upge_parts.data.conversations import conversation_of, with_system
 from upge_parts.data.texts import text_of
@@ -177,17 +176,8 @@ def refuse(faults: Sequence[str], most: int = 20) -> None:
         raise InputError("\n".join([*faults[:most], *more]))
 
 
-def near(name: str, names: Iterable[str]) -> str:
-    """`; did you mean 'x'?` where a name is near, else `; there are …`."""
-    listed = sorted(map(str, names))
-    close = difflib.get_close_matches(name, listed, n=1)
-    if close:
-        return f"; did you mean '{close[0]}'?"
-    return f"; there are {', '.join(listed)}" if listed else ""
-
-
 def _missing(name: str, there: Iterable[str]) -> str:
-    return f"'{name}'{near(name, there)}"
+    return f"'{name}'; {did_you_mean(name, there)}"
 
 
 def _heads(path: str) -> list[str]:

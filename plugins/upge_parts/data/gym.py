@@ -13,8 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
-from upge import InputError
-from upge_parts.data.columns import near
+from upge import InputError, did_you_mean
 
 EXTRA = "pip install 'upge[reasoning-gym]'"
 
@@ -27,7 +26,7 @@ def made(generator: str, configuration: Mapping[str, Any]) -> Any:
     except ModuleNotFoundError as missing:
         raise InputError(f"reasoning_gym is not installed: {EXTRA}") from missing
     if generator not in DATASETS:
-        raise InputError(f"reasoning_gym has no generator '{generator}'{near(generator, DATASETS)}")
+        raise InputError(f"reasoning_gym has no generator '{generator}'; {did_you_mean(generator, DATASETS)}")
     try:
         # As a name writes it, so that a problem and its reward have the same.
         return reasoning_gym.create_dataset(generator, **json.loads(json.dumps(configuration)))
