@@ -93,8 +93,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
     return LoadFileScheduling(config, log)
 
 
-LONGEST = ("planning", "processes", "commands", "hostile", "laws", "conformance", "mutants", "schema", "paper")
-"""The files that take longest, first: the last ones to begin are short, so that all processes end together."""
+LONGEST = (
+    *("processes", "hostile", "grid", "conformance", "laws", "mutants", "likeness", "wrong_parts", "launching"),
+    *("authoring", "evaluating_together", "commands", "paper", "gradients", "study", "providers", "runs", "schema"),
+)
+"""The files that take longest by --cpu-seconds, first: the last to begin are short, so all processes end together."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
