@@ -209,7 +209,7 @@ def test_a_bare_name_is_explained_with_its_formula(editor: LanguageServer) -> No
         ("advantage: {use: gae, lamb|da: 1}", "(no bias), 0 the critic (little variance).\n\n*default: 1 · ≥ 0 · ≤ 1*"),
         (
             "sou|rce: rollouts",
-            "#### term\n\nWhose tokens: the policy's rollouts, the demonstrations, both, or the rows",
+            "#### term\n\nThe tokens' source: the policy's rollouts, the demonstrations, both, or the rows",
         ),
     ],
 )

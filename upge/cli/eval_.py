@@ -22,7 +22,7 @@ from upge.tables import fixed, folding
 
 if TYPE_CHECKING:
     from upge.evaluate.evaluation import Evaluation
-    from upge.recipe import Recipe
+    from upge.recipe.schema import Recipe
 
 What = Annotated[
     str | None,

@@ -11,7 +11,7 @@ from upge.cli.app import app
 from upge.cli.arguments import AllowCode, Overrides, RecipePath
 
 if TYPE_CHECKING:
-    from upge.recipe import Recipe
+    from upge.recipe.schema import Recipe
 
 Form = Annotated[str, typer.Option("--format", help="text, markdown, or latex (for a paper).")]
 

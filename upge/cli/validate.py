@@ -12,7 +12,7 @@ from upge.cli.arguments import AllowCode, Overrides, RecipePath, uncollected
 
 if TYPE_CHECKING:
     from upge.part import Part
-    from upge.recipe import Recipe
+    from upge.recipe.schema import Recipe
 
 
 @app.command()

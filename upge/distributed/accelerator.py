@@ -10,7 +10,7 @@ from accelerate.state import AcceleratorState
 from transformers.utils.logging import disable_progress_bar
 
 from upge.distributed import deepspeed_config, fsdp
-from upge.recipe import Recipe
+from upge.recipe.schema import Recipe
 
 
 def open_accelerator(recipe: Recipe, **logging: Any) -> Accelerator:

@@ -14,7 +14,7 @@ from typing import Any
 
 from upge.errors import InputError
 from upge.files import parse_json
-from upge.recipe import Recipe
+from upge.recipe.schema import Recipe
 
 VARIABLE = "ACCELERATE_USE_DEEPSPEED"
 _FILE = "ACCELERATE_DEEPSPEED_CONFIG_FILE"

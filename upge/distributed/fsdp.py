@@ -16,7 +16,7 @@ from torch import nn
 from upge.distributed import deepspeed_config
 from upge.errors import InputError
 from upge.model import shards
-from upge.recipe import Recipe
+from upge.recipe.schema import Recipe
 
 _OTHERS = {
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",

@@ -30,7 +30,7 @@ from upge.evaluate.scores import LEVEL, RESAMPLES, Estimate, Record, answers_in,
 from upge.files import parse_json
 from upge.model import Policy
 from upge.model.loading import open_policy
-from upge.recipe import Recipe
+from upge.recipe.schema import Recipe
 from upge.rollouts import packages, preflight, sessions
 from upge.rollouts.preflight import refuse_unscorable
 from upge.rollouts.problems import problems_of

@@ -8,7 +8,7 @@ from itertools import chain, islice
 from statistics import fmean
 
 from upge.evaluate.scores import columns, places, records
-from upge.recipe import Recipe
+from upge.recipe.schema import Recipe
 from upge.rollouts.problems import problems_of
 from upge.rollouts.sampler import Asked, Sampler
 from upge.runs.folder import stream_of

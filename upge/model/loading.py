@@ -30,8 +30,7 @@ from upge.suggestions import nearest
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from upge.recipe import Recipe
-    from upge.recipe.schema import Lora
+    from upge.recipe.schema import Lora, Recipe
 
 _NAMED = re.compile(r"(?P<package>\w[\w.]+)(?:==(?P<version>\w[\w.+!-]*))?:(?P<inside>.*)", re.DOTALL)
 _CODE = (".py", ".pyc", ".pyd", ".so", ".dll", ".dylib")

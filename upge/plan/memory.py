@@ -12,7 +12,7 @@ from upge.model import ModelError
 from upge.model.recompute import check
 from upge.plan.config import config_at
 from upge.plan.fake_model import DTYPES, Pass, critic_peak, imagined, policy_peak
-from upge.recipe import Recipe
+from upge.recipe.schema import Recipe
 
 _LOOKED_AT = 10_000
 """Rollout batches that are asked what they want; a longer run goes on as the last of these."""
@@ -83,7 +83,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
     pass
-    from upge.recipe import Recipe
+    from upge.recipe.schema import Recipe
 
 _PACKED = {"nf4": 0.5, "fp4": 0.5, "int8": 1.0}
 """Bytes of a quantized weight, its scales left out."""

@@ -12,7 +12,7 @@ import torch
 
 from upge.estimator.batch import Batch
 from upge.estimator.part_calls import PartCaller, PartError
-from upge.recipe import Recipe
+from upge.recipe.schema import Recipe
 from upge.report.charts import BOTTOM, COLOURS, LEFT, RIGHT, TOP, Frame, Tick, written
 from upge.report.responses import Prompt
 

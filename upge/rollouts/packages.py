@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 
 from upge.errors import InputError
 from upge.model.lora import CONFIG
-from upge.recipe import Recipe
+from upge.recipe.schema import Recipe
 
 
 def require(recipe: Recipe) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from upge.errors import InputError
 from upge.estimator.part_calls import attribute_errors
 from upge.model import ModelError
-from upge.recipe import Recipe
+from upge.recipe.schema import Recipe
 from upge.rollouts.problems import problems_of
 from upge.rollouts.sampler import Asked, Lack, Sampler
 from upge.types import DataSession, Message, Problem

@@ -8,7 +8,7 @@ from itertools import pairwise
 from math import gcd
 
 from upge.errors import InputError
-from upge.recipe import Recipe
+from upge.recipe.schema import Recipe
 from upge.types import DataSession, Problem
 
 GOLDEN = (5**0.5 - 1) / 2

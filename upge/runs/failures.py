@@ -13,7 +13,7 @@ import torch
 
 from upge.errors import InputError
 from upge.estimator.part_calls import PartError
-from upge.recipe import Recipe
+from upge.recipe.schema import Recipe
 from upge.runs import status
 from upge.runs.folder import RunFolder, checkpoints
 from upge.runs.recipe_file import command

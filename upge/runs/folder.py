@@ -26,8 +26,7 @@ from ruamel.yaml import YAML
 
 from upge.code import neighbours
 from upge.files import refuse_links_out
-from upge.recipe import Recipe
-from upge.recipe.schema import names_file
+from upge.recipe.schema import Recipe, names_file
 from upge.runs import atomic_files
 from upge.runs.reader import metrics_of
 from upge.types import Problem, Trajectory

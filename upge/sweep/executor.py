@@ -19,7 +19,7 @@ from typing import BinaryIO, Literal, Protocol
 import torch
 
 from upge.errors import InputError
-from upge.recipe import Recipe
+from upge.recipe.schema import Recipe
 from upge.sweep.axes import Cell, Standing
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from upge.files import shown
-from upge.recipe import Recipe
+from upge.recipe.schema import Recipe
 from upge.tables import fixed, folding
 from upge.train.health_checks import clipping
 

@@ -12,8 +12,16 @@ from typing import Any
 
 from upge.errors import InputError
 from upge.estimator.estimator import Estimator
-from upge.recipe import Recipe
-from upge.recipe.schema import ClipFraction, EntropyCollapse, Health, KLBlowup, LengthExplosion, NoSignal, Repetition
+from upge.recipe.schema import (
+    ClipFraction,
+    EntropyCollapse,
+    Health,
+    KLBlowup,
+    LengthExplosion,
+    NoSignal,
+    Recipe,
+    Repetition,
+)
 from upge.runs.reader import is_count, is_number
 
 

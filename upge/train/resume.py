@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from upge.errors import InputError
-from upge.recipe import Recipe
+from upge.recipe.schema import Recipe
 from upge.recipe.yaml import plain
 from upge.runs import atomic_files, status
 from upge.runs.folder import RunFolder, free

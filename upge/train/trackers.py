@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 
 from upge.errors import InputError
-from upge.recipe import Recipe
+from upge.recipe.schema import Recipe
 from upge.runs.recipe_file import flat
 
 _PACKAGES = {"comet_ml": "comet-ml", "tensorboard": "upge[tensorboard]"}

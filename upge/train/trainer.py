@@ -24,7 +24,7 @@ from upge.errors import InputError
 from upge.evaluate.measurement import evaluate
 from upge.model import Policy, unused_tensors
 from upge.model.loading import open_policy
-from upge.recipe import Recipe
+from upge.recipe.schema import Recipe
 from upge.rollouts import packages, preflight, sessions
 from upge.rollouts.collector import Collector
 from upge.rollouts.rollout_batch import RolloutBatch
