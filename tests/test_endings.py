@@ -30,7 +30,7 @@ def test_a_run_whose_report_can_not_be_written_is_finished(
     def write(*given: Any, **named: Any) -> Path:
         raise error
 
-    monkeypatch.setattr(write, "write", write)
+    monkeypatch.setattr("upge.report.write.write", write)
     recipe = tiny.recipe(tmp_path, train={"steps": 0}, eval={"splits": []})
     result = CliRunner().invoke(app, ["run", str(recipe)])
     assert result.exit_code == 0, result.output
@@ -87,7 +87,7 @@ def test_ctrl_c_is_told_by_every_command(monkeypatch: pytest.MonkeyPatch, capsys
         error.add_note("to go on: upge")
         raise error
 
-    monkeypatch.setattr(study, "study", study)
+    monkeypatch.setattr("upge.study.study.study", study)
     monkeypatch.setattr(signal, "signal", lambda *given: None)  # the handler would outlive this test
     monkeypatch.setattr(sys, "argv", ["upge", "study", "grpo"])
     with pytest.raises(SystemExit) as ended:
