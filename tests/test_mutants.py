@@ -51,6 +51,7 @@ def checks() -> Iterator[Check]:
     yield partial(test_laws.test_a_group_whose_rewards_are_all_alike_has_exactly_no_advantage, "group_norm")
     yield test_laws.test_a_masked_token_with_a_huge_ratio_has_no_weight
     yield partial(test_laws.test_an_impossible_token_without_weight_costs_nothing, "old", "near")
+    yield test_laws.test_a_part_that_reads_what_it_did_not_declare_is_told_so
     for case in CASES[:1]:
         yield from (partial(check_published_gradient, name, case) for name in METHODS)
     for slot, value in values(*FACTORS):
