@@ -97,9 +97,9 @@ LISTING = """
 import sys
 import upge
 from upge import registry
-offers = discovery.offers()
+offers = registry.entries()
 assert len(offers) > 10, offers
-assert any(discovery.summary(offer) for offer in offers)
+assert any(registry.summary(offer) for offer in offers)
 heavy = {"torch", "transformers", "pydantic", "upge_parts"}
 loud = sorted(name for name in sys.modules if name.partition(".")[0] in heavy)
 assert not loud, loud

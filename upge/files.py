@@ -63,7 +63,7 @@ def read_text(path: Path) -> str:
 def parse_json(text: str | bytes, *, exact: bool = False) -> Any:
     """The value of a JSON text. With `exact` nothing is lost: numbers keep all their digits.
 
-    Then a number with a point or an exponent is a Decimal, and so is an integer too long for Python. A key that occurs
+    Then a number with a point or an exponent is a Decimal. An integer too long for Python always is. A key that occurs
     twice is an error; without `exact` the last one counts.
 
     Raises ValueError, also for a text nested too deeply to be parsed, and for half of a character: a `\\ud800` to
@@ -71,13 +71,22 @@ def parse_json(text: str | bytes, *, exact: bool = False) -> Any:
     """
     ways: dict[str, Any] = {"parse_float": Decimal, "parse_int": _integer, "object_pairs_hook": _object}
     try:
-        found = json.loads(text, **ways if exact else {})
+        found = json.loads(text, **ways) if exact else _loads(text)
         half = _ESCAPED.search(str(text)) and _HALF.search(json.dumps(found, ensure_ascii=False, default=str))
     except RecursionError:
         raise ValueError("nested too deeply") from None
     if half:
         raise ValueError("half of a character: a \\ud800 to \\udfff escape without its partner")
     return found
+
+
+def _loads(text: str | bytes) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        raise
+    except ValueError:  # an integer too long for Python; asking for each integer would slow all others down
+        return json.loads(text, parse_int=_integer)
 
 
 def _integer(digits: str) -> int | Decimal:
