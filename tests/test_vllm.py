@@ -142,6 +142,17 @@ def test_responses_end_at_the_policys_stop_tokens_or_are_truncated(synced: Engin
         assert len(each.tokens) == 24 or not each.truncated
 
 
+def test_a_stop_string_ends_a_response_where_the_run_cuts_it(policy: Policy) -> None:
+    whole, decoder = greedy(policy), policy.decoder
+    stop = (decoder.text(whole[0])[1:3],)
+    with Vllm(**SETTINGS).open(Context(seed=7, policy=policy, stop=stop)) as session:
+        cut = session.sample(REQUESTS, Sampling(temperature=0, max_tokens=24, stop=stop))
+    ends = [decoder.end(each, stop) for each in whole]
+    assert any(end is not None and end < len(each) for end, each in zip(ends, whole, strict=True))
+    assert tokens(cut) == [each[:end] for each, end in zip(whole, ends, strict=True)]
+    assert not any(each.truncated for each, end in zip(cut, ends, strict=True) if end is not None)
+
+
 def test_a_draw_depends_on_its_coordinates_alone(synced: EngineSession) -> None:
     asked = Sampling(max_tokens=24)
     drawn = tokens(synced.sample(REQUESTS, asked))
