@@ -17,7 +17,7 @@ from upge.bench.work import RECIPE, Work
 from upge.estimator.batch import Batch
 from upge.files import parse_json
 from upge.model.loading import find
-from upge.recipe import load
+from upge.recipe.resolve import load
 from upge.train.trainer import learn
 
 SIZES = ((4, 8, 72), (32, 8, 1024), (128, 8, 1024))

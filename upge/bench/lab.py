@@ -14,7 +14,8 @@ import torch
 from upge.bench import bare
 from upge.bench.timing import SECONDS, Table, in_turns, machine, seconds
 from upge.model.loading import find
-from upge.recipe import Recipe, load
+from upge.recipe.resolve import load
+from upge.recipe.schema import Recipe
 from upge.train.trainer import train
 from upge.types import Context, Problem
 

@@ -17,7 +17,7 @@ from upge.bench.work import RECIPE, SMOLLM2
 from upge.model import Policy
 from upge.model.loading import load
 from upge.part import BuildContext, Engine, build
-from upge.recipe import load as load_recipe
+from upge.recipe.resolve import load as load_recipe
 from upge.rollouts.packages import require
 from upge.types import Completion, Context, EngineSession, Request, Sampling
 

@@ -13,7 +13,8 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from upge.model.loading import open_policy
-from upge.recipe import Recipe, load
+from upge.recipe.resolve import load
+from upge.recipe.schema import Recipe
 from upge.train.learner import Learner, open_learner
 from upge.types import Problem, Trajectory
 

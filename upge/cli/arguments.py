@@ -15,7 +15,7 @@ from upge.errors import InputError
 
 if TYPE_CHECKING:
     from upge.part import Part
-    from upge.recipe import Composed
+    from upge.recipe.compose import Composed
 
 RecipePath = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a shipped one.")]
 Overrides = Annotated[
@@ -72,8 +72,8 @@ def _hint(name: str, slots: list[str]) -> str:
 def located(composed: Composed) -> Iterator[None]:
     """A part's error gets the place at which the recipe names the part."""
     from upge.estimator.part_calls import PartError
-    from upge.recipe import Fault
     from upge.recipe.compose import place_of
+    from upge.recipe.faults import Fault
 
     try:
         yield

@@ -54,7 +54,7 @@ def _is_recipe(what: str) -> bool:
 
 
 def _of_recipe(what: str, overrides: list[str], examples: int, allow_code: bool) -> Iterator[Finding]:
-    from upge.recipe import load
+    from upge.recipe.resolve import load
 
     recipe = load(what, overrides, allow_code=allow_code)
     found: Iterator[Finding] = _testing().examined_estimator(recipe.estimator, examples=examples)

@@ -13,7 +13,8 @@ from upge.cli.arguments import AllowCode
 from upge.tables import folding
 
 if TYPE_CHECKING:
-    from upge.recipe import Composed, Recipe
+    from upge.recipe.compose import Composed
+    from upge.recipe.schema import Recipe
 
 One = Annotated[str, typer.Argument(metavar="A", help="A recipe file, or the name of one that is installed.")]
 Other = Annotated[str, typer.Argument(metavar="B")]
@@ -26,7 +27,7 @@ def diff(a: One, b: Other, everything: Everything = False, allow_code: AllowCode
     from rich.console import Console
 
     from upge.files import shown
-    from upge.recipe import load_composed
+    from upge.recipe.resolve import load_composed
 
     loaded = [load_composed(path, allow_code=allow_code) for path in (a, b)]
     recipes = [recipe for recipe, _ in loaded]

@@ -70,7 +70,7 @@ def evaluate(
     """Measure a model on a recipe's data: avg@n, pass@k, maj@n, with intervals, in all and by band."""
     from upge.cli.arguments import located
     from upge.distributed.launcher import due, launch
-    from upge.recipe import load, load_composed
+    from upge.recipe.resolve import load, load_composed
 
     model, given = _told_apart(model, overrides or [], completions)
     given += [f"train.precision={precision}"] if precision else []

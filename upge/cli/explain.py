@@ -24,7 +24,7 @@ def explain(
     from upge.describe.formats import FORMATS, rendered
     from upge.describe.recipe import explained
     from upge.files import shown
-    from upge.recipe import load_composed
+    from upge.recipe.resolve import load_composed
 
     if form not in FORMATS:
         raise typer.BadParameter(f"'{form}' is none of {', '.join(FORMATS)}", param_hint="--format")
@@ -38,8 +38,9 @@ def _alike(recipe: Recipe) -> tuple[tuple[str, ...], str]:
     from upge.describe.similarity import Subject, alike_subjects
     from upge.describe.synthetic import longest_of, tried_steps, turns, words
     from upge.estimator.part_calls import PartError
-    from upge.recipe import RecipeError, load
     from upge.recipe.catalog import shelved
+    from upge.recipe.faults import RecipeError
+    from upge.recipe.resolve import load
 
     others = {}
     for each in shelved():

@@ -66,7 +66,8 @@ def _recipes(fault_of: Callable[[str], str | None] | None) -> Iterator[Row]:
 
 
 def _checked_recipe(path: str) -> str | None:
-    from upge.recipe import RecipeError, check
+    from upge.recipe.faults import RecipeError
+    from upge.recipe.resolve import check
 
     try:
         check(path)

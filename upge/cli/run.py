@@ -17,7 +17,8 @@ from upge.cli.app import app
 from upge.cli.arguments import AllowCode
 
 if TYPE_CHECKING:
-    from upge.recipe import Composed, Recipe
+    from upge.recipe.compose import Composed
+    from upge.recipe.schema import Recipe
     from upge.sweep.axes import Cell
     from upge.sweep.executor import Task
 
@@ -56,8 +57,8 @@ def asked_for(words: Sequence[str], seeds: int | None, vary: Sequence[str], jobs
 
 
 def _is_recipe(text: str) -> bool:
-    from upge.recipe import RecipeError
     from upge.recipe.catalog import find_recipe
+    from upge.recipe.faults import RecipeError
 
     try:
         return os.path.isfile(find_recipe(text))  # noqa: PTH113 (see above)
@@ -244,7 +245,7 @@ def run(
 
     pass
     from upge.errors import InputError
-    from upge.recipe import load_composed
+    from upge.recipe.resolve import load_composed
 
     check_given(dry_run, config, prompt_tokens)
     given = words or []

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from upge.estimator.part_calls import PartError
-    from upge.recipe import Composed, Recipe
+    from upge.recipe.compose import Composed
+    from upge.recipe.schema import Recipe
     from upge.study.measurement import Finding
     from upge.study.study import Row
 
@@ -117,7 +118,8 @@ def _placed(error: PartError, composed: Composed) -> str:
 def _loaded(name: str, length: int, *, allow_code: bool) -> tuple[Recipe, Composed]:
     """The recipe, with the longest sequence for its completion budget, so that what follows that, a constant reduction
     say, follows the sequences of the study. A recipe that has no sense on so short a budget keeps its own."""
-    from upge.recipe import RecipeError, load_composed
+    from upge.recipe.faults import RecipeError
+    from upge.recipe.resolve import load_composed
 
     whole, composed = load_composed(name, allow_code=allow_code)
     try:

@@ -21,7 +21,7 @@ def validate(recipe: RecipePath, overrides: Overrides = None, allow_code: AllowC
     with uncollected():
         from upge.describe.trial_calls import rehearse
         from upge.files import shown
-        from upge.recipe import check
+        from upge.recipe.resolve import check
 
         checked = check(recipe, overrides or (), allow_code=allow_code)
     if checked.recipe is None:

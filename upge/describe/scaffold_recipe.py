@@ -12,9 +12,9 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from upge.errors import InputError
-from upge.recipe import check
 from upge.recipe.catalog import find_recipe, shelved, shipped_recipes
 from upge.recipe.keys import shorthand
+from upge.recipe.resolve import check
 from upge.recipe.yaml import Node, read
 
 _LONGEST = 110

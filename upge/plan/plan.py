@@ -15,8 +15,9 @@ from upge.plan import memory
 from upge.plan.config import Found, config_of, tokenizer_of
 from upge.plan.fake_model import DTYPES
 from upge.plan.memory import Count, Share, Work, work_of
-from upge.recipe import Composed, Fault, Recipe, RecipeError
-from upge.recipe.compose import place_of
+from upge.recipe.compose import Composed, place_of
+from upge.recipe.faults import Fault, RecipeError
+from upge.recipe.schema import Recipe
 from upge.rollouts.packages import missing
 from upge.train import cautions
 

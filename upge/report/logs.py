@@ -12,7 +12,9 @@ from upge.errors import InputError
 from upge.estimator.part_calls import PartError
 from upge.evaluate.paired import is_evaluation
 from upge.files import parse_json
-from upge.recipe import Recipe, RecipeError, load
+from upge.recipe.faults import RecipeError
+from upge.recipe.resolve import load
+from upge.recipe.schema import Recipe
 from upge.report import responses
 from upge.report.responses import Responses
 from upge.runs import reader, status

@@ -10,8 +10,9 @@ from typing import Any
 
 from upge.code import named_by
 from upge.errors import InputError
-from upge.recipe import Recipe, RecipeError
+from upge.recipe.faults import RecipeError
 from upge.recipe.qualified_names import comparable
+from upge.recipe.schema import Recipe
 from upge.recipe.yaml import Node, parse, plain, read
 from upge.runs.folder import RunFolder
 

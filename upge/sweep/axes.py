@@ -14,7 +14,9 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from upge.errors import InputError
-from upge.recipe import Fault, Recipe, RecipeError, load
+from upge.recipe.faults import Fault, RecipeError
+from upge.recipe.resolve import load
+from upge.recipe.schema import Recipe
 from upge.runs import status
 from upge.runs.recipe_file import changed
 from upge.runs.status import ended_after

@@ -11,7 +11,7 @@ from typing import Any
 from upge.errors import InputError
 from upge.evaluate.paired import Evaluated, opened
 from upge.evaluate.scores import columns, places
-from upge.recipe import RecipeError
+from upge.recipe.faults import RecipeError
 from upge.recipe.qualified_names import comparable
 from upge.recipe.yaml import plain, read
 from upge.runs.reader import Run
