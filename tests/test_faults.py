@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from upge.recipe.faults import Fault, Place, RecipeError, nearest
+from upge.recipe.faults import Fault, Place, RecipeError
+from upge.suggestions import nearest
 
 
 def place(file: str = "r.yaml", line: int = 1, column: int = 1, text: str = "key: value", width: int = 1) -> Place:
