@@ -107,9 +107,7 @@ def test_a_run_that_fails_stops_no_other_and_is_told_at_the_end(twice: Twice) ->
     assert len(failed) == 1
     assert "ended by SIGKILL" in said
     assert "3 of 4 runs are finished" in said
-    assert re.search(
-        r"go on with the others: upge run .*recipe.yaml .*other.yaml --seeds 2 --jobs 2 --allow-code", said
-    )
+    assert re.search(r"resume the others: upge run .*recipe.yaml .*other.yaml --seeds 2 --jobs 2 --allow-code", said)
     assert said.count("begins") == 4
     assert twice.first.stdout == ""
 

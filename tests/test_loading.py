@@ -147,7 +147,7 @@ def test_folders_that_hold_something_else(saved: Path, tmp_path: Path) -> None:
     assert "merge" in refusal(tmp_path, tokenizer=str(saved))
     (tmp_path / "adapter_config.json").unlink()
     (tmp_path / "model.gguf").write_text("GGUF")
-    assert "name the file itself" in refusal(tmp_path, tokenizer=str(saved))
+    assert "has a GGUF file; name that" in refusal(tmp_path, tokenizer=str(saved))
     assert "model.gguf" in refusal(tmp_path / "model.gguf", tokenizer=str(saved))
 
 
