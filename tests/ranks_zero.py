@@ -76,7 +76,7 @@ def guarded(folder: Path, own: Path, name: str) -> None:
         tally = StepMetrics((), learner.sum)
         optimization.backward([factor, factor], loss, lambda: loss(0.0))
         optimization.step(step, tally)
-        metrics.append(tally.metrics())
+        metrics.append(tally.reduced())
     ranks.leave(folder, named(name, "guarded", "float32"), learner, metrics)
 
 

@@ -154,7 +154,7 @@ def clamped(mask: list[dict[str, Any]], advantage: str = "reward") -> dict[str, 
     estimator = Estimator.model_validate({"terms": {"rl": term}})
     tally = StepMetrics(["rl"], lambda x: x)
     tally.weighed(batch, estimator.weigh(batch, estimator.count(batch, estimator.credit(batch))))
-    return tally.metrics()
+    return tally.reduced()
 
 
 def test_tokens_at_the_bound_of_the_ratio_are_counted_and_told(tmp_path: Path) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support import house
 
 import upge
 
@@ -109,19 +110,15 @@ def test_no_module_imports_a_floor_above_its_own(path: Path) -> None:
 
 def test_imports_make_no_circle() -> None:
     """Imports for type checkers and inside functions count: a reader follows them all the same."""
-    files = {module_of(path): path for path in MACHINE if module_of(path)}
-    graph = {module: set(_modules(imports(path, checking=True), files)) - {module} for module, path in files.items()}
-    while leaves := {module for module, imported in graph.items() if not imported & graph.keys()}:
-        for module in leaves:
-            del graph[module]
-    assert not graph, f"these import one another, or what does: {', '.join(sorted(graph))}"
+    there = house.modules()
+    chains = house.chains({name: set(house.imported(tree, there)) - {name} for name, tree in there.items()})
+    circle = sorted(name for name, chain in chains.items() if not chain)
+    assert not circle, f"these import one another, or what does: {', '.join(circle)}"
 
 
-def _modules(names: Iterable[str], files: Mapping[str, Path]) -> Iterator[str]:
-    for name in names:
-        module = name.removeprefix("upge.")
-        if within_upge(name) is not None:
-            yield from [each for each in (module, module.rpartition(".")[0]) if each in files][:1]
+def test_a_circle_of_imports_is_seen() -> None:
+    assert house.chains({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": set()}) == {"a": [], "b": [], "c": [], "d": ["d"]}
+    assert house.chains({"a": {"b", "c"}, "b": {"c"}, "c": set()})["a"] == ["a", "b", "c"]
 
 
 def test_the_laws_may_open_a_policy_and_synthetic_batches_may_not() -> None:

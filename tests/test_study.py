@@ -20,9 +20,9 @@ from upge import Estimator
 from upge.cli.main import app
 from upge.errors import InputError
 from upge.study import exact
-from upge.study.exact import ExactProblem, Kind, World, add, ground, listed, start
+from upge.study.draws import Setting, draws, outcomes, sampled
+from upge.study.exact import ExactProblem, Kind, World, add, exact_problem, listed, start
 from upge.study.measurement import BLOCKS, Finding, Gradients, gradients, measure
-from upge.study.sampling import Setting, draws, outcomes, sampled
 from upge.study.study import Case, remarks, study
 
 TWO = World(success=(0.25,), vocabulary=2, length=1)
@@ -82,7 +82,7 @@ def test_worlds_that_cannot_be(arguments: dict[str, object], said: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("mu", [0.0, 0.7])
 def test_the_exact_gradient_is_the_objectives_slope(kind: Kind, mu: float) -> None:
-    place, step = ground(SMALL, kind), 1e-5
+    place, step = exact_problem(SMALL, kind), 1e-5
 
     def objective(move: Tensor) -> float:
         policy = start(kind, SMALL)
@@ -104,7 +104,7 @@ def test_the_exact_gradient_is_the_objectives_slope(kind: Kind, mu: float) -> No
 @pytest.mark.parametrize("stale", [0, 3])
 def test_a_batchs_gradient_is_that_of_the_estimators_loss(name: str, stale: int) -> None:
     """The weights times listed score vectors are what autograd makes of the loss, entropy's share included."""
-    place, setting, made = ground(SMALL, stale=stale), Setting(3, 4), estimator(name)
+    place, setting, made = exact_problem(SMALL, stale=stale), Setting(3, 4), estimator(name)
     policy = start("table", SMALL)
     for _ in range(stale):
         parameters = list(policy.parameters())
@@ -123,7 +123,7 @@ def test_a_batchs_gradient_is_that_of_the_estimators_loss(name: str, stale: int)
 
 
 def test_the_value_is_what_may_still_come() -> None:
-    place = ground(SMALL)
+    place = exact_problem(SMALL)
     before_any = (place.old.probability * SMALL.reward).sum(1)
     torch.testing.assert_close(place.value[:, :, 0], before_any[:, None].expand(-1, len(SMALL.sequences)))
 
@@ -133,13 +133,13 @@ def test_the_value_is_what_may_still_come() -> None:
 
 @pytest.mark.parametrize(("world", "setting"), [(TWO, Setting(1, 2)), (SMALL, Setting(1, 4)), (SMALL, Setting(2, 2))])
 def test_the_outcomes_are_all_there_are(world: World, setting: Setting) -> None:
-    listed_all = outcomes(ground(world), setting)
+    listed_all = outcomes(exact_problem(world), setting)
     assert listed_all is not None
     assert math.fsum(chance for chance, _ in listed_all) == pytest.approx(1, abs=1e-12)
 
 
 def test_too_many_outcomes_are_drawn_instead() -> None:
-    place = ground(World())
+    place = exact_problem(World())
     assert outcomes(place, Setting(4, 8)) is None
     assert gradients(estimator("rloo"), place, Setting(4, 8), count=41).g.shape[0] == 60
 
@@ -150,7 +150,7 @@ HEAVY_DRAWS = [pytest.param(name, 2000, marks=pytest.mark.heavy) for name in ("r
 @pytest.mark.parametrize(("name", "count"), [("hpt", 300), *HEAVY_DRAWS])
 def test_draws_agree_with_all_there_is(name: str, count: int) -> None:
     """The intervals of the draws hold the exact numbers; the seed is fixed, so this doesn't fail by chance."""
-    place, setting = ground(SMALL), Setting(1, 3)
+    place, setting = exact_problem(SMALL), Setting(1, 3)
     exact = measure(gradients(estimator(name), place, setting), place.gradient(0.1))
     rows = torch.stack([_gradient(name, place, setting, draw) for draw in draws(place, setting, count, 11)])
     drawn = measure(Gradients(rows), place.gradient(0.1))
@@ -178,7 +178,7 @@ def _gradient(name: str, place: ExactProblem, setting: Setting, draw: object) ->
 @example(success=(0.05, 0.95), n=2, seed=0)
 @settings(max_examples=8)
 def test_unbiased_estimators_have_no_bias(name: str, success: tuple[float, float], n: int, seed: int) -> None:
-    place = ground(World(success, vocabulary=2, length=2, seed=seed))
+    place = exact_problem(World(success, vocabulary=2, length=2, seed=seed))
     it = found(name, place, n)
     assert it.exact
     assert it.bias.value < 1e-7
@@ -187,7 +187,7 @@ def test_unbiased_estimators_have_no_bias(name: str, success: tuple[float, float
 
 def test_dividing_by_the_deviation_turns_the_gradient() -> None:
     """GRPO weighs prompts by 1/std, so prompts of unequal success pull it away; without it there is no bias."""
-    place = ground(SMALL)
+    place = exact_problem(SMALL)
     assert found("grpo", place, 4).bias.value > 0.02
     assert found("drgrpo", place, 4).bias.value < 1e-7
 
@@ -195,7 +195,7 @@ def test_dividing_by_the_deviation_turns_the_gradient() -> None:
 @pytest.mark.parametrize("length", [1, 2])
 def test_what_the_clip_and_a_tokens_own_ratio_cost_once_the_policy_has_moved(length: int) -> None:
     """Without a clip importance weights are right for single tokens; a ratio per token forgets the tokens around it."""
-    place = ground(World(success=(0.2, 0.6), vocabulary=3, length=length), stale=30)
+    place = exact_problem(World(success=(0.2, 0.6), vocabulary=3, length=length), stale=30)
     clipped, unclipped = (
         measure(gradients(made, place, Setting(1, 3), stale=True), place.gradient(0)).bias.value
         for made in (estimator("drgrpo"), estimator("drgrpo", "estimator.terms.rl.mask=none"))
@@ -206,7 +206,7 @@ def test_what_the_clip_and_a_tokens_own_ratio_cost_once_the_policy_has_moved(len
 
 def test_imitating_with_denominator_one_prefers_what_is_likely_already() -> None:
     """SFT's expectation is −∇KL(π_β‖π) to scale with `sequence_sum`; DFT's weight π_θ turns it."""
-    place = ground(SMALL)
+    place = exact_problem(SMALL)
     imitation = place.imitation_gradient
     weighed = {}
     for name in ("sft", "dft"):
@@ -222,7 +222,7 @@ def test_two_tokens_by_hand() -> None:
     Of two samples one is right with chance 2·p·(1 − p) = 3/8, and then Â = ±1, so g = ½·(¾·d + ¼·d) = d/2; else g = 0.
     E g = 3/16·d = p·(1 − p)·d = ∇J. Variance: (3/8·¼ − 9/256)/(9/256) = 5/3. Cosine: 3/8.
     """
-    place = ground(TWO)
+    place = exact_problem(TWO)
     torch.testing.assert_close(place.reward_gradient, torch.tensor([-3 / 16, 3 / 16], dtype=torch.float64))
     it = found("rloo", place, 2)
     assert it.exact

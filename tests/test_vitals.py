@@ -54,7 +54,7 @@ def test_entropy_and_loops_are_of_rollouts_alone() -> None:
     shown = Trajectory(Problem("p", "", ""), (1,), (2, 3) * 3, "", 1.0, demonstration=True)
     drawn = [rollout((2, 3) * 3, logp=[-1.0] * 6), rollout([4, 5], logp=[-0.5, -0.5]), rollout([4])]
     metrics.of_rollouts(counted, [*drawn, shown])
-    found = counted.metrics()
+    found = counted.reduced()
     assert found["repetition"] == 1 / 3
     assert found["sampled_entropy"] == 7 / 8
 
@@ -63,7 +63,7 @@ def test_entropy_and_loops_are_of_rollouts_alone() -> None:
 def test_the_sampled_entropy_has_the_digits_that_an_estimate_has(entropy: float) -> None:
     counted = tally()
     metrics.of_rollouts(counted, [rollout([2], logp=[-entropy])])
-    found = counted.metrics()["sampled_entropy"]
+    found = counted.reduced()["sampled_entropy"]
     assert found == pytest.approx(entropy, rel=5.1e-4)
     assert found == float(f"{found:.4g}")
 
@@ -86,7 +86,7 @@ def test_divergences_are_exact_where_every_token_is_seen_as_often_as_it_is_likel
         counted = tally()
         fields = {field: x.log()[token] for field, x in other.items()}
         metrics.of_micro_batch(counted, upge.Batch(logp=logp.log()[token], **rows, **same, **fields))
-        assert counted.metrics()[name] == pytest.approx(exact, rel=1e-9, abs=1e-12)
+        assert counted.reduced()[name] == pytest.approx(exact, rel=1e-9, abs=1e-12)
 
 
 def test_demonstrations_have_no_divergence() -> None:
@@ -95,7 +95,7 @@ def test_demonstrations_have_no_divergence() -> None:
     rows = {"trajectory": torch.zeros(2, dtype=torch.long), "group": torch.zeros(1, dtype=torch.long)}
     counted = tally()
     metrics.of_micro_batch(counted, upge.Batch(logp=zero, old_logp=zero - 1, **rows, **shown))
-    assert "kl_old" not in counted.metrics()
+    assert "kl_old" not in counted.reduced()
 
 
 @pytest.mark.parametrize(("rewards", "share"), [("0000", 0.0), ("1111", 0.0), ("0111", 0.5), ("0110", 1.0)])
@@ -109,4 +109,4 @@ def test_signal_is_the_share_of_prompts_whose_rollouts_differ(tmp_path: Path, re
     batch = upge.Batch(logp=None, reward=reward, demonstration=torch.zeros(4, dtype=torch.bool), **rows)
     credit, counted = recipe.estimator.credit(batch), tally()
     metrics.of_credit(counted, batch, credit, ["rl", "kl"])
-    assert counted.metrics()["signal"] == share
+    assert counted.reduced()["signal"] == share

@@ -65,8 +65,8 @@ def study(
     import torch
 
     from upge.errors import InputError
+    from upge.study.draws import Setting
     from upge.study.exact import World
-    from upge.study.sampling import Setting
     from upge.study.study import SWEEPS, Case, remarks
     from upge.study.study import study as studied
 

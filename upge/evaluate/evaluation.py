@@ -88,7 +88,7 @@ def _evaluated(recipe: Recipe, folder: Path, team: Ranks, *, resume: bool, chunk
     policy = _on_device(recipe, team)
     context = Context(recipe.train.seed, folder, policy, team.rank, team.world, recipe.rollout.stop)
     with _judging(recipe, context) as (problems, reward):
-        with failures.explained(recipe, folder), _collecting(recipe, context, policy, reward) as sampler:
+        with failures.explained(recipe, folder), _sampling(recipe, context, policy, reward) as sampler:
             for split, its in problems.items():
                 preflight.measured(recipe, split, its, sampler)
             asked = {split: ask(sampler, its, recipe.eval.n) for split, its in problems.items()}
@@ -156,12 +156,11 @@ def _judging(
 
 
 @contextmanager
-def _collecting(recipe: Recipe, context: Context, policy: Policy, reward: RewardSession) -> Iterator[Sampler]:
-    templater = policy.templater(recipe.data.template, recipe.data.system)
+def _sampling(recipe: Recipe, context: Context, policy: Policy, reward: RewardSession) -> Iterator[Sampler]:
     own = recipe.engine_of_its_own()
     place, engine_of = ("rollout.engine", recipe.rollout.engine) if own is None else ("eval.engine", own)
     with sessions.opened(engine_of, place, engine_of.open, context) as engine:
-        yield Sampler(templater, engine, reward, 0, zero_truncated=_zeroes(recipe), context=policy.context_length)
+        yield Sampler.of(recipe, policy, engine, reward)
 
 
 def _begun(kept: RunFolder, recipe: Recipe, vocabulary: str, asked: dict[str, list[Asked]], *, resume: bool) -> int:

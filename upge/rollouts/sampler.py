@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from upge.model import ModelError, Prompt, Templater
+from upge.model import ModelError, Policy, Prompt, Templater
+from upge.recipe.schema import Recipe
 from upge.types import (
     Completion,
     EngineSession,
@@ -64,6 +65,18 @@ class Sampler:
     demonstration_tokens: int
     zero_truncated: bool = False
     context: int | None = None
+
+    @classmethod
+    def of(cls, recipe: Recipe, policy: Policy, engine: EngineSession, reward: RewardSession) -> Sampler:
+        """That of a recipe, with what is open of it."""
+        return cls(
+            policy.templater(recipe.data.template, recipe.data.system),
+            engine,
+            reward,
+            recipe.train.demonstration_tokens or recipe.rollout.max_tokens,
+            zero_truncated=recipe.rollout.truncated == "zero_reward",
+            context=policy.context_length,
+        )
 
     def ask(self, problem: Problem, group: int, *, first: int = 0) -> Asked:
         """The problem as the policy will read it."""

@@ -250,7 +250,7 @@ class ExactProblem:
         return self.reward_gradient + mu * self.imitation_gradient
 
 
-def ground(world: World, kind: Kind = "table", *, stale: int = 0, rate: float = 1.0) -> ExactProblem:
+def exact_problem(world: World, kind: Kind = "table", *, stale: int = 0, rate: float = 1.0) -> ExactProblem:
     """The policy `stale` updates after the one that samples: θ ← θ + rate·∇E[r], with the exact gradient."""
     policy = start(kind, world)
     first = listed(policy, world).detached()

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from upge.estimator.estimator import Estimator
 from upge.part import State
+from upge.study.draws import Draw, Setting, draws, outcomes, sampled
 from upge.study.exact import ExactProblem
-from upge.study.sampling import Draw, Setting, draws, outcomes, sampled
 from upge.tables import fixed
 
 BLOCKS, QUANTILE = 20, 2.093
@@ -68,7 +68,7 @@ class Gradients:
 
 def gradients(
     estimator: Estimator,
-    ground: ExactProblem,
+    problem: ExactProblem,
     setting: Setting,
     *,
     stale: bool = False,
@@ -79,18 +79,18 @@ def gradients(
 
     Parts have the state that the rollout batches before `setting.step` leave, one draw of them.
     """
-    state = state_before(estimator, ground, setting, stale=stale, seed=seed)
-    listed = outcomes(ground, setting)
+    state = state_before(estimator, problem, setting, stale=stale, seed=seed)
+    listed = outcomes(problem, setting)
     if listed is not None:
-        rows = [_weights(estimator, ground, setting, draw, state, stale=stale) for _, draw in listed]
+        rows = [_weights(estimator, problem, setting, draw, state, stale=stale) for _, draw in listed]
         chance = torch.tensor([chance for chance, _ in listed], dtype=torch.float64)
     else:
         count = -(-count // BLOCKS) * BLOCKS
-        drawn = draws(ground, setting, count, seed)
-        rows = [_weights(estimator, ground, setting, draw, state, stale=stale) for draw in drawn]
+        drawn = draws(problem, setting, count, seed)
+        rows = [_weights(estimator, problem, setting, draw, state, stale=stale) for draw in drawn]
         chance = None
     likelihood, entropy = (torch.stack(column) for column in zip(*rows, strict=True))
-    return Gradients(likelihood @ ground.score + entropy @ ground.pull, chance)
+    return Gradients(likelihood @ problem.score + entropy @ problem.pull, chance)
 
 
 def measure(found: Gradients, exact: Tensor) -> Finding:
@@ -104,25 +104,25 @@ def measure(found: Gradients, exact: Tensor) -> Finding:
     return Finding(scale, _root(bias), variance, error, cosine, exact=found.chance is not None)
 
 
-def state_before(estimator: Estimator, ground: ExactProblem, setting: Setting, *, stale: bool, seed: int) -> State:
+def state_before(estimator: Estimator, problem: ExactProblem, setting: Setting, *, stale: bool, seed: int) -> State:
     """The state that the rollout batches before `setting.step` leave; the initial one at step 0, or without any."""
     state = estimator.initial()
     if any(state.values()):
-        earlier = draws(ground, setting, setting.step, seed + 1)
+        earlier = draws(problem, setting, setting.step, seed + 1)
         for step, draw in enumerate(earlier):
-            batch = sampled(ground, replace(setting, step=step), estimator, draw, stale=stale).batch
+            batch = sampled(problem, replace(setting, step=step), estimator, draw, stale=stale).batch
             state = estimator.credit(batch, step, state=state).state
     return state
 
 
 def _weights(
-    estimator: Estimator, ground: ExactProblem, setting: Setting, draw: Draw, state: State, *, stale: bool
+    estimator: Estimator, problem: ExactProblem, setting: Setting, draw: Draw, state: State, *, stale: bool
 ) -> tuple[Tensor, Tensor]:
     """(G·S·L,) the weight of every place's ∇log π, and of its ∇H, in the gradient of one batch."""
-    made = sampled(ground, setting, estimator, draw, stale=stale)
+    made = sampled(problem, setting, estimator, draw, stale=stale)
     credit = estimator.count(made.batch, estimator.credit(made.batch, setting.step, state=state))
     weighed = estimator.weigh(made.batch, credit, stale=stale)
-    totals = {"likelihood": torch.zeros(len(ground.score), dtype=torch.float64)}
+    totals = {"likelihood": torch.zeros(len(problem.score), dtype=torch.float64)}
     totals["entropy"] = torch.zeros_like(totals["likelihood"])
     for name, term in weighed.terms.items():
         totals[estimator.terms[name].direction].index_add_(0, made.place, term.weight)

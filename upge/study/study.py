@@ -10,9 +10,9 @@ from upge.describe.similarity import silent
 from upge.errors import InputError
 from upge.estimator.estimator import Estimator
 from upge.estimator.part_calls import PartError
-from upge.study.exact import ExactProblem, Kind, World, ground
+from upge.study.draws import Setting, draws, sampled
+from upge.study.exact import ExactProblem, Kind, World, exact_problem
 from upge.study.measurement import Finding, gradients, measure, state_before
-from upge.study.sampling import Setting, draws, sampled
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def _rows(
     estimators: Mapping[str, Estimator], case: Case, mus: Sequence[float], faults: dict[str, PartError] | None
 ) -> Iterator[Row]:
     try:
-        place = _ground(case.world, case.policy, case.stale, case.rate)
+        place = _exact_problem(case.world, case.policy, case.stale, case.rate)
     except ValueError as error:
         raise InputError(f"study: {error}") from error
     for name, estimator in estimators.items():
@@ -106,7 +106,7 @@ def _rows(
 
 def remarks(estimators: Mapping[str, Estimator], case: Case) -> Iterator[str]:
     """For each estimator what its numbers don't show: parts that made no difference here, and state at step 0."""
-    place = _ground(case.world, case.policy, case.stale, case.rate)
+    place = _exact_problem(case.world, case.policy, case.stale, case.rate)
     for name, estimator in estimators.items():
         state = state_before(estimator, place, case.setting, stale=case.stale > 0, seed=case.seed)
         drawn = draws(place, case.setting, _LOOKED_AT, case.seed)
@@ -124,5 +124,5 @@ _LOOKED_AT = 20
 
 
 @lru_cache(maxsize=32)
-def _ground(world: World, policy: Kind, stale: int, rate: float) -> ExactProblem:
-    return ground(world, policy, stale=stale, rate=rate)
+def _exact_problem(world: World, policy: Kind, stale: int, rate: float) -> ExactProblem:
+    return exact_problem(world, policy, stale=stale, rate=rate)

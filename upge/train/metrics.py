@@ -142,7 +142,7 @@ def of_micro_batch(tally: Means, batch: Batch) -> None:
 
 
 class StepMetrics:
-    """Collects sums and means under metric names; `metrics` adds them up over ranks."""
+    """Collects sums and means under metric names; `reduced` adds them up over ranks."""
 
     def __init__(
         self,
@@ -219,7 +219,7 @@ class StepMetrics:
             self.mean("entropy", float(batch.entropy.detach().sum()), batch.entropy.numel())
         of_micro_batch(self, batch)
 
-    def metrics(self) -> dict[str, float]:
+    def reduced(self) -> dict[str, float]:
         """Every sum and mean over all ranks; a mean of nothing is left out."""
         sums, means = sorted(self._sums), sorted(self._means)
         flat = [self._sums[name] for name in sums] + [part for name in means for part in self._means[name]]

@@ -41,7 +41,7 @@ from upge.train.learner import Learner, open_learner
 from upge.train.metrics import StepMetrics
 from upge.train.resume import Start, choose, tidy
 from upge.train.token_log import TokenLog
-from upge.types import Context, DataSession, EngineSession, RewardSession, Trajectory
+from upge.types import Context, DataSession, EngineSession, Trajectory
 
 
 def train(recipe: Recipe, *, resume: Path | None = None, again: bool = False, display: Display | None = None) -> Path:
@@ -91,7 +91,7 @@ def learn(learner: Learner, step: int, trajectories: Sequence[Trajectory]) -> di
             learner.optimization.step(step, metrics)
         else:
             metrics.add("updates/without_signal", 1 / learner.accelerator.num_processes)
-    return metrics.metrics() | {"lr": learner.optimization.rate(step)}
+    return metrics.reduced() | {"lr": learner.optimization.rate(step)}
 
 
 def _loss(
@@ -335,7 +335,7 @@ def opened(recipe: Recipe, resume: Path | None, display: Display, *, again: bool
         engine_of = recipe.rollout.engine
         engine = stack.enter_context(sessions.opened(engine_of, "rollout.engine", engine_of.open, context))
         reward = stack.enter_context(sessions.opened(recipe.reward, "reward", recipe.reward.open, context))
-        sampler, evaluator = _collector(recipe, policy, engine, reward), None
+        sampler, evaluator = Sampler.of(recipe, policy, engine, reward), None
         if (own := recipe.engine_of_its_own()) is not None:
             examined = stack.enter_context(sessions.opened(own, "eval.engine", own.open, context))
             evaluator = replace(sampler, engine=examined)
@@ -352,17 +352,6 @@ def opened(recipe: Recipe, resume: Path | None, display: Display, *, again: bool
 def _merges(recipe: Recipe) -> bool:
     """Whether the run leaves a whole model."""
     return recipe.model.lora is None or recipe.model.lora.save == "merged"
-
-
-def _collector(recipe: Recipe, policy: Policy, engine: EngineSession, reward: RewardSession) -> Sampler:
-    return Sampler(
-        policy.templater(recipe.data.template, recipe.data.system),
-        engine,
-        reward,
-        recipe.train.demonstration_tokens or recipe.rollout.max_tokens,
-        zero_truncated=recipe.rollout.truncated == "zero_reward",
-        context=policy.context_length,
-    )
 
 
 def _begin(trainer: Trainer, start: Start) -> None:

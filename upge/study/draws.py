@@ -42,29 +42,29 @@ class Draw:
     demonstrations: Tensor
 
 
-def draws(ground: ExactProblem, setting: Setting, count: int, seed: int) -> Iterator[Draw]:
+def draws(problem: ExactProblem, setting: Setting, count: int, seed: int) -> Iterator[Draw]:
     """`count` draws."""
-    random, world = torch.Generator().manual_seed(seed), ground.world
+    random, world = torch.Generator().manual_seed(seed), problem.world
     for _ in range(count):
         prompts = torch.randint(0, world.prompts, (setting.prompts,), generator=random)
-        rollouts = torch.multinomial(ground.old.probability[prompts], setting.n, replacement=True, generator=random)
+        rollouts = torch.multinomial(problem.old.probability[prompts], setting.n, replacement=True, generator=random)
         shown = torch.multinomial(world.demonstrator[prompts], 1, generator=random)[:, 0]
         yield Draw(prompts, rollouts, shown)
 
 
-def outcomes(ground: ExactProblem, setting: Setting) -> list[tuple[float, Draw]] | None:
+def outcomes(problem: ExactProblem, setting: Setting) -> list[tuple[float, Draw]] | None:
     """Every draw with its probability, or None where there are too many.
 
     Rollouts of a prompt are exchangeable, so each multiset of them stands once, with the probability of all its orders.
     """
-    world = ground.world
+    world = problem.world
     size = len(world.sequences)
     shown = [torch.nonzero(row)[:, 0].tolist() for row in world.demonstrator]
     per_prompt = math.comb(size + setting.n - 1, setting.n) * sum(map(len, shown))
     if per_prompt**setting.prompts > MOST:
         return None
     single = [
-        (_chance(ground, x, picked) * float(world.demonstrator[x, show]) / world.prompts, x, picked, show)
+        (_chance(problem, x, picked) * float(world.demonstrator[x, show]) / world.prompts, x, picked, show)
         for x in range(world.prompts)
         for picked in combinations_with_replacement(range(size), setting.n)
         for show in shown[x]
@@ -77,12 +77,12 @@ def outcomes(ground: ExactProblem, setting: Setting) -> list[tuple[float, Draw]]
     return found
 
 
-def _chance(ground: ExactProblem, x: int, picked: tuple[int, ...]) -> float:
+def _chance(problem: ExactProblem, x: int, picked: tuple[int, ...]) -> float:
     """The probability that the rollouts of a prompt are these, in any order."""
     orders = math.factorial(len(picked))
     for times in Counter(picked).values():
         orders //= math.factorial(times)
-    return orders * math.prod(float(ground.old.probability[x, sequence]) for sequence in picked)
+    return orders * math.prod(float(problem.old.probability[x, sequence]) for sequence in picked)
 
 
 @dataclass(frozen=True)
@@ -93,9 +93,9 @@ class Sampled:
     place: Tensor
 
 
-def sampled(ground: ExactProblem, setting: Setting, estimator: Estimator, draw: Draw, *, stale: bool) -> Sampled:
+def sampled(problem: ExactProblem, setting: Setting, estimator: Estimator, draw: Draw, *, stale: bool) -> Sampled:
     """The batch of a draw, as a run would make it for this estimator: with what its terms want, and no more."""
-    world, wanted = ground.world, estimator.wants(setting.step)
+    world, wanted = problem.world, estimator.wants(setting.step)
     rollouts = draw.rollouts if not wanted or estimator.wants_rollouts(setting.step) else draw.rollouts[:, :0]
     shown = draw.demonstrations[:, None]
     shown = shown if not wanted or estimator.wants_demonstrations(setting.step) else shown[:, :0]
@@ -108,16 +108,16 @@ def sampled(ground: ExactProblem, setting: Setting, estimator: Estimator, draw: 
     position = torch.arange(len(trajectory)) - (length.cumsum(0) - length)[trajectory]
     place = (prompt * len(world.sequences) + sequence)[trajectory] * world.length + position
     batch = Batch(
-        logp=ground.now.logp.flatten()[place],
+        logp=problem.now.logp.flatten()[place],
         trajectory=trajectory,
         group=torch.arange(len(draw.prompts)).repeat_interleave(columns),
         demonstration=demonstration,
         reward=world.reward[prompt, sequence],
-        old_logp=ground.old.logp.flatten()[place] if stale else None,
-        rollout_logp=ground.old.logp.flatten()[place],
-        reference_logp=ground.start.logp.flatten()[place],
-        entropy=ground.now.entropy.flatten()[place],
-        value=ground.value.flatten()[place],
+        old_logp=problem.old.logp.flatten()[place] if stale else None,
+        rollout_logp=problem.old.logp.flatten()[place],
+        reference_logp=problem.start.logp.flatten()[place],
+        entropy=problem.now.entropy.flatten()[place],
+        value=problem.value.flatten()[place],
         truncated=world.truncated[sequence],
     )
     return Sampled(batch, place)
