@@ -94,8 +94,18 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
 
 
 LONGEST = (
-    *("processes", "hostile", "grid", "conformance", "laws", "mutants", "likeness", "wrong_parts", "launching"),
-    *("authoring", "evaluating_together", "commands", "paper", "gradients", "study", "providers", "runs", "schema"),
+    *("processes", "hostile_inputs", "sweep", "conformance", "laws", "mutants", "similarity", "wrong_parts"),
+    *(
+        "launcher",
+        "authoring",
+        "evaluating_together",
+        "commands",
+        "paper",
+        "gradients",
+        "study",
+        "critic_and_reference",
+    ),
+    *("runs", "schema"),
 )
 """The files that take longest by --cpu-seconds, first: the last to begin are short, so all processes end together."""
 

@@ -1,4 +1,7 @@
-"""What makes the generated pages; `python docs/tables.py` writes them, and tests/test_tables.py holds them current."""
+"""What makes the generated pages: `python docs/tables.py` writes them.
+
+tests/house/test_generated_pages.py compares the files with what it would write.
+"""
 
 from __future__ import annotations
 

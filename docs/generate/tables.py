@@ -26,8 +26,8 @@ REDUCTIONS = """\
 # What reduces to what
 
 The two estimators in a row have the same gradient under the condition of that row. Every row is a test:
-`tests/test_reductions.py` checks it on random batches in float64. `python docs/tables.py` makes this page from that
-test's data.
+`tests/estimator/test_reductions.py` checks it on random batches in float64. `python docs/tables.py` makes this page
+from that test's data.
 
 | estimator | is | when |
 |---|---|---|
@@ -52,6 +52,6 @@ def _recipes(title: str, *, docs: str, recipes: str) -> str:
 
 def reductions_page() -> str:
     """docs/reductions.md."""
-    from reductions import REDUCTIONS as LINES  # the tests' folder is on the path only when pages are made
+    from support.reduction_table import REDUCTIONS as LINES  # the tests' folder is on the path only when pages are made
 
     return REDUCTIONS + "".join(f"| {line.this} | {line.that} | {line.when} |\n" for line in LINES)

@@ -6,7 +6,7 @@ time makes no difference, as it would to seconds of a clock. Collection, and sta
 files but on a line of their own.
 
     pytest --cpu-seconds                       # the default tier
-    pytest --cpu-seconds tests/test_laws.py    # one file
+    pytest --cpu-seconds tests/estimator/test_laws.py    # one file
     pytest --cpu-seconds -n auto               # the same, by several processes
 """
 

@@ -55,8 +55,8 @@ def _forked(rank: int, count: int, port: int, work: Callable[[], None]) -> int:
 
 if __name__ == "__main__":
     script, counts, folder, *words = sys.argv[1:]
-    sys.path.insert(0, str(Path(script).parent))
-    main = importlib.import_module(Path(script).stem).main
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    main = importlib.import_module(f"support.{Path(script).stem}").main
     for each in map(int, counts.split(",")):
         place = Path(folder) / str(each)
         place.mkdir()

@@ -3,7 +3,7 @@
     python tests/support/house.py          # a table
     python tests/support/house.py --chain  # the longest chain of imports too
 
-Imports for type checkers and inside functions count, as they do in tests/test_floors.py.
+Imports for type checkers and inside functions count, as they do in tests/house/test_floors.py.
 """
 
 from __future__ import annotations
