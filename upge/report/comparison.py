@@ -13,11 +13,12 @@ from ruamel.yaml.error import YAMLError
 
 from upge.evaluate.scores import Record
 from upge.report.charts import COLOURS, Chart, Point, Series
-from upge.report.curves import NOTES, OTHER, SHARES, SUBJECTS, points
+from upge.report.curves import OTHER, points
 from upge.report.curves import Group as Charts
 from upge.report.logs import Logs
-from upge.report.measurements import AS_SHARES, score_order, solving, split_of
+from upge.report.measurements import score_order, solving, split_of
 from upge.report.page import rendered
+from upge.runs.metric_names import SUBJECTS, UNIT_INTERVAL, Phase, lookup
 from upge.runs.reader import Run, shared_metrics
 from upge.sweep.groups import Group
 from upge.sweep.scores import student
@@ -189,14 +190,11 @@ def _last(logs: Logs, heads: Sequence[str]) -> dict[str, float]:
 
 def _overlaid(sides: Sequence[Side], name: str, *, measured: bool) -> Chart:
     """One metric, a curve a run."""
-    phase = "eval" if measured else "train"
+    phase: Phase = "eval" if measured else "train"
     series = [Series(each.name, each.curve(name, phase), index) for index, each in enumerate(sides)]
-    split = split_of(name) if measured else None
-    share = bool(AS_SHARES.fullmatch(split[1])) if split else any(part in (name, *name.split("/")) for part in SHARES)
-    note = (
-        "after so many steps" if measured else NOTES.get(name, "share of prompts" if name.startswith("share/") else "")
-    )
-    return Chart(name, series, note=note, share=share)
+    row = lookup(name, phase)
+    note = "after so many steps" if measured else row.metric.note if row else ""
+    return Chart(name, series, note=note, share=row is not None and row.metric.unit in UNIT_INTERVAL)
 
 
 def _measured(sides: Sequence[Side], names: Sequence[str]) -> Iterator[Charts]:
@@ -213,7 +211,7 @@ def _measured(sides: Sequence[Side], names: Sequence[str]) -> Iterator[Charts]:
 
 def _training(sides: Sequence[Side], names: Sequence[str]) -> Iterator[Charts]:
     """The charts by subject; without the metrics that are one same number in every run."""
-    drawn: dict[str, list[Chart]] = {title: [] for title in (*(title for title, _ in SUBJECTS), OTHER)}
+    drawn: dict[str, list[Chart]] = {title: [] for title in (*SUBJECTS, OTHER)}
     for name in names:
         values = {point.y for each in sides for point in each.curve(name, "train")}
         if len(values) > 1:
@@ -222,8 +220,8 @@ def _training(sides: Sequence[Side], names: Sequence[str]) -> Iterator[Charts]:
 
 
 def _subject(name: str) -> str:
-    parts = {name, *name.split("/")}
-    return next((title for title, wanted in SUBJECTS if parts & set(wanted)), OTHER)
+    row = lookup(name, "train")
+    return row.metric.subject if row else OTHER
 
 
 def _pass_at_k(runs: Sequence[Logs]) -> list[Chart]:

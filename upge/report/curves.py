@@ -7,53 +7,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from upge.report.charts import Chart, curve
+from upge.runs.metric_names import METRICS, SUBJECTS, UNIT_INTERVAL, Metric, lookup
 from upge.runs.reader import is_finite
 
 Line = Mapping[str, Any]
 
-BY_TERM = {
-    "nll": "mean −log π_θ of the weighed tokens, nats",
-    "ratio": "mean π_θ/π_ref over the weighed tokens",
-    "masked": "share of the weighed tokens whose mask is 0",
-    "advantage": "mean |Â| over the weighed tokens",
-    "tokens": "tokens with a coefficient other than 0",
-}
-"""The metrics of each term, drawn together: `<term>/nll` and so on."""
-
-NOTES = {
-    "reward": "mean over rollouts",
-    "prompts/solved": "share of prompts with a rollout of reward above 0",
-    "length": "response tokens, mean over rollouts",
-    "truncated": "share of rollouts cut at the budget",
-    "entropy": "mean over response tokens, nats",
-    "grad_norm": "before clipping",
-    "lr": "learning rate",
-    "signal": "share of prompts whose trajectories push anywhere",
-    "sampled_entropy": "mean −log π over the rollouts' tokens, nats, as sampled",
-    "repetition": "share of rollouts that end in a phrase said three times in a row",
-    "kl_old": "KL(π_old‖π_θ), nats a token",
-    "kl_reference": "KL(π_0‖π_θ), nats a token",
-    "health": "1 while a check warns",
-    "share": "share of prompts with a trajectory that the term weighs",
+GROUPED = {
     "updates": "optimizer steps taken, and those not taken",
     "rows": "trajectories; alive: those that went through the forward pass",
-    "refill": "rounds of fresh prompts, and prompts thrown away or left without weight",
     "demonstrations": "imitation that could not be had, prompts",
-    "seconds": "by the clock; collect: prompts, sampling, rewards; learn: the optimizer steps",
+    "refill": "rounds of fresh prompts, and prompts thrown away or left without weight",
 }
+"""Charts of several metrics, `updates/made` and so on, with their notes. The notes of others are in the table."""
 
-DIVERGENCE = ("entropy", "sampled_entropy", "kl_old", "kl_reference")
+SECONDS = "by the clock; collect: prompts, sampling, rewards; learn: the optimizer steps"
 
-SUBJECTS = (
-    ("Reward and success", ("reward", "prompts/solved", "share", "signal")),
-    ("Terms", tuple(BY_TERM)),
-    ("Optimization", ("grad_norm", "lr", *DIVERGENCE, "updates", "rows", "critic", "health")),
-    ("Responses", ("length", "truncated", "repetition", "demonstrations", "refill", "prompts")),
-)
 OTHER = "Other"
-
-SHARES = ("share", "prompts/solved", "truncated", "masked", "signal", "repetition", "health")
-"""What lies between 0 and 1."""
 
 KEPT = ("reward", "share")
 """What is drawn even if it never changes."""
@@ -81,11 +50,10 @@ def groups(
     for key in KEPT:
         still = {name: value for name, value in still.items() if _place(name, terms)[0] != key}
     charts = {key: _chart(key, found, terms) for key, found in drawn.items()}
-    grouped = {title: [key for key in wanted if key in charts] for title, wanted in SUBJECTS}
-    left = set(charts) - {key for keys in grouped.values() for key in keys}
-    for key in sorted(left):
-        grouped.setdefault(_subject(key), []).append(key)
-    found = [Group(title, [charts[key] for key in keys]) for title, keys in grouped.items() if keys]
+    grouped: dict[str, list[Chart]] = {title: [] for title in (*SUBJECTS, OTHER)}
+    for key in sorted(charts, key=lambda key: (order_of(key), key)):
+        grouped[subject_of(key)].append(charts[key])
+    found = [Group(title, members) for title, members in grouped.items() if members]
     return [*found, *_clocks(timings)], still
 
 
@@ -102,32 +70,55 @@ def points(lines: Sequence[Line], name: str) -> list[tuple[float, float]]:
 
 
 def _place(name: str, terms: Sequence[str]) -> tuple[str, str]:
-    """Which chart a metric is in, and what it is called there."""
+    """Which chart a metric is in, and its label there: `rl/nll` → nll, rl; `share/rl` → share, rl."""
     head, _, rest = name.partition("/")
-    if head in terms and rest in BY_TERM:
-        return rest, head
-    if head in ("share", "updates", "refill", "demonstrations", "health"):
-        return head, rest
-    if name in ("rows", "rows/alive"):
-        return "rows", rest or "all"
-    return name, ""
+    if head in GROUPED:
+        return head, rest or "all"
+    logged = lookup(name, "train", terms)
+    if logged is None or not logged.values:
+        return name, ""
+    return _chart_of(logged.metric), next(iter(logged.values.values()))
 
 
-def _subject(key: str) -> str:
-    head = key.partition("/")[0]
-    return next((title for title, wanted in SUBJECTS if head in wanted), OTHER)
+def _chart_of(metric: Metric) -> str:
+    """The chart of a row of the table: `<term>/nll` → nll, `share/<term>` → share, `updates/made` → updates."""
+    parts = [part for part in metric.name.split("/") if not part.startswith("<")]
+    return parts[0] if len(parts) < metric.name.count("/") + 1 or parts[0] in GROUPED else metric.name
+
+
+def _first_rows() -> dict[str, tuple[int, Metric]]:
+    """Chart → the place and the row of its first metric in the table."""
+    rows: dict[str, tuple[int, Metric]] = {}
+    for index, metric in enumerate(METRICS):
+        if metric.phase == "train":
+            rows.setdefault(_chart_of(metric), (index, metric))
+    return rows
+
+
+_ROWS = _first_rows()
+
+
+def order_of(chart: str) -> int:
+    """The place of a chart among others, that of its first metric in the table; unknown ones come last."""
+    return _ROWS[chart][0] if chart in _ROWS else len(METRICS)
+
+
+def subject_of(chart: str) -> str:
+    """The heading over a chart."""
+    return _ROWS[chart][1].subject if chart in _ROWS else OTHER
 
 
 def _chart(key: str, found: Mapping[str, list[tuple[float, float]]], terms: Sequence[str]) -> Chart:
     ordered = sorted(found, key=lambda label: (terms.index(label) if label in terms else len(terms), label))
     colours = {label: terms.index(label) if label in terms else index for index, label in enumerate(ordered)}
     series = [curve(label, found[label], colours[label]) for label in ordered]
-    note = BY_TERM.get(key) or NOTES.get(key, "")
+    row = _ROWS[key][1] if key in _ROWS else None
+    note = GROUPED.get(key) or (row.note if row else "")
     title = {"share": "Terms chosen", "prompts/solved": "Prompts solved"}.get(key, key)
-    return Chart(title, series, note=note, share=key in SHARES)
+    return Chart(title, series, note=note, share=row is not None and row.unit in UNIT_INTERVAL)
 
 
 def _clocks(timings: Sequence[Line]) -> list[Group]:
     lines = [line for line in timings if isinstance(line, Mapping) and line.get("phase") == "train"]
     series = [curve(name, points(lines, name), index) for index, name in enumerate(names(lines))]
-    return [Group("Time", [Chart("seconds a step", series, note=NOTES["seconds"])])] if series else []
+    return [Group("Time", [Chart("seconds a step", series, note=SECONDS)])] if series else []

@@ -11,11 +11,7 @@ from upge.evaluate.scores import Estimate, Record, bootstrap, columns, places
 from upge.report.charts import Chart, Point, Series
 from upge.report.curves import Group, Line
 from upge.report.logs import Logs
-
-DRAWN = re.compile(r"(?:avg|pass|maj)@\d+|truncated|length")
-"""The scores of a place."""
-
-AS_SHARES = re.compile(r"(?:pass|maj)@\d+|truncated")
+from upge.runs.metric_names import METRICS, UNIT_INTERVAL, lookup
 
 Estimates = Mapping[tuple[int, str, str], Estimate]
 """(step, place, score) → its mean and interval."""
@@ -76,14 +72,15 @@ def charts(logs: Logs, intervals: Estimates) -> list[Group]:
 
 def split_of(key: str) -> tuple[str, str] | None:
     """(place, score) of a metric's name, where it is that of a measurement."""
-    place, _, score = key.rpartition("/")
-    return (place, score) if place and DRAWN.fullmatch(score) else None
+    logged = lookup(key, "eval")
+    return None if logged is None else (logged.values["place"], key.removeprefix(f"{logged.values['place']}/"))
 
 
 def score_order(score: str) -> tuple[int, int]:
-    """Where a score stands among others."""
-    kind, _, k = score.partition("@")
-    return ["avg", "pass", "maj", "truncated", "length"].index(kind), int(k or 0)
+    """The place of a score among others: that of its row in the table of metrics, then its number of samples."""
+    logged = lookup(f"place/{score}", "eval")
+    assert logged is not None, f"{score} is no score"
+    return METRICS.index(logged.metric), int(score.partition("@")[2] or 0)
 
 
 def _chart(score: str, members: Sequence[str], lines: Sequence[Line], intervals: Estimates) -> Chart:
@@ -99,7 +96,8 @@ def _chart(score: str, members: Sequence[str], lines: Sequence[Line], intervals:
         series.append(Series(place.partition("/")[2] or "all", points, index))
     shaded = any(point.low is not None for each in series for point in each.points)
     note = "shaded: 95 % interval over problems" if shaded else "after so many steps"
-    return Chart(score, series, note=note, share=AS_SHARES.fullmatch(score) is not None)
+    logged = lookup(f"place/{score}", "eval")
+    return Chart(score, series, note=note, share=logged is not None and logged.metric.unit in UNIT_INTERVAL)
 
 
 def pass_at_k(logs: Logs) -> list[Chart]:

@@ -1,27 +1,4 @@
-"""What a step reports: sums over its micro-batches and ranks, and the documented names under which they are logged.
-
-reward, length, truncated          mean over rollouts: score; response tokens; share cut at the budget
-prompts, prompts/solved            prompts; share with a rollout of reward above 0
-share/<term>                       share of prompts whose trajectories the term weighs
-<term>/tokens, /nll                weighed tokens; mean −log π_θ over them, nats
-<term>/masked, /ratio, /advantage  mean over its tokens: share with mask 0; π_θ/π_ref; |Â|
-entropy                            mean over all response tokens in the gradient, nats, where a part reads it
-signal                             share of prompts with s·Â ≠ 0, of advantages that are settled before the update
-sampled_entropy                    mean −log π over the rollouts' tokens, nats, as the engine reported it
-repetition                         share of rollouts that end in a phrase said three times in a row
-kl_old, kl_reference               KL(π_old‖π_θ), KL(π_θ‖π_0), nats a token, over rollouts in the gradient
-health/<check>                     1 while the health check warns, else 0; see upge.train.health_checks
-prompts/too_long                   prompts that leave no room for a response in the model's context, left out
-demonstrations/missing, /too_long  imitation that could not be had
-rows, rows/alive                   trajectories; those that went through the forward pass
-updates/made, /without_signal, /not_finite, /skipped     optimizer steps, and those not taken
-grad_norm, lr                      mean before clipping; at this step
-weights/changed                    share of the weights with a gradient that the first updates changed, if below 5 %
-<term>/clamped                     weighed tokens whose log-ratio is clamped at +20 nats, if there are any
-critic/loss, /value, /return       mean over its tokens: ½ squared error; V before the step; what it learns
-critic/updates/…, critic/grad_norm as above, of the critic
-refill/rounds, /discarded, /left   rounds of fresh prompts; prompts thrown away; prompts without weight that stayed
-"""
+"""A step's metrics: sums and means over its micro-batches and ranks; their names stand in `upge.runs.metric_names`."""
 
 from __future__ import annotations
 
