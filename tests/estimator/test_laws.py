@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from math import prod
 from typing import Any
 
 import pytest
@@ -25,7 +26,7 @@ every_method = pytest.mark.parametrize("name", METHODS)
 seeds = st.integers(0, 2**16)
 
 thrifty = settings(max_examples=max(5, settings().max_examples // 4))
-"""For laws that every part is put to: there are many parts."""
+"""For laws that every part is put to: there are many parts. `test_every_law_has_20_examples` counts them together."""
 
 
 # 2. Splitting.
@@ -361,3 +362,24 @@ def test_a_parameter_that_moves_is_the_number_that_it_is_at_the_step(place: str,
     laws.assert_same(laws.gradient(moving, case.batch, step), laws.gradient(still, case.batch, step))
     ends = [laws.gradient(moving, case.batch, end)[0] for end in (0, 8)]
     assert not torch.equal(*ends), "it does move"
+
+
+# How often.
+
+
+def examples(law: Any) -> int:
+    """How many examples a law of this file draws in all, without what is pinned and what is heavy."""
+    counts = [
+        sum(not any(mark.name == "heavy" for mark in getattr(case, "marks", ())) for case in mark.args[1])
+        for mark in getattr(law, "pytestmark", [])
+        if mark.name == "parametrize"
+    ]
+    return prod(counts) * law._hypothesis_internal_use_settings.max_examples
+
+
+def test_every_law_has_20_examples() -> None:
+    laws_here = {
+        name: each for name, each in globals().items() if name.startswith("test_") and hasattr(each, "hypothesis")
+    }
+    assert len(laws_here) > 15
+    assert {name: count for name, each in laws_here.items() if (count := examples(each)) < 20} == {}

@@ -34,6 +34,13 @@ def test_every_installed_part_keeps_the_laws(entry: registry.Entry) -> None:
     check_part(registry.load(entry, SLOTS[entry.slot]), examples=EXAMPLES, **parameters)
 
 
+def test_each_law_has_20_examples_in_the_default_tier() -> None:
+    """Together: over one part of each slot, and over the recipes."""
+    light = [case.values[0] for case in ENTRIES if not any(mark.name == "heavy" for mark in case.marks)]
+    assert EXAMPLES * len({entry.slot for entry in light if entry.slot in FACTORS}) >= 20
+    assert EXAMPLES * len(shelved()) >= 20
+
+
 @pytest.mark.draws
 @pytest.mark.parametrize("recipe", shelved(), ids=lambda each: f"{each.package}-{each.name}")
 def test_every_installed_recipe_keeps_the_laws(recipe: Any) -> None:
