@@ -11,7 +11,7 @@ import pytest
 from support import tiny
 
 import upge
-from upge.distributed import deepspeed_config, fsdp
+from upge.distributed import accelerator, deepspeed_config, fsdp
 from upge.errors import InputError
 
 QUANTIZED = "model={path: 'upge_parts:data/lab/base', config: null, lora: {quantize: nf4, save: adapter}}"
@@ -53,7 +53,8 @@ def named(folder: Path, config: Any) -> dict[str, str]:
 def check(folder: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], *overrides: str) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    fsdp.check(upge.load(tiny.recipe(folder), overrides))
+    recipe = upge.load(tiny.recipe(folder), overrides)
+    accelerator.check(recipe.train, recipe.model)
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 import upge
-from upge.distributed import fsdp
+from upge.distributed import accelerator
 from upge.errors import InputError
 from upge.model import shards
 from upge.rollouts.batching import Load, dealt, portions, tokens_of
@@ -241,7 +241,7 @@ def test_what_a_run_cannot_divide_is_refused(
         monkeypatch.setenv(name, value)
     recipe = upge.load(tiny.recipe(tmp_path), overrides)
     with pytest.raises(InputError, match=said):
-        fsdp.check(recipe)
+        accelerator.check(recipe.train, recipe.model)
 
 
 def test_a_whole_model_passes_through() -> None:

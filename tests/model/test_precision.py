@@ -11,7 +11,7 @@ from support import tiny
 
 import upge
 from upge.distributed.accelerator import open_accelerator
-from upge.model.loading import open_policy
+from upge.model.loading import load_policy
 from upge.rollouts.rollout_batch import RolloutBatch
 from upge.train.learner import open_learner
 from upge.train.trainer import train
@@ -22,8 +22,8 @@ from upge.types import Problem, Trajectory
 def test_log_probs_are_of_the_temperature_that_the_recipe_says(tmp_path: Path, dtype: str, bound: float) -> None:
     path = tiny.recipe(tmp_path, tiny.GPT2, model={"dtype": dtype}, rollout={"temperature": 0.7})
     recipe = upge.load(path)
-    policy = open_policy(recipe)
-    learner = open_learner(recipe, policy, open_accelerator(recipe))
+    policy = load_policy(**recipe.policy_arguments())
+    learner = open_learner(recipe, policy, open_accelerator(recipe.train, recipe.model))
     prompt, response = (2, 3, 5), (4, 2, 3)
     rollout = Trajectory(Problem("p", "", ""), prompt, response, "", 0.0, demonstration=False)
     found = learner._policy_of(0)(RolloutBatch.of([rollout], torch.device("cpu"), torch.float32))

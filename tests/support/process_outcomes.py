@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from support.ranks import TIED, Setting
 from torch import Tensor
 
-from upge.model.loading import open_policy
+from upge.model.loading import load_policy
 from upge.recipe import Recipe
 
 BOUNDS = {"float32": 1e-5, "float64": 1e-10, TIED: 1e-5, "composite": 2e-4}
@@ -117,7 +117,8 @@ def agree(ours: Path, theirs: Path, setting: Sequence[str], *prefix: str) -> Non
 
 def reached_whole(found: Path, recipe: Recipe) -> None:
     """The weights that an engine was given are those of the recipe's model."""
-    whole, given = open_policy(recipe).model.state_dict(), load_file(found / "model.safetensors")
+    whole = load_policy(**recipe.policy_arguments()).model.state_dict()
+    given = load_file(found / "model.safetensors")
     assert given.keys() == whole.keys()
     assert all(given[name].equal(x) for name, x in whole.items())
 

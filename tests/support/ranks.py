@@ -29,7 +29,7 @@ import upge
 from upge.distributed import fsdp
 from upge.distributed.accelerator import open_accelerator
 from upge.model import shards
-from upge.model.loading import open_policy
+from upge.model.loading import load_policy
 from upge.train.display import Display
 from upge.train.learner import Learner, open_learner
 from upge.train.trainer import learn, train
@@ -151,14 +151,14 @@ def built_recipe(folder: Path, config: Mapping[str, Any], kind: str = "float32")
 def learned(folder: Path, name: str, recipe: upge.Recipe, *, by_accelerate: bool = False) -> Learner:
     """Learn from this rank's share of each rollout batch, and leave the outcome."""
     AcceleratorState._reset_state()
-    accelerator = open_accelerator(recipe)
+    accelerator = open_accelerator(recipe.train, recipe.model)
     if by_accelerate:  # what accelerate makes of its config where there are GPUs; its code then runs over gloo as well
         accelerator.state.distributed_type = DistributedType.FSDP
         accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(
             fsdp_version=2, auto_wrap_policy="transformer_based_wrap", reshard_after_forward=True
         )
     fsdp.settings(accelerator)
-    learner = open_learner(recipe, open_policy(recipe), accelerator)
+    learner = open_learner(recipe, load_policy(**recipe.policy_arguments()), accelerator)
     rank, world = learner.accelerator.process_index, learner.accelerator.num_processes
     metrics = [
         learn(learner, step, [each for each in batch if each.group % world == rank])
@@ -180,7 +180,9 @@ def tokens_asked(folder: Path, why: str) -> list[int]:
     AcceleratorState._reset_state()
     recipe_of(own_folder(folder), "grpo", "all", "float32")
     recipe = upge.load(own_folder(folder) / "recipe.yaml", ["rollout.truncated=mask"])
-    learner = open_learner(recipe, open_policy(recipe), open_accelerator(recipe))
+    learner = open_learner(
+        recipe, load_policy(**recipe.policy_arguments()), open_accelerator(recipe.train, recipe.model)
+    )
     rank, world = learner.accelerator.process_index, learner.accelerator.num_processes
     tokens, real = [0], learner.policy.log_probs
 
@@ -296,7 +298,7 @@ def replayed(folder: Path, run: Run, prefix: str = "") -> None:
 def exchanged(folder: Path, name: str = "exchanged") -> None:
     """Keep what an engine in other processes would have read of a policy that is divided."""
     recipe = recipe_of(own_folder(folder), "sft", "all", "float32")
-    policy = open_policy(recipe)
+    policy = load_policy(**recipe.policy_arguments())
     learner = open_learner(recipe, policy, Accelerator(cpu=True))
     rank, world = learner.accelerator.process_index, learner.accelerator.num_processes
     with Exchange(folder / "exchange", rank=rank, world=world).copy(policy) as place:

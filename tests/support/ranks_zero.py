@@ -15,7 +15,7 @@ from support import ranks
 
 import upge
 from upge.distributed.accelerator import open_accelerator
-from upge.model.loading import open_policy
+from upge.model.loading import load_policy
 from upge.train.display import Display
 from upge.train.learner import open_learner
 from upge.train.metrics import StepMetrics
@@ -63,7 +63,9 @@ def guarded(folder: Path, own: Path, name: str) -> None:
     """Gradients that are too large, and such as aren't finite on one rank, between ordinary ones."""
     ranks.recipe_of(own, "sft", "all", "float32")
     recipe = upge.load(own / "recipe.yaml", ["optimizer={lr: 0.01, clip_norm: 0.5, skip_above: 1000}"])
-    learner = open_learner(recipe, open_policy(recipe), open_accelerator(recipe))
+    learner = open_learner(
+        recipe, load_policy(**recipe.policy_arguments()), open_accelerator(recipe.train, recipe.model)
+    )
     optimization, rank = learner.optimization, learner.accelerator.process_index
 
     def loss(factor: float) -> torch.Tensor:

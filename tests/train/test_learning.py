@@ -13,7 +13,7 @@ from support import tiny
 
 import upge
 from upge.bench.work import of_learner
-from upge.model.loading import open_policy
+from upge.model.loading import load_policy
 from upge.rollouts.rollout_batch import RolloutBatch
 from upge.train.learner import Learner, open_learner
 from upge.train.trainer import learn
@@ -68,7 +68,7 @@ def opened(folder: Path, mask: str | dict[str, Any], budget: int) -> Learner:
         optimizer={"lr": 0.0, "clip_norm": 1e9},
     )
     recipe = upge.load(path)
-    return open_learner(recipe, open_policy(recipe), Accelerator(cpu=True))
+    return open_learner(recipe, load_policy(**recipe.policy_arguments()), Accelerator(cpu=True))
 
 
 @pytest.mark.parametrize("budget", [1, 20, 4096])

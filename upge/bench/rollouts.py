@@ -14,8 +14,8 @@ from transformers.utils.logging import disable_progress_bar
 
 from upge.bench.timing import SECONDS, Table, Timing, in_turns, machine, seconds
 from upge.bench.work import RECIPE, SMOLLM2
-from upge.model import Policy
 from upge.model.loading import load
+from upge.model.policy import Policy
 from upge.part import BuildContext, Engine, build
 from upge.recipe.resolve import load as load_recipe
 from upge.rollouts.packages import require

@@ -23,7 +23,7 @@ import torch
 from upge.bench.timing import SECONDS, Table, Timing, in_turns, machine, seconds
 from upge.bench.work import Gradients, Work, distance, of_learner, of_step
 from upge.errors import InputError
-from upge.model.loading import open_policy
+from upge.model.loading import load_policy
 from upge.train.learner import Learner
 from upge.train.trainer import learn
 
@@ -157,7 +157,7 @@ class Theirs:
         from datasets import Dataset
         from trl import GRPOTrainer
 
-        policy = open_policy(self.work.recipe(RECIPE))
+        policy = load_policy(**self.work.recipe(RECIPE).policy_arguments())
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="You are using 'rollout_func'")
             trainer = GRPOTrainer(

@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from upge.model.loading import open_policy
+from upge.model.loading import load_policy
 from upge.recipe.resolve import load
 from upge.recipe.schema import Recipe
 from upge.train.learner import Learner, open_learner
@@ -127,4 +127,4 @@ class Work:
 
     def learner(self, recipe: Recipe) -> Learner:
         """What learns from the trajectories, on this machine's processor."""
-        return open_learner(recipe, open_policy(recipe), Accelerator(cpu=True))
+        return open_learner(recipe, load_policy(**recipe.policy_arguments()), Accelerator(cpu=True))

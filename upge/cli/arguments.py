@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from upge.recipe.compose import Composed
 
 RecipePath = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a shipped one.")]
+Processes = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="The number of processes on this machine; with --dry-run: the number of ranks to plan for."
+    ),
+]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides: dotted.path=YAML value.")
 ]

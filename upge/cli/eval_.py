@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from upge.cli.app import app
-from upge.cli.arguments import AllowCode, Overrides
+from upge.cli.arguments import AllowCode, Overrides, Processes
 from upge.cli.errors import INTERRUPTED
-from upge.cli.run import Processes
 from upge.errors import Terminated
 from upge.tables import fixed, folding
 

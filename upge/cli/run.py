@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from upge.cli.app import app
-from upge.cli.arguments import AllowCode
+from upge.cli.arguments import AllowCode, Processes
 
 if TYPE_CHECKING:
     from upge.recipe.compose import Composed
@@ -156,12 +156,6 @@ def _indented(text: str) -> str:
 
 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Estimate the run's cost, offline, and exit.")]
-Processes = Annotated[
-    int | None,
-    typer.Option(
-        min=1, help="The number of processes on this machine; with --dry-run: the number of ranks to plan for."
-    ),
-]
 Config = Annotated[Path | None, typer.Option(help="With --dry-run: a config.json in place of the model's own.")]
 PromptTokens = Annotated[int | None, typer.Option(min=1, help="With --dry-run: the longest prompt; by default 1024.")]
 
@@ -242,8 +236,6 @@ def run(
     """Train a recipe and write a run folder; or run a grid: several recipes, settings and seeds."""
     from upge.cli.arguments import located
     from upge.distributed.launcher import due, launch
-
-    pass
     from upge.errors import InputError
     from upge.recipe.resolve import load_composed
 

@@ -10,23 +10,29 @@ from accelerate.state import AcceleratorState
 from transformers.utils.logging import disable_progress_bar
 
 from upge.distributed import deepspeed_config, fsdp
-from upge.recipe.schema import Recipe
+from upge.recipe.schema import Model, Train
 
 
-def open_accelerator(recipe: Recipe, **logging: Any) -> Accelerator:
+def check(train: Train, model: Model) -> None:
+    """Raise InputError where accelerate's config requests what a run can't do, before accelerate tries."""
+    quantized = model.lora is not None and model.lora.quantize is not None
+    fsdp.check(precision=train.precision, dtype=model.dtype, quantized=quantized)
+
+
+def open_accelerator(train: Train, model: Model, **logging: Any) -> Accelerator:
     """This process among the others, and torch set as the recipe says."""
-    fsdp.check(recipe)
+    check(train, model)
     # accelerate keeps one state a process; a run of its own precision, in a notebook say, must not meet the last one's.
     AcceleratorState._reset_state()
     torch.use_deterministic_algorithms(True, warn_only=True)
     disable_progress_bar()
-    if recipe.train.threads is not None:
-        torch.set_num_threads(recipe.train.threads)
+    if train.threads is not None:
+        torch.set_num_threads(train.threads)
     # accelerate's own accumulation stays at 1: the estimator's counts are over the whole optimizer step already.
     with deepspeed_config.unseen():
         return Accelerator(
             cpu=not torch.accelerator.is_available(),  # else several processes without a GPU would not find each other
-            mixed_precision={"float32": "no", "bfloat16": "bf16", "float16": "fp16"}[recipe.train.precision],
+            mixed_precision={"float32": "no", "bfloat16": "bf16", "float16": "fp16"}[train.precision],
             gradient_accumulation_steps=1,
             **logging,
         )

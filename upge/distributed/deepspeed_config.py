@@ -14,7 +14,6 @@ from typing import Any
 
 from upge.errors import InputError
 from upge.files import parse_json
-from upge.recipe.schema import Recipe
 
 VARIABLE = "ACCELERATE_USE_DEEPSPEED"
 _FILE = "ACCELERATE_DEEPSPEED_CONFIG_FILE"
@@ -87,20 +86,20 @@ def zero() -> dict[str, Any]:
     return {"stage": int(stage), **found}
 
 
-def check(recipe: Recipe) -> None:
-    """Raise InputError where the config requests what the recipe says or what a run can't do."""
+def check(*, precision: str, dtype: str, quantized: bool) -> None:
+    """Raise InputError where the config requests what the recipe says or what a run can't do; see `fsdp.check`."""
     zero()
     for place, said in _sayings():
         key = place.rpartition(".")[2]
         instead = _INSTEAD.get(key, "a run can't do that: leave it out")
         raise InputError(f"accelerate's config for DeepSpeed sets {place} to {said}: {instead}")
-    if recipe.train.precision == "float16":
+    if precision == "float16":
         raise InputError("train.precision: float16's loss scale isn't done under DeepSpeed: set it to bfloat16")
-    if recipe.model.lora is not None and recipe.model.lora.quantize is not None:
+    if quantized:
         raise InputError("model.lora.quantize: quantized weights aren't done under DeepSpeed: run it with MULTI_GPU")
-    if recipe.model.dtype != "float32":
+    if dtype != "float32":
         raise InputError(
-            f"model.dtype: DeepSpeed keeps parameters and moments in float32, not {recipe.model.dtype}: set it to "
+            f"model.dtype: DeepSpeed keeps parameters and moments in float32, not {dtype}: set it to "
             "float32 (train.precision: bfloat16 computes in bfloat16 all the same)"
         )
     if find_spec("deepspeed") is None:

@@ -16,7 +16,6 @@ from torch import nn
 from upge.distributed import deepspeed_config
 from upge.errors import InputError
 from upge.model import shards
-from upge.recipe.schema import Recipe
 
 _OTHERS = {
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
@@ -24,8 +23,11 @@ _OTHERS = {
 }
 
 
-def check(recipe: Recipe) -> None:
-    """Raise InputError where accelerate's config requests what a run can't do, before accelerate tries."""
+def check(*, precision: str, dtype: str, quantized: bool) -> None:
+    """Raise InputError where accelerate's config requests what a run can't do, before accelerate tries.
+
+    Args: precision: of the passes. dtype: of the parameters. quantized: whether weights are in 4 or 8 bits.
+    """
     for variable, name in _OTHERS.items():
         if _on(variable):
             raise InputError(
@@ -33,12 +35,12 @@ def check(recipe: Recipe) -> None:
                 "(distributed_type: FSDP with fsdp_version: 2) or DeepSpeed, or keeps them whole (MULTI_GPU)"
             )
     if deepspeed_config.asked():
-        deepspeed_config.check(recipe)
+        deepspeed_config.check(precision=precision, dtype=dtype, quantized=quantized)
     elif _fsdp():
-        _check_fsdp(recipe)
+        _check_fsdp(precision, quantized=quantized)
 
 
-def _check_fsdp(recipe: Recipe) -> None:
+def _check_fsdp(precision: str, *, quantized: bool) -> None:
     if os.environ.get("FSDP_VERSION", "1") != "2":
         raise InputError("accelerate's config requests FSDP of version 1: set fsdp_version: 2 in its fsdp_config")
     for variable in ("FSDP_OFFLOAD_PARAMS", "FSDP_CPU_RAM_EFFICIENT_LOADING"):
@@ -49,9 +51,9 @@ def _check_fsdp(recipe: Recipe) -> None:
             "accelerate's config requests fsdp_activation_checkpointing, which would rename the parameters: "
             "set it to false, and model.gradient_checkpointing: true in the recipe"
         )
-    if recipe.model.lora is not None and recipe.model.lora.quantize is not None:
+    if quantized:
         raise InputError("model.lora.quantize: quantized weights can't be divided by FSDP: run it with MULTI_GPU")
-    if recipe.train.precision == "float16":
+    if precision == "float16":
         raise InputError(
             "train.precision: float16's loss scale would differ between ranks of a divided model: set it to bfloat16"
         )

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 
 from upge.distributed import fsdp
 from upge.model import shards, text_scope
-from upge.recipe.schema import Optimizer
-from upge.schedule import at
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+MakeAdamW = Callable[[nn.Module], torch.optim.AdamW]
+"""Makes the AdamW of what wants a gradient in a model."""
 
 Moments = dict[str, dict[str, Tensor]]
 """What AdamW keeps, as {parameter: {moment: tensor}}."""
@@ -74,23 +75,14 @@ class Strategy(ABC):
         return [(name, each) for name, each in self.model.named_parameters() if each.requires_grad]
 
 
-def adamw(model: nn.Module, settings: Optimizer) -> torch.optim.AdamW:
-    """The recipe's AdamW for what wants a gradient."""
-    return torch.optim.AdamW(
-        [parameter for parameter in model.parameters() if parameter.requires_grad],
-        lr=at(settings.lr, 0),
-        betas=settings.betas,
-        eps=settings.epsilon,
-        weight_decay=settings.weight_decay,
-    )
-
-
 class Accelerated(Strategy):
     """By accelerate: the model whole on every rank, or divided by FSDP2."""
 
-    def __init__(self, model: PreTrainedModel, settings: Optimizer, accelerator: Accelerator) -> None:
+    def __init__(
+        self, model: PreTrainedModel, accelerator: Accelerator, make_adamw: MakeAdamW, clip_norm: float | None
+    ) -> None:
         self.model, self.accelerator = model, accelerator
-        self.bound = math.inf if settings.clip_norm is None else settings.clip_norm
+        self.bound = math.inf if clip_norm is None else clip_norm
         divided = fsdp.own(accelerator)
         if divided:
             fsdp.divide(model, accelerator)
@@ -98,7 +90,7 @@ class Accelerated(Strategy):
             # What no row reaches would keep data parallelism waiting for its gradient, and the others' from their mean.
             model.to(accelerator.device)
             text_scope.freeze(model, text_scope.unreached(model))
-        optimizer = adamw(model, settings)
+        optimizer = make_adamw(model)
         if divided:
             wrapped, self.optimizer = model, accelerator.prepare(optimizer)
         else:

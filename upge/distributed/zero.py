@@ -19,9 +19,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from upge.distributed import deepspeed_config
-from upge.distributed.strategies import Moments, Strategy, adamw
+from upge.distributed.strategies import MakeAdamW, Moments, Strategy
 from upge.model import shards
-from upge.recipe.schema import Optimizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -73,10 +72,12 @@ class Zero(Strategy):
     The engine's optimizer steps with flat tensors: this rank's share of all parameters, in groups.
     """
 
-    def __init__(self, model: PreTrainedModel, settings: Optimizer, accelerator: Accelerator) -> None:
+    def __init__(
+        self, model: PreTrainedModel, accelerator: Accelerator, make_adamw: MakeAdamW, clip_norm: float | None
+    ) -> None:
         self.model = model
-        self.adamw = adamw(model, settings)
-        self.forward = self.engine = open_engine(model, accelerator, self.adamw, settings.clip_norm)
+        self.adamw = make_adamw(model)
+        self.forward = self.engine = open_engine(model, accelerator, self.adamw, clip_norm)
         self.optimizer = self.engine.optimizer
         self.sharded = shards.sharded(model)
 

@@ -28,8 +28,8 @@ from upge.evaluate.completions import Given, answered_in, completions_of
 from upge.evaluate.measurement import CHUNK, ask, sample, samples
 from upge.evaluate.scores import LEVEL, RESAMPLES, Estimate, Record, answers_in, bootstrap, columns, merged, places
 from upge.files import parse_json
-from upge.model import Policy
-from upge.model.loading import open_policy
+from upge.model.loading import load_policy
+from upge.model.policy import Policy
 from upge.recipe.schema import Recipe
 from upge.rollouts import packages, preflight, sessions
 from upge.rollouts.preflight import refuse_unscorable
@@ -123,7 +123,7 @@ def evaluate_completions(
 
 
 def _team(recipe: Recipe) -> Ranks:
-    team = Ranks(open_accelerator(recipe))
+    team = Ranks(open_accelerator(recipe.train, recipe.model))
     if (by := fsdp.asked()) and team.world > 1:
         raise InputError(
             f"accelerate's config requests {by}: an evaluation keeps the model whole; run it with MULTI_GPU"
@@ -133,7 +133,7 @@ def _team(recipe: Recipe) -> Ranks:
 
 def _on_device(recipe: Recipe, team: Ranks) -> Policy:
     """The policy where it will run; its forward pass is in the run's precision, as it is in a run."""
-    policy = open_policy(recipe)
+    policy = load_policy(**recipe.policy_arguments())
     team.accelerator.prepare_model(policy.model, evaluation_mode=True)
     return policy
 

@@ -7,12 +7,10 @@ only thing it needs of a model: log π of each response token, with its gradient
 from upge.errors import ModelError
 from upge.model.chat_template import Prompt, Templater
 from upge.model.critic import Critic, load_critic
-from upge.model.loading import load
+from upge.model.loading import load, load_policy
 from upge.model.log_probs import log_probs
 from upge.model.policy import Policy
 from upge.model.reference import Reference, load_reference
-
-load_policy = load
 
 __all__ = [
     "Critic",

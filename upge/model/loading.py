@@ -30,7 +30,7 @@ from upge.suggestions import nearest
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from upge.recipe.schema import Lora, Recipe
+    from upge.model.lora import AdapterSettings
 
 _NAMED = re.compile(r"(?P<package>\w[\w.]+)(?:==(?P<version>\w[\w.+!-]*))?:(?P<inside>.*)", re.DOTALL)
 _CODE = (".py", ".pyc", ".pyd", ".so", ".dll", ".dylib")
@@ -138,7 +138,7 @@ def load(
     attention: str | None = None,
     overrides: Mapping[str, Any] | None = None,
     gradient_checkpointing: bool = False,
-    lora: Lora | None = None,
+    lora: AdapterSettings | None = None,
     seed: int = 0,
 ) -> Policy:
     """Open a policy.
@@ -202,20 +202,8 @@ def load(
     )
 
 
-def open_policy(recipe: Recipe) -> Policy:
-    """The recipe's model, on no device yet. Raises ModelError."""
-    model = recipe.model
-    return load(
-        model.path,
-        tokenizer=model.tokenizer,
-        config=model.config,
-        dtype=model.dtype,
-        attention=model.attention,
-        overrides=model.overrides,
-        gradient_checkpointing=model.gradient_checkpointing,
-        lora=model.lora,
-        seed=recipe.train.seed,
-    )
+load_policy = load
+"""The name of `load` where a recipe is loaded too."""
 
 
 def _open_model(

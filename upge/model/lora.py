@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 from safetensors import safe_open
@@ -28,7 +28,19 @@ from upge.model.text_scope import within
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from upge.recipe.schema import Lora
+
+class AdapterSettings(Protocol):
+    """What a new adapter is; a recipe's block `model.lora` is one."""
+
+    @property
+    def rank(self) -> int: ...
+    @property
+    def alpha(self) -> float: ...
+    @property
+    def targets(self) -> Literal["all-linear"] | tuple[str, ...]: ...
+    @property
+    def quantize(self) -> Literal["nf4", "fp4", "int8"] | None: ...
+
 
 STACK = 3
 """Dimensions of a layer's experts where they are one tensor: (experts, in, out) or (experts, out, in)."""
@@ -116,7 +128,7 @@ _HANDLED = re.compile(
 
 
 def adapt(
-    model: PreTrainedModel, settings: Lora, *, base: str | None, seed: int, without: tuple[str, ...] = ()
+    model: PreTrainedModel, settings: AdapterSettings, *, base: str | None, seed: int, without: tuple[str, ...] = ()
 ) -> None:
     """Put a new adapter into a model and freeze the rest; B = 0, so that the model says what it said before.
     A and B have the weights' type, but float32 at least.

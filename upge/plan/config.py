@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import AutoConfig, AutoTokenizer
 
+from upge.errors import ModelError
 from upge.files import parse_json
-from upge.model import ModelError, lora
+from upge.model import lora
 from upge.model.config import configure, override
 from upge.model.loading import find
 

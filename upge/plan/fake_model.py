@@ -20,7 +20,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForTokenClassification
 
-from upge.model import ModelError, text_scope
+from upge.errors import ModelError
+from upge.model import text_scope
 from upge.model.critic import Critic
 from upge.model.loading import explained
 from upge.model.log_probs import log_probs

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from upge.model import ModelError
+from upge.errors import ModelError
 from upge.model.recompute import check
 from upge.plan.config import config_at
 from upge.plan.fake_model import DTYPES, Pass, critic_peak, imagined, policy_peak

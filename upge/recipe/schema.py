@@ -479,6 +479,10 @@ class Recipe(StrictModel):
         within = ((f"{place}.{inner}", p) for place, part in named.items() for inner, p in part.within().items())
         return named | dict(within)
 
+    def policy_arguments(self) -> dict[str, Any]:
+        """The arguments of `upge.load_policy` that open its model."""
+        return dict(self.model) | {"seed": self.train.seed}
+
     def evaluation_engine(self) -> Engine | None:
         """What samples the responses that are measured; None where `eval.engine` has to name it."""
         if self.eval.engine is not None:

@@ -7,9 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from upge.errors import InputError
+from upge.errors import InputError, ModelError
 from upge.estimator.part_calls import attribute_errors
-from upge.model import ModelError
 from upge.recipe.schema import Recipe
 from upge.rollouts.problems import problems_of
 from upge.rollouts.sampler import Asked, Lack, Sampler

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from upge.model import ModelError, Policy, Prompt, Templater
+from upge.errors import ModelError
+from upge.model.chat_template import Prompt, Templater
+from upge.model.policy import Policy
 from upge.recipe.schema import Recipe
 from upge.types import (
     Completion,

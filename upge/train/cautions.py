@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from upge.recipe import Recipe, trials
-from upge.recipe.schema import Optimizer
+from upge.recipe import trials
+from upge.recipe.schema import Optimizer, Recipe
 from upge.schedule import Schedule, at
 
 

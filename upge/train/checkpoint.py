@@ -15,27 +15,41 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+from accelerate import Accelerator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from upge.distributed.strategies import Moments
-from upge.errors import InputError
+from upge.errors import InputError, ModelError
 from upge.files import parse_json
-from upge.model import ModelError, lora, shards
+from upge.model import lora, shards
+from upge.model.critic import Critic
+from upge.model.policy import Policy
+from upge.part import State
 from upge.runs import atomic_files
 from upge.runs.folder import LOGS, checkpoints
 from upge.runs.reader import is_count
 from upge.train import random_state
-from upge.train.learner import Learner
 from upge.train.optimizer import Optimization
 
 FILES = "files.json"
 MOMENTS = {"step", "exp_avg", "exp_avg_sq"}
 """What AdamW keeps of a parameter."""
+
+
+class Trained(Protocol):
+    """What a checkpoint is of: a `Learner`."""
+
+    policy: Policy
+    accelerator: Accelerator
+    state: State
+
+    def critic_model(self) -> Critic | None: ...
+    def optimizations(self) -> dict[str, Optimization]: ...
 
 
 @dataclass(frozen=True)
@@ -68,7 +82,7 @@ class Found:
     damaged: dict[Path, str]
 
 
-def save(run: Path, learner: Learner, progress: Progress, *, keep: int = 2, writes: bool = True) -> Path:
+def save(run: Path, learner: Trained, progress: Progress, *, keep: int = 2, writes: bool = True) -> Path:
     """Write a checkpoint; it appears whole or not at all, and the `keep` newest stay.
 
     All ranks call it, and the one that `writes` writes: of sharded models each of them has a part.
@@ -86,7 +100,7 @@ def save(run: Path, learner: Learner, progress: Progress, *, keep: int = 2, writ
     return place
 
 
-def _write(folder: Path, learner: Learner, progress: Progress, moments: dict[str, dict[str, Tensor]]) -> None:
+def _write(folder: Path, learner: Trained, progress: Progress, moments: dict[str, dict[str, Tensor]]) -> None:
     save_models(folder, learner, merge=False)
     for name, tensors in moments.items():
         save_file(tensors, folder / f"{name}-optimizer.safetensors")
@@ -106,14 +120,14 @@ def _write_json(path: Path, data: Any) -> None:
     path.write_text(json.dumps(data, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def save_models(folder: Path, learner: Learner, *, merge: bool, writes: bool = True) -> None:
+def save_models(folder: Path, learner: Trained, *, merge: bool, writes: bool = True) -> None:
     """Write the models in training, each into a folder of its own; see `Policy.save`."""
     learner.policy.save(folder / "model", merge=merge, writes=writes)
-    if learner.critic is not None:
-        learner.critic.critic.save(folder / "critic", writes=writes)
+    if (critic := learner.critic_model()) is not None:
+        critic.save(folder / "critic", writes=writes)
 
 
-def leave(run: Path, learner: Learner, *, merge: bool, writes: bool = True) -> None:
+def leave(run: Path, learner: Trained, *, merge: bool, writes: bool = True) -> None:
     """Write the trained models into the run folder, each of them whole or not at all; all ranks call it."""
     if not writes:
         save_models(run, learner, merge=merge, writes=False)
@@ -124,7 +138,7 @@ def leave(run: Path, learner: Learner, *, merge: bool, writes: bool = True) -> N
             atomic_files.stand(model, run / model.name)
 
 
-def rehearse(run: Path, learner: Learner, *, merge: bool, writes: bool = True) -> None:
+def rehearse(run: Path, learner: Trained, *, merge: bool, writes: bool = True) -> None:
     """Do once what `leave` will do, before there is anything to lose; all ranks call it. Nothing of it stays.
 
     Raises ModelError where the model can't be saved, and what the system says of the disk.
@@ -136,13 +150,13 @@ def rehearse(run: Path, learner: Learner, *, merge: bool, writes: bool = True) -
         _try_saving(partial, learner, merge=merge, writes=True)
 
 
-def _try_saving(folder: Path, learner: Learner, *, merge: bool, writes: bool) -> None:
+def _try_saving(folder: Path, learner: Trained, *, merge: bool, writes: bool) -> None:
     remedy = "; model.lora.save: adapter merges nothing" if merge and lora.adapted(learner.policy.model) else ""
     with _saveable("model", remedy):
         learner.policy.try_saving(folder / "model", merge=merge, writes=writes)
-    if learner.critic is not None:
+    if (critic := learner.critic_model()) is not None:
         with _saveable("critic"):
-            learner.critic.critic.try_saving(folder / "critic", writes=writes)
+            critic.try_saving(folder / "critic", writes=writes)
 
 
 @contextmanager
@@ -204,7 +218,7 @@ def _progress(place: Path) -> Progress:
     return progress
 
 
-def restore(folder: Path, learner: Learner) -> None:
+def restore(folder: Path, learner: Trained) -> None:
     """Take up a checkpoint: the learner is where it was when that was saved.
 
     Raises InputError where it isn't one of this learner: other tensors than its own, or no tensors.
@@ -218,7 +232,7 @@ def restore(folder: Path, learner: Learner) -> None:
         raise InputError(f"{folder}: a checkpoint that can't be taken up ({type(error).__name__}: {reason})") from error
 
 
-def _restore(folder: Path, learner: Learner) -> None:
+def _restore(folder: Path, learner: Trained) -> None:
     optimizers = parse_json((folder / "progress.json").read_text(encoding="utf-8"))["optimizers"]
     for name, optimization in learner.optimizations().items():
         files = sorted((folder / name).glob("*.safetensors"))

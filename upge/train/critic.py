@@ -10,7 +10,7 @@ from torch import Tensor
 
 from upge.estimator.batch import Batch
 from upge.estimator.credit import Credit
-from upge.model import Critic
+from upge.model.critic import Critic
 from upge.recipe.schema import Critic as Settings
 from upge.rollouts.batching import micro_batches
 from upge.rollouts.rollout_batch import RolloutBatch

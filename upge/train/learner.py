@@ -14,7 +14,9 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from upge.distributed.ranks import Ranks
-from upge.model import Policy, Reference, load_critic, load_reference
+from upge.model.critic import Critic, load_critic
+from upge.model.policy import Policy
+from upge.model.reference import Reference, load_reference
 from upge.part import State
 from upge.recipe.schema import Recipe
 from upge.rollouts.batching import balanced, micro_batches, portions, tokens_of
@@ -64,6 +66,10 @@ class Learner:
         """Every model in training by its folder in a checkpoint."""
         critic = {} if self.critic is None else {"critic": self.critic.optimization}
         return {"model": self.optimization, **critic}
+
+    def critic_model(self) -> Critic | None:
+        """The critic, where there is one."""
+        return None if self.critic is None else self.critic.critic
 
     def metrics(self) -> StepMetrics:
         """The metrics of a rollout batch, of which nothing is known yet."""

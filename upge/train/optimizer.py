@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import torch
@@ -65,6 +66,17 @@ def place(model: nn.Module, accelerator: Accelerator) -> None:
         model.to(accelerator.device)
 
 
+def adamw(settings: Optimizer, model: nn.Module) -> torch.optim.AdamW:
+    """The recipe's AdamW for what wants a gradient."""
+    return torch.optim.AdamW(
+        [parameter for parameter in model.parameters() if parameter.requires_grad],
+        lr=at(settings.lr, 0),
+        betas=settings.betas,
+        eps=settings.epsilon,
+        weight_decay=settings.weight_decay,
+    )
+
+
 class Optimization:
     """A model in training with its AdamW.
 
@@ -88,7 +100,7 @@ class Optimization:
         self.model, self.settings, self.accelerator, self.name = model, settings, accelerator, name
         self.patience = patience
         way = zero.strategy() if fsdp.by_deepspeed(accelerator) else Accelerated
-        self.strategy: Strategy = way(model, settings, accelerator)
+        self.strategy: Strategy = way(model, accelerator, partial(adamw, settings), settings.clip_norm)
         self.forward, self.sharded = self.strategy.forward, self.strategy.sharded
         self.updates = self.not_finite = 0
 

@@ -22,8 +22,9 @@ from upge.distributed.accelerator import open_accelerator
 from upge.distributed.ranks import Ranks
 from upge.errors import InputError
 from upge.evaluate.measurement import evaluate
-from upge.model import Policy, unused_tensors
-from upge.model.loading import open_policy
+from upge.model import unused_tensors
+from upge.model.loading import load_policy
+from upge.model.policy import Policy
 from upge.recipe.schema import Recipe
 from upge.rollouts import packages, preflight, sessions
 from upge.rollouts.collector import Collector
@@ -310,7 +311,7 @@ def opened(recipe: Recipe, resume: Path | None, display: Display, *, again: bool
     packages.require(recipe)
     trackers.require(recipe.log.trackers)
     logging = {"log_with": list(recipe.log.trackers) or None, "project_dir": recipe.log.path(recipe.name)}
-    accelerator = open_accelerator(recipe, **logging)
+    accelerator = open_accelerator(recipe.train, recipe.model, **logging)
     start = Ranks(accelerator).broadcast(lambda: choose(recipe, resume, again=again))
     folder = RunFolder(start.folder, writes=accelerator.is_main_process)
     display.shown = accelerator.is_main_process
@@ -320,7 +321,7 @@ def opened(recipe: Recipe, resume: Path | None, display: Display, *, again: bool
             stack.callback(status.Lock(folder.path).release)
         stack.enter_context(failures.accounted(recipe, folder))
         random_state.seed(recipe.train.seed, accelerator.process_index)
-        policy = open_policy(recipe)
+        policy = load_policy(**recipe.policy_arguments())
         learner = open_learner(recipe, policy, accelerator)
         learner.token_log = TokenLog(policy.tokenizer) if recipe.log.completions else None
         context = Context(
