@@ -23,12 +23,12 @@ tokens* of a term are those with a coefficient other than 0.
 """
 
 CHECK = """\
-The first line has `"phase": "check"`. It counts the problems found in [the
-data](../data.md#looked-at-before-the-run).
+The first line has `"phase": "check"`. It counts the faults of [the
+data](../data.md#checks-before-the-run).
 """
 
 MEASUREMENTS = """\
-A line with `"phase": "eval"` is a measurement. `<place>` is `<split>`, or `<split>/<band>` for the problems of a
+A line with `"phase": "eval"` is an evaluation. `<place>` is `<split>`, or `<split>/<band>` for the problems of a
 band. The scores are those of [an evaluation](../evaluation.md). An evaluation of the trained model adds intervals and
 the problems that only one of two models solves.
 """
@@ -50,7 +50,7 @@ def _training() -> Iterator[str]:
 
 
 def _phases() -> Iterator[str]:
-    phases = {"check": ("The data", CHECK), "eval": ("Measurements", MEASUREMENTS), "time": ("Times", TIMES)}
+    phases = {"check": ("The data", CHECK), "eval": ("Evaluations", MEASUREMENTS), "time": ("Times", TIMES)}
     for phase, (title, text) in phases.items():
         yield f"## {title}"
         yield text
