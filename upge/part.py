@@ -294,7 +294,8 @@ class Reward(Part):
         return None
 
     @abstractmethod
-    def open(self, context: Context) -> AbstractContextManager[RewardSession]: ...
+    def open(self, context: Context) -> AbstractContextManager[RewardSession]:
+        """The reward, ready to score, for as long as the context lasts."""
 
 
 class Data(Part):
@@ -308,7 +309,8 @@ class Data(Part):
     """The system prompt, for chat templates and for `{system}`."""
 
     @abstractmethod
-    def open(self, context: Context) -> AbstractContextManager[DataSession]: ...
+    def open(self, context: Context) -> AbstractContextManager[DataSession]:
+        """The data, ready to be taken from, for as long as the context lasts."""
 
 
 class Engine(Part):
@@ -330,7 +332,8 @@ class Engine(Part):
         return self.samples_policy
 
     @abstractmethod
-    def open(self, context: Context) -> AbstractContextManager[EngineSession]: ...
+    def open(self, context: Context) -> AbstractContextManager[EngineSession]:
+        """The engine, ready to sample, for as long as the context lasts."""
 
 
 SLOTS: dict[str, type[Part]] = {

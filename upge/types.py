@@ -143,7 +143,7 @@ class Context:
         seed: the run's seed; every draw is keyed by it.
         folder: the run folder, or None outside a run.
         policy: the `upge.Policy` in training; None where none is loaded. (A model knows these nouns, not they it.)
-        rank, world: this process among the data-parallel ones.
+        rank: which of the data-parallel processes this is, from 0. world: how many there are.
         stop: the strings that end responses (`Sampling.stop`), for engines that have to get ready for these.
     """
 
@@ -158,8 +158,11 @@ class Context:
 class EngineSession(Protocol):
     """An open engine. `sample` answers in the order of the requests; `sync` takes over the policy's weights."""
 
-    def sample(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]: ...
-    def sync(self, policy: Any) -> None: ...
+    def sample(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
+        """One completion a request, in the order of the requests."""
+
+    def sync(self, policy: Any) -> None:
+        """Take over the weights of a `Policy`; later samples are drawn from them."""
 
 
 class DataSession(Protocol):
@@ -169,11 +172,20 @@ class DataSession(Protocol):
     With `rollout.refill` a run takes them one by one: `take(position, 1)`, positions going on over the steps.
     """
 
-    def take(self, step: int, count: int) -> list[Problem]: ...
-    def splits(self) -> Sequence[str]: ...
-    def split(self, name: str) -> Sequence[Problem]: ...
-    def state(self) -> dict[str, Any]: ...
-    def restore(self, state: dict[str, Any]) -> None: ...
+    def take(self, step: int, count: int) -> list[Problem]:
+        """The `count` problems of rollout batch `step`, from 0."""
+
+    def splits(self) -> Sequence[str]:
+        """The names of the splits to evaluate on."""
+
+    def split(self, name: str) -> Sequence[Problem]:
+        """The problems of a split, always the same ones in the same order."""
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the session, as JSON."""
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take over the state that `state` returned before; then `take` goes on as it would have."""
 
 
 class RewardSession(Protocol):
@@ -187,4 +199,5 @@ class RewardSession(Protocol):
     `classes(problem, answers) -> list[int]`, of different answers, the commonest first, equal numbers for equal ones.
     """
 
-    def score(self, pairs: Sequence[tuple[Problem, str]]) -> list[float]: ...
+    def score(self, pairs: Sequence[tuple[Problem, str]]) -> list[float]:
+        """One finite score a pair, in the order of the pairs; above 0 is right."""

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from generate.blocks import recipe_page
 from generate.metrics import metrics_page
-from generate.python import python_page
 from generate.slots import TITLES, slot_page
 from generate.tables import methods_page, recipes_page, reductions_page
 
@@ -25,6 +24,5 @@ PAGES: Mapping[Path, Callable[[], str]] = {
     REFERENCE / "recipe.md": recipe_page,
     **{REFERENCE / f"{slot}.md": functools.partial(slot_page, slot) for slot in TITLES},
     REFERENCE / "metrics.md": metrics_page,
-    REFERENCE / "python.md": python_page,
 }
 """Every generated page: its file, and what makes its text."""

@@ -7,24 +7,32 @@ import re
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 
-_SECTION = re.compile(r"(Args|Attributes|Class variables|Raises|Returns|Yields):")
+ARXIV = re.compile(r"(?<!\[)arXiv (\d{4}\.\d{5})")
+_SECTION = re.compile(r"(Args|Attributes|Class variables|Raises|Returns|Yields):(?: (?=\S+: )|\n)")
 _NEXT_NAME = re.compile(r"(?<=\.) (?=[a-z_]+(?:, [a-z_]+)*: )")
 """Where one line of a section goes on to another name: `terms: per term. step: the rollout batch's index.`"""
 
 
 def prose(docstring: str | None) -> str:
     """A docstring as Markdown: indented blocks stand alone, and `Args:` and its like become lists."""
-    blocks = re.split(r"\n\n+", inspect.cleandoc(docstring or ""))
-    return with_links("\n\n".join(_section(block) or _apart(block) for block in blocks))
+    blocks = re.split(r"\n\n+", apart(inspect.cleandoc(docstring or "")))
+    return with_links("\n\n".join(_list(block) for block in blocks))
 
 
-def _section(block: str) -> str | None:
-    """A block that starts as `Args:` does, as a list; None where it starts otherwise."""
-    title, _, body = block.partition("\n")
-    if not _SECTION.fullmatch(title):
+def section(block: str) -> tuple[str, list[str]] | None:
+    """The title of a block that starts as `Args:` does, and its entries; None where it starts otherwise."""
+    if not (found := _SECTION.match(block)):
         return None
-    entries = (entry for line in _unfolded(textwrap.dedent(body)) for entry in _NEXT_NAME.split(line))
-    return f"{title}\n\n" + "\n".join(f"- {_entry(entry)}" for entry in entries)
+    lines = _unfolded(textwrap.dedent(block[found.end() :]))
+    return found[1], [entry for line in lines for entry in _NEXT_NAME.split(line)]
+
+
+def _list(block: str) -> str:
+    """A section as a list; any other block as it is."""
+    if not (found := section(block)):
+        return block
+    title, entries = found
+    return f"{title}:\n\n" + "\n".join(f"- {_entry(entry)}" for entry in entries)
 
 
 def _unfolded(text: str) -> list[str]:
@@ -39,14 +47,14 @@ def _entry(text: str) -> str:
     return ", ".join(f"`{name}`" for name in names.split(", ")) + f": {rest}"
 
 
-def _apart(block: str) -> str:
-    """The block with an empty line where an indented formula follows its sentence without one."""
-    return re.sub(r"^(\S.*)\n(?=    )", r"\1\n\n", block, count=1, flags=re.MULTILINE)
+def apart(text: str) -> str:
+    """The text with an empty line where an indented formula follows its sentence without one."""
+    return re.sub(rf"^(?!{_SECTION.pattern})(\S.*)\n(?=    )", r"\2\n\n", text, flags=re.MULTILINE)
 
 
 def with_links(text: str) -> str:
     """The text with links to the papers that it names by their number."""
-    return re.sub(r"(?<!\[)arXiv (\d{4}\.\d{5})", r"[arXiv \1](https://arxiv.org/abs/\1)", text)
+    return ARXIV.sub(r"[arXiv \1](https://arxiv.org/abs/\1)", text)
 
 
 def one_line(text: str) -> str:

@@ -89,7 +89,11 @@ def _computed(kind: type[Part]) -> str:
     live = bool(kind.model_construct().reads() & {"logp", "entropy"})
     once = kind.slot in ONCE and not (kind.slot == "advantage" and live)
     often = f"once {ONCE[kind.slot]}" if once else "every micro-batch"
-    return often if once and kind.scope == "token" else f"{often}; [scope](python.md#upgepart) `{kind.scope}`"
+    return (
+        often
+        if once and kind.scope == "token"
+        else f"{often}; [scope](python.md#what-parts-are-made-of) `{kind.scope}`"
+    )
 
 
 def _reads(kind: type[Part]) -> Iterator[str]:

@@ -48,7 +48,7 @@ class Credit:
 
     Attributes:
         terms: per term. step: the rollout batch's index.
-        before, state: what stateful parts had, and what they take along to the next rollout batch.
+        before: what stateful parts had, by place. state: what they take along to the next rollout batch.
         reward: (N,) the score plus the sum of the shaping. shaping: (T,) what shapings add at each token.
     """
 
