@@ -1,4 +1,4 @@
-"""Errors about what the user gave, found only once a run opens it."""
+"""Errors that a message explains: about what the user gave, and about the machine that runs it."""
 
 
 class Terminated(SystemExit):
@@ -11,3 +11,7 @@ class InputError(ValueError):
 
 class ModelError(InputError):
     """A model, tokenizer or template can't be used; one line saying what was tried and what would be right."""
+
+
+class RunError(RuntimeError):
+    """The run can't go on, and the message says why and what would help; its code is not at fault."""

@@ -33,7 +33,7 @@ from upge.distributed import accelerator
 from upge.errors import InputError
 from upge.model import shards
 from upge.rollouts.batching import Load, dealt, portions, tokens_of
-from upge.train.trainer import train
+from upge.train.run import train
 
 QUANTIZED = "model={path: 'upge_parts:data/lab/base', config: null, lora: {quantize: nf4, save: adapter}}"
 

@@ -19,7 +19,7 @@ from support.process_outcomes import Done, agree, cases, furthest, launched, met
 from transformers import AutoModelForCausalLM
 
 import upge
-from upge.train.trainer import train
+from upge.train.run import train
 
 pytestmark = [pytest.mark.deepspeed, pytest.mark.needs("deepspeed")]
 

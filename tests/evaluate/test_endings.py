@@ -20,7 +20,7 @@ from upge.errors import InputError, Terminated
 from upge.evaluate import evaluation
 from upge.rollouts import sessions
 from upge.train import trackers
-from upge.train.trainer import train
+from upge.train.run import train
 
 
 @pytest.mark.parametrize("error", [InputError("report.html: can't be written"), OSError(28, "full"), ValueError("odd")])

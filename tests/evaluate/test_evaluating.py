@@ -21,7 +21,7 @@ from upge.cli.main import app
 from upge.evaluate.paired import Bands, bands, differences, measured, opened, solved
 from upge.evaluate.scores import bootstrap
 from upge.rollouts.problems import problems_of, spread
-from upge.train.trainer import train
+from upge.train.run import train
 from upge_parts.data.session import InMemory
 from upge_parts.engines.recorded import read
 

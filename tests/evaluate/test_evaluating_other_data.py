@@ -11,7 +11,7 @@ from support.data_sources import LETTERS, MAPPED, parquet
 from support.evaluations import done, lines, measured_run, refused
 
 import upge
-from upge.train.trainer import train
+from upge.train.run import train
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from transformers import LlamaForCausalLM
 
 import upge
 from upge.rollouts.problems import spread
-from upge.train.trainer import train
+from upge.train.run import train
 
 UPGE = [sys.executable, "-m", "upge"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "upge"]

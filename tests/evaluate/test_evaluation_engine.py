@@ -14,7 +14,7 @@ from support.evaluations import done
 
 import upge
 from upge.recipe import RecipeError
-from upge.train.trainer import train
+from upge.train.run import train
 from upge.types import Completion, Request, Sampling
 from upge_parts.engines.transformers_engine import Transformers
 from upge_parts.engines.vllm_engine import Vllm

@@ -11,7 +11,7 @@ from support import tiny
 from support.evaluations import FILES, call, done, given_completions, lines, measured_run, refused, same
 
 import upge
-from upge.train.trainer import train
+from upge.train.run import train
 
 
 @pytest.fixture

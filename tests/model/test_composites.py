@@ -19,7 +19,7 @@ from upge.model.config import configure
 from upge.plan.fake_model import imagined
 from upge.plan.plan import plan
 from upge.recipe.schema import Lora
-from upge.train.trainer import train
+from upge.train.run import train
 
 PROCESSOR = '{"do_resize": true}'
 

@@ -19,7 +19,7 @@ from transformers import AutoModelForTokenClassification
 import upge
 from upge.model import ModelError, Policy, load_critic, load_reference
 from upge.train.critic import regression
-from upge.train.trainer import train
+from upge.train.run import train
 
 Run = Callable[..., Path]
 ROOT = Path(__file__).parents[2]

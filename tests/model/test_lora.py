@@ -23,7 +23,7 @@ import upge
 from upge.errors import InputError
 from upge.model import ModelError, Policy, load, load_critic, load_reference
 from upge.recipe.schema import Lora
-from upge.train.trainer import train
+from upge.train.run import train
 
 Run = Callable[..., Path]
 LORA = "model.lora={rank: 2, alpha: 4}"

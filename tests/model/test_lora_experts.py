@@ -21,7 +21,7 @@ from upge.model import Critic, ModelError, Policy, load, load_critic, load_refer
 from upge.recipe.schema import Lora
 from upge.runs.folder import checkpoints
 from upge.train import checkpoint
-from upge.train.trainer import train
+from upge.train.run import train
 
 WIDTHS = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
 COMMON = {**WIDTHS, "num_key_value_heads": 2, "num_experts_per_tok": 2, "max_position_embeddings": 128}

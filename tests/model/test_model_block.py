@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaF
 import upge
 from upge.model import ModelError, Policy, load, load_critic
 from upge.model.config import override
-from upge.train.trainer import train
+from upge.train.run import train
 
 Run = Callable[..., Path]
 

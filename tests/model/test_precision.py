@@ -10,11 +10,11 @@ import torch
 from support import tiny
 
 import upge
-from upge.distributed.accelerator import open_accelerator
+from upge.distributed.accelerator import open_ranks
 from upge.model.loading import load_policy
 from upge.rollouts.rollout_batch import RolloutBatch
 from upge.train.learner import open_learner
-from upge.train.trainer import train
+from upge.train.run import train
 from upge.types import Problem, Trajectory
 
 
@@ -23,7 +23,7 @@ def test_log_probs_are_of_the_temperature_that_the_recipe_says(tmp_path: Path, d
     path = tiny.recipe(tmp_path, tiny.GPT2, model={"dtype": dtype}, rollout={"temperature": 0.7})
     recipe = upge.load(path)
     policy = load_policy(**recipe.policy_arguments())
-    learner = open_learner(recipe, policy, open_accelerator(recipe.train, recipe.model))
+    learner = open_learner(recipe, policy, open_ranks(recipe.train, recipe.model).accelerator)
     prompt, response = (2, 3, 5), (4, 2, 3)
     rollout = Trajectory(Problem("p", "", ""), prompt, response, "", 0.0, demonstration=False)
     found = learner._policy_of(0)(RolloutBatch.of([rollout], torch.device("cpu"), torch.float32))

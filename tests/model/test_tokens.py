@@ -24,7 +24,7 @@ from upge.part import SLOTS
 from upge.rollouts.sampler import Sampler
 from upge.runs.folder import RunFolder
 from upge.runs.recipe_file import changed
-from upge.train.trainer import train
+from upge.train.run import train
 from upge_parts.engines.transformers_engine import Transformers
 from upge_parts.rewards.exact import Exact
 from upge_parts.rewards.formatted import Format

@@ -13,7 +13,7 @@ from transformers import LlamaForCausalLM, PreTrainedModel
 
 import upge
 from upge.model import load
-from upge.train.trainer import train
+from upge.train.run import train
 
 
 def checkpoint(folder: Path, *names: str) -> str:

@@ -16,7 +16,7 @@ from support.data_sources import LETTERS, MAPPED, data, lines, parquet, training
 
 import upge
 from upge import Context, InputError, Problem
-from upge.train.trainer import train
+from upge.train.run import train
 from upge_parts.data.columns import value_at
 from upge_parts.data.order import positions
 from upge_parts.data.streamed import Streamed

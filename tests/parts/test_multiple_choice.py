@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 import upge
 from upge import Context, InputError, Problem
 from upge.cli.main import app
-from upge.train.trainer import train
+from upge.train.run import train
 from upge_parts.data.choices import Choices
 from upge_parts.rewards.choice import Choice
 

@@ -12,7 +12,7 @@ from support.command import call
 import upge
 from upge import Context, InputError, PartError, Problem, RecipeError
 from upge.runs.recipe_file import command
-from upge.train.trainer import train
+from upge.train.run import train
 from upge_parts.rewards.python_function import PythonFunction
 from upge_parts.rewards.weighted import Weighted
 

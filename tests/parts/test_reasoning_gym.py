@@ -14,7 +14,7 @@ from support.data_sources import data, training
 import upge
 from upge import Context, InputError, Problem, registry
 from upge.part import SLOTS
-from upge.train.trainer import train
+from upge.train.run import train
 from upge_parts.data.gym import configured, entry_of, name_of
 
 SUMS = {"generator": "chain_sum", "configuration": {"min_terms": 2, "max_terms": 3}, "size": 12}

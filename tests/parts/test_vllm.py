@@ -25,7 +25,7 @@ from upge.errors import InputError
 from upge.model import Policy, load
 from upge.model.lora import adapt
 from upge.recipe.schema import Lora
-from upge.train.trainer import train
+from upge.train.run import train
 from upge.types import Completion, Context, EngineSession, Problem, Request, Sampling
 from upge_parts.engines.transformers_engine import Transformers
 from upge_parts.engines.vllm_engine import Vllm

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import upge
 from upge.model import load
-from upge.train.trainer import train
+from upge.train.run import train
 from upge.types import Problem
 
 pytestmark = pytest.mark.vllm

@@ -27,7 +27,7 @@ from upge.cli.errors import reported
 from upge.model import Policy
 from upge.model.lora import adapt
 from upge.recipe.schema import Lora
-from upge.train.trainer import train
+from upge.train.run import train
 from upge.types import Completion, Context, EngineSession, Request, Sampling
 from upge_parts.engines.transformers_engine import Transformers
 from upge_parts.engines.vllm_nccl import Weights

@@ -15,7 +15,7 @@ import upge
 from upge import Context, InputError, Problem
 from upge.part import AReward, SomeData
 from upge.runs.folder import to_yaml
-from upge.train.trainer import train
+from upge.train.run import train
 
 RECIPE = """\
 extends: grpo.yaml

@@ -10,7 +10,7 @@ import pytest
 import upge
 from upge.evaluate.paired import measured
 from upge.recipe import check
-from upge.train.trainer import train
+from upge.train.run import train
 
 FOLDER = Path(__file__).parents[2] / "recipes" / "smollm2"
 METHODS = ("hpt", "grpo", "sft")

@@ -17,7 +17,7 @@ from support.processes import command
 import upge
 from upge import PartError, RecipeError, registry
 from upge.part import SLOTS
-from upge.train.trainer import train
+from upge.train.run import train
 
 
 def faults(path: Path, *overrides: str, allow_code: bool = False) -> str:

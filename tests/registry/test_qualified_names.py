@@ -11,7 +11,7 @@ from support import tiny
 import upge
 from upge.runs.folder import RunFolder
 from upge.runs.recipe_file import changed
-from upge.train.trainer import train
+from upge.train.run import train
 
 PARTS = "[upge.mask]\nclip = theirs:Clip\n[upge.engine]\ntransformers = theirs:Clip\n"
 RECIPES = "[upge.recipes]\ntheirs = theirs_recipes\n"

@@ -22,7 +22,7 @@ from upge.report import logs, responses
 from upge.report.allocation import chosen
 from upge.report.measurements import estimates, pass_at_k
 from upge.report.write import write
-from upge.train.trainer import train
+from upge.train.run import train
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>&\"'<!--"
 

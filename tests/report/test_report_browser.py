@@ -22,7 +22,7 @@ from upge.report.write import write
 from upge.study.draws import Setting
 from upge.study.exact import World
 from upge.study.study import Case, study
-from upge.train.trainer import train
+from upge.train.run import train
 
 PACKAGES = ("@sparticuz/chromium@147.0.0", "puppeteer-core@24.43.1")
 SCRIPT = Path(__file__).parents[1] / "support" / "browsing.mjs"

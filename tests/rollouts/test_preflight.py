@@ -14,7 +14,7 @@ from upge import InputError, Problem
 from upge.model import Prompt
 from upge.rollouts.preflight import Report, checked, coming, normalised
 from upge.rollouts.sampler import Asked
-from upge.train.trainer import train
+from upge.train.run import train
 from upge.types import DataSession, Trajectory
 from upge_parts.data.session import InMemory
 

@@ -14,7 +14,7 @@ import pytest
 from support import tiny
 
 import upge
-from upge.train.trainer import train
+from upge.train.run import train
 
 Run = Callable[..., Path]
 RL = {**tiny.HYBRID["terms"]["rl"], "reduction": "token_mean"}  # type: ignore[index]

@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 import upge
 from upge.cli.errors import is_about_input
 from upge.cli.main import app
-from upge.train.trainer import train
+from upge.train.run import train
 
 FILES = ("completions.jsonl", "problems.jsonl", "summary.json", "recipe.yaml")
 UPGE = str(Path(sys.executable).parent / "upge")

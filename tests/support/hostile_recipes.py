@@ -39,7 +39,7 @@ SLOTS = (
 
 CODE_SAYS = "is code.*allow it with --allow-code"
 CODE = ("mine.py:Mine", "../mine.py:Mine", "/tmp/mine.py:Mine")
-NO_PARTS = ("os:system", "os.system", "../../x", "__import__(chr(111))", "upge.train.trainer:train")
+NO_PARTS = ("os:system", "os.system", "../../x", "__import__(chr(111))", "upge.train.run:train")
 CHARACTERS = ("\0", "\x07", "\x1b", "\x7f", "\x85", "\x9b", "\ufffe", "\uffff")
 NUMBERS = ("9" * 500, "9" * 5000, "0x" + "f" * 500, "1e999", "-1e999")
 OUTSIDE = (

@@ -25,7 +25,7 @@ from support import cpu_seconds
 
 PRELOAD = [
     "upge.cli.main",
-    "upge.train.trainer",
+    "upge.train.run",
     "upge_parts.engines.transformers_engine",
     "transformers.models.llama",
 ]

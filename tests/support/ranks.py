@@ -27,12 +27,13 @@ from support import tiny
 
 import upge
 from upge.distributed import fsdp
-from upge.distributed.accelerator import open_accelerator
+from upge.distributed.accelerator import open_ranks
 from upge.model import shards
 from upge.model.loading import load_policy
 from upge.train.display import Display
 from upge.train.learner import Learner, open_learner
-from upge.train.trainer import learn, train
+from upge.train.run import train
+from upge.train.trainer import learn
 from upge.types import Problem, Trajectory
 from upge_parts.engines.exchange import Exchange
 
@@ -151,7 +152,7 @@ def built_recipe(folder: Path, config: Mapping[str, Any], kind: str = "float32")
 def learned(folder: Path, name: str, recipe: upge.Recipe, *, by_accelerate: bool = False) -> Learner:
     """Learn from this rank's share of each rollout batch, and leave the outcome."""
     AcceleratorState._reset_state()
-    accelerator = open_accelerator(recipe.train, recipe.model)
+    accelerator = open_ranks(recipe.train, recipe.model).accelerator
     if by_accelerate:  # what accelerate makes of its config where there are GPUs; its code then runs over gloo as well
         accelerator.state.distributed_type = DistributedType.FSDP
         accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(
@@ -181,7 +182,7 @@ def tokens_asked(folder: Path, why: str) -> list[int]:
     recipe_of(own_folder(folder), "grpo", "all", "float32")
     recipe = upge.load(own_folder(folder) / "recipe.yaml", ["rollout.truncated=mask"])
     learner = open_learner(
-        recipe, load_policy(**recipe.policy_arguments()), open_accelerator(recipe.train, recipe.model)
+        recipe, load_policy(**recipe.policy_arguments()), open_ranks(recipe.train, recipe.model).accelerator
     )
     rank, world = learner.accelerator.process_index, learner.accelerator.num_processes
     tokens, real = [0], learner.policy.log_probs

@@ -14,12 +14,12 @@ import torch
 from support import ranks
 
 import upge
-from upge.distributed.accelerator import open_accelerator
+from upge.distributed.accelerator import open_ranks
 from upge.model.loading import load_policy
 from upge.train.display import Display
 from upge.train.learner import open_learner
 from upge.train.metrics import StepMetrics
-from upge.train.trainer import train
+from upge.train.run import train
 
 SETTINGS: list[ranks.Setting] = [
     *product(ranks.METHODS, ("three",), ("float32", ranks.TIED)),
@@ -64,7 +64,7 @@ def guarded(folder: Path, own: Path, name: str) -> None:
     ranks.recipe_of(own, "sft", "all", "float32")
     recipe = upge.load(own / "recipe.yaml", ["optimizer={lr: 0.01, clip_norm: 0.5, skip_above: 1000}"])
     learner = open_learner(
-        recipe, load_policy(**recipe.policy_arguments()), open_accelerator(recipe.train, recipe.model)
+        recipe, load_policy(**recipe.policy_arguments()), open_ranks(recipe.train, recipe.model).accelerator
     )
     optimization, rank = learner.optimization, learner.accelerator.process_index
 

@@ -33,7 +33,7 @@ from upge.sweep.axes import Cell, parse, planned, slug, standings
 from upge.sweep.executor import Task, jobs_for
 from upge.sweep.progress import Followed, Show
 from upge.train import resume
-from upge.train.trainer import train
+from upge.train.run import train
 
 UPGE = [sys.executable, "-m", "upge", "run"]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}

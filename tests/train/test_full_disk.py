@@ -12,10 +12,10 @@ from support import tiny
 from test_run_faults import When
 
 import upge
-from upge.runs.failures import RunError
+from upge.errors import RunError
 from upge.runs.folder import RunFolder
 from upge.train import checkpoint
-from upge.train.trainer import train
+from upge.train.run import train
 
 SETTINGS = ("train.save_every=2", "log.completions=false", "eval.splits=[]")
 

@@ -20,13 +20,13 @@ from rich.console import Console
 from support import tiny
 
 import upge
+from upge.errors import RunError
 from upge.recipe import RecipeError
 from upge.recipe.schema import Check, Health
 from upge.runs import status
-from upge.runs.failures import RunError
 from upge.train.display import Display
 from upge.train.health_checks import SIGNS, HealthMonitor
-from upge.train.trainer import train
+from upge.train.run import train
 
 UPGE = str(Path(sys.executable).parent / "upge")
 RECIPES = Path(__file__).parents[2] / "recipes"

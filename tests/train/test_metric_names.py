@@ -16,7 +16,7 @@ from upge.rollouts.batching import micro_batches
 from upge.rollouts.preflight import Report
 from upge.runs.metric_names import METRICS, SUBJECTS, LoggedName, Phase, lookup
 from upge.train.metrics import StepMetrics
-from upge.train.trainer import train
+from upge.train.run import train
 
 ACTOR_CRITIC = {
     "critic": {"lr": 1e-3},

@@ -20,7 +20,7 @@ from upge.errors import InputError
 from upge.runs import status
 from upge.runs.folder import checkpoints
 from upge.train.display import Display
-from upge.train.trainer import train
+from upge.train.run import train
 
 SAVING = ("train.save_every=2", "eval.every=2")
 SAME = ("metrics.jsonl", "completions.jsonl", "summary.json", "model/model.safetensors")

@@ -23,14 +23,15 @@ from support import tiny
 from support.processes import command, started
 
 import upge
+from upge.errors import RunError
 from upge.estimator.part_calls import PartError
 from upge.runs import atomic_files, status
-from upge.runs.failures import RunError, explain
+from upge.runs.failures import explain
 from upge.runs.folder import checkpoints
 from upge.runs.signals import Stop, Stopped
 from upge.train import random_state
 from upge.train.display import Display
-from upge.train.trainer import train
+from upge.train.run import train
 
 SAVING = ("train.save_every=2", "eval.every=3")
 SAME = ("metrics.jsonl", "completions.jsonl", "summary.json", "model/model.safetensors")

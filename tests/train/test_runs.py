@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM
 
 import upge
 from upge.errors import InputError
-from upge.train.trainer import train
+from upge.train.run import train
 
 Run = Callable[..., Path]
 

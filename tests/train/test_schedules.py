@@ -13,7 +13,7 @@ import upge
 from upge.errors import InputError
 from upge.train import cautions
 from upge.train.resume import choose
-from upge.train.trainer import train
+from upge.train.run import train
 
 FALLING = {"start": 0.004, "end": 0.0, "steps": 2}
 SHORT = {"train": {"steps": 2, "save_every": 1}, "eval": {"splits": []}}

@@ -11,7 +11,7 @@ from support import tiny
 
 import upge
 from upge.train import token_log
-from upge.train.trainer import train
+from upge.train.run import train
 
 STEPS = 4
 

@@ -14,7 +14,7 @@ from support import tiny
 
 import upge
 from upge.errors import InputError
-from upge.train.trainer import train
+from upge.train.run import train
 
 
 class Listener(GeneralTracker):

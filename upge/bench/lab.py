@@ -16,7 +16,7 @@ from upge.bench.timing import SECONDS, Table, in_turns, machine, seconds
 from upge.model.loading import find
 from upge.recipe.resolve import load
 from upge.recipe.schema import Recipe
-from upge.train.trainer import train
+from upge.train.run import train
 from upge.types import Context, Problem
 
 RECIPE = "bench/lab"

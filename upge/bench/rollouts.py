@@ -18,7 +18,7 @@ from upge.model.loading import load
 from upge.model.policy import Policy
 from upge.part import BuildContext, Engine, build
 from upge.recipe.resolve import load as load_recipe
-from upge.rollouts.packages import require
+from upge.rollouts.preflight import require_packages
 from upge.types import Completion, Context, EngineSession, Request, Sampling
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Demand:
 def named(engine: str) -> Engine:
     """What `rollout.engine` would be in a recipe. Raises RecipeError, and InputError where its package is missing."""
     recipe = load_recipe(RECIPE, [f"rollout.engine={engine}"])
-    require(recipe)
+    require_packages(recipe)
     return recipe.rollout.engine
 
 

@@ -255,7 +255,7 @@ def run(
         return
     if due(processes):
         raise typer.Exit(launch(processes or 1, sys.argv[1:]))
-    from upge.train.trainer import train
+    from upge.train.run import train
 
     with located(composed):
         folder = train(loaded, resume=resume, again=again)

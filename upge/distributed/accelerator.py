@@ -10,6 +10,7 @@ from accelerate.state import AcceleratorState
 from transformers.utils.logging import disable_progress_bar
 
 from upge.distributed import deepspeed_config, fsdp
+from upge.distributed.ranks import Ranks
 from upge.recipe.schema import Model, Train
 
 
@@ -19,7 +20,7 @@ def check(train: Train, model: Model) -> None:
     fsdp.check(precision=train.precision, dtype=model.dtype, quantized=quantized)
 
 
-def open_accelerator(train: Train, model: Model, **logging: Any) -> Accelerator:
+def open_ranks(train: Train, model: Model, **logging: Any) -> Ranks:
     """This process among the others, and torch set as the recipe says."""
     check(train, model)
     # accelerate keeps one state a process; a run of its own precision, in a notebook say, must not meet the last one's.
@@ -30,9 +31,10 @@ def open_accelerator(train: Train, model: Model, **logging: Any) -> Accelerator:
         torch.set_num_threads(train.threads)
     # accelerate's own accumulation stays at 1: the estimator's counts are over the whole optimizer step already.
     with deepspeed_config.unseen():
-        return Accelerator(
+        accelerator = Accelerator(
             cpu=not torch.accelerator.is_available(),  # else several processes without a GPU would not find each other
             mixed_precision={"float32": "no", "bfloat16": "bf16", "float16": "fp16"}[train.precision],
             gradient_accumulation_steps=1,
             **logging,
         )
+    return Ranks(accelerator)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from upge.distributed import fsdp
-from upge.distributed.accelerator import open_accelerator
+from upge.distributed.accelerator import open_ranks
 from upge.distributed.ranks import Ranks
 from upge.errors import InputError
 from upge.evaluate.completions import Given, answered_in, completions_of
@@ -31,7 +31,7 @@ from upge.files import parse_json
 from upge.model.loading import load_policy
 from upge.model.policy import Policy
 from upge.recipe.schema import Recipe
-from upge.rollouts import packages, preflight, sessions
+from upge.rollouts import preflight, sessions
 from upge.rollouts.preflight import refuse_unscorable
 from upge.rollouts.problems import problems_of
 from upge.rollouts.sampler import Asked, Sampler
@@ -77,7 +77,7 @@ def evaluate_model(
     The folder has a number added where something is there already.
     `resume`: go on in the folder, which holds the beginning of this evaluation. Raises InputError where it doesn't.
     """
-    packages.require(recipe)
+    preflight.require_packages(recipe)
     team = _team(recipe)
     with ExitStack() as stack:
         own = team.broadcast(lambda: stack.enter_context(claimed(folder, resume=resume)))
@@ -123,7 +123,7 @@ def evaluate_completions(
 
 
 def _team(recipe: Recipe) -> Ranks:
-    team = Ranks(open_accelerator(recipe.train, recipe.model))
+    team = open_ranks(recipe.train, recipe.model)
     if (by := fsdp.asked()) and team.world > 1:
         raise InputError(
             f"accelerate's config requests {by}: an evaluation keeps the model whole; run it with MULTI_GPU"

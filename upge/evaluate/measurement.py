@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain, islice
 from statistics import fmean
 
+from upge.distributed.ranks import Ranks
 from upge.evaluate.scores import columns, places, records
 from upge.recipe.schema import Recipe
 from upge.rollouts.problems import problems_of
@@ -17,20 +18,17 @@ from upge.types import DataSession, Problem, Sampling, Trajectory
 CHUNK = 4096
 """Responses asked for at once. Noise is keyed, so no completion depends on it."""
 
-Gather = Callable[[list[Trajectory]], list[Trajectory]]
-"""All ranks' trajectories, in the order of ranks."""
-
 
 def evaluate(
-    recipe: Recipe, data: DataSession, sampler: Sampler, step: int, *, rank: int, world: int, gather: Gather
+    recipe: Recipe, data: DataSession, sampler: Sampler, step: int, ranks: Ranks
 ) -> tuple[dict[str, float], dict[str, list[Trajectory]]]:
     """The metrics `<split>/avg@n`, `<split>/<band>/avg@n`, `…/pass@k`, `…/truncated`, and the responses by split."""
     metrics: dict[str, float] = {}
     responses = {}
     for split in recipe.eval.splits:
-        asked = ask(sampler, problems_of(recipe, data, split), recipe.eval.n, rank=rank, world=world)
+        asked = ask(sampler, problems_of(recipe, data, split), recipe.eval.n, rank=ranks.rank, world=ranks.world)
         mine = chain.from_iterable(sample(recipe, sampler, asked, split, step=step))
-        responses[split] = gather(list(mine))
+        responses[split] = ranks.all_gather(list(mine))
         metrics |= measure(split, responses[split], recipe.eval.pass_at)
     return metrics, responses
 

@@ -17,18 +17,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
 from transformers.utils.hub import cached_file
 
 from upge.errors import ModelError
-from upge.model import recompute, text_scope, unused_tensors
+from upge.model import recompute, text_scope
 from upge.model.config import configure, override
 from upge.model.lora import CONFIG, adapt, bare, base_of, merge_from
-from upge.model.policy import Policy
+from upge.model.policy import Policy, counted
 from upge.suggestions import nearest
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
     from upge.model.lora import AdapterSettings
 
@@ -177,7 +177,7 @@ def load(
     opened = _open_tokenizer(tokenizer) if tokenizer else _open_tokenizer(str(path), of="model")
     left: Sequence[str] = ()
     if path is not None:
-        with unused_tensors.recorded() as names:
+        with _unused_recorded() as names:
             model = _open_model(path, arguments, overrides or {})
         left = sorted(names)
     else:
@@ -185,7 +185,7 @@ def load(
     several = text_scope.composite(model.config)
     with explained("model"):
         away = text_scope.settle(model) if several else ()
-    notes = [unused_tensors.note(model, left), text_scope.note(model, away)]
+    notes = [_unused_note(model, left), text_scope.note(model, away)]
     if lora is not None:
         with explained("model.lora"):
             adapt(model, lora, base=None if path is None else _absolute(path), seed=seed, without=away)
@@ -229,6 +229,44 @@ def _open_model(
         raise ModelError(f"{path}: it lacks weights of {type(model).__name__} ({some}); not a causal language model?")
     converted: PreTrainedModel = model if "device_map" in arguments else model.to(arguments["dtype"])
     return converted
+
+
+_DERIVED = re.compile(r"(^|\.)(inv_freq|original_inv_freq|position_ids|(attn|attention)\.(masked_)?bias)$")
+"""Buffers that old checkpoints have and that follow from the config."""
+
+
+@contextmanager
+def _unused_recorded() -> Iterator[set[str]]:
+    """While open, the names are collected of tensors that checkpoints have and models have no place for.
+
+    Transformers' own report leaves out what a class declares it will ignore, as layers for multi-token prediction.
+    """
+    found: set[str] = set()
+    name = "_adjust_missing_and_unexpected_keys"
+    own = getattr(PreTrainedModel, name, None)
+    if own is None:  # another version of transformers, which has it elsewhere
+        yield found
+        return
+
+    def recording(model: PreTrainedModel, report: Any, *given: Any, **named: Any) -> Any:
+        found.update(key for key in getattr(report, "unexpected_keys", ()) if not _DERIVED.search(key))
+        return own(model, report, *given, **named)
+
+    setattr(PreTrainedModel, name, recording)
+    try:
+        yield found
+    finally:
+        setattr(PreTrainedModel, name, own)
+
+
+def _unused_note(model: PreTrainedModel, names: Sequence[str]) -> str | None:
+    """The sentence that tells of them; None where there are none."""
+    if not names:
+        return None
+    kind = type(model).__name__
+    return (
+        f"model: {counted(names)} of the checkpoint have no place in {kind} and aren't loaded, for example {names[0]}"
+    )
 
 
 def _open_adapter(

@@ -76,6 +76,15 @@ class Policy:
         return int(length) if length else None
 
     @property
+    def lacking(self) -> str | None:
+        """The sentence that says of a saved model what it lacks; None: nothing."""
+        return (
+            f"the trained model lacks {counted(self.left)} that its checkpoint had, for example {self.left[0]}"
+            if self.left
+            else None
+        )
+
+    @property
     def sharded(self) -> bool:
         """Whether the parameters are sharded over ranks, so that every pass needs all ranks."""
         return shards.sharded(self.model)
@@ -178,6 +187,11 @@ class Policy:
         if max(ids) >= self.size:
             numbers = f"the tokenizer's ids go up to {max(ids)}, the model's embeddings to {self.size - 1}"
             raise ModelError(f"{numbers}: model and tokenizer don't belong together")
+
+
+def counted(names: Sequence[str]) -> str:
+    """How many tensors these are, in words."""
+    return f"{len(names)} tensor{'s' * (len(names) != 1)}"
 
 
 def _stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:

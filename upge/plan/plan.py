@@ -18,13 +18,13 @@ from upge.plan.memory import Count, Share, Work, work_of
 from upge.recipe.compose import Composed, place_of
 from upge.recipe.faults import Fault, RecipeError
 from upge.recipe.schema import Recipe
-from upge.rollouts.packages import missing
+from upge.rollouts.preflight import missing_packages
 from upge.train import cautions
 
 
 def notes(recipe: Recipe, tokenizer: PreTrainedTokenizerBase | None, processes: int, length: int) -> Iterator[str]:
     """One sentence each. Args: length: tokens of prompt and response together, at most."""
-    yield from missing(recipe)
+    yield from missing_packages(recipe)
     yield from cautions.before(recipe)
     if (own := recipe.engine_of_its_own()) is not None:
         yield f"eval.engine: {own.dump()['use']} is open beside the rollouts' engine, and takes memory of its own"

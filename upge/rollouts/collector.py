@@ -7,18 +7,23 @@ the places r, r + w, r + 2w, … to itself.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import torch
 
 from upge.distributed.ranks import Ranks
+from upge.model.policy import Policy
 from upge.part import State
 from upge.recipe.schema import Recipe
+from upge.rollouts import sessions
 from upge.rollouts.rollout_batch import RolloutBatch
 from upge.rollouts.sampler import Asked, Sampler
 from upge.schedule import at
 from upge.types import (
+    Context,
     DataSession,
     Problem,
     Sampling,
@@ -53,37 +58,41 @@ class Places:
         return [each for group in sorted(self.trajectories) for each in self.trajectories[group]]
 
 
+Keep = Callable[[list[Trajectory]], None]
+"""Logs this rank's samples; all ranks call it together."""
+
+
 @dataclass(frozen=True)
 class Collector:
     """Makes rollout batches.
 
     Attributes:
-        keep: logs sampled trajectories (all ranks call it together). ranks: the data-parallel processes.
-        dtype: of tensors.
+        sampler: of rollouts. evaluator: of evaluations, the same unless these have an engine of their own.
+        ranks: the data-parallel processes. dtype: of tensors.
     """
 
     recipe: Recipe
     data: DataSession
     sampler: Sampler
-    keep: Callable[[int, list[Trajectory]], None]
+    evaluator: Sampler
     ranks: Ranks
     dtype: torch.dtype = torch.float32
 
-    def collect(self, step: int, taken: int, state: State) -> Collected:
+    def collect(self, step: int, taken: int, state: State, keep: Keep) -> Collected:
         """What the wanted terms weigh, or a switch must see, and no more.
 
-        Args: step: of the rollout batch. taken: problems taken before it. state: the estimator's.
+        Args: step: of the rollout batch. taken: problems taken before it. state: the estimator's. keep: logs samples.
         """
         prompts, places = self.recipe.train.prompts, Places()
         refill = self.recipe.rollout.refill
         if refill is None or not self.recipe.estimator.wants_rollouts(step):
-            self._fill(places, step, dict(enumerate(self.data.take(step, prompts))))
+            self._fill(places, step, dict(enumerate(self.data.take(step, prompts))), keep)
             return Collected(places.all(), self._counts(places, step), taken + prompts)
-        self._fill(places, step, self._fresh(range(prompts), taken))
+        self._fill(places, step, self._fresh(range(prompts), taken), keep)
         discarded, rounds = 0, 0
         idle = self._idle(places, step, state)
         while idle and rounds < refill.rounds:
-            self._fill(places, step, self._fresh(idle, taken + prompts + discarded))
+            self._fill(places, step, self._fresh(idle, taken + prompts + discarded), keep)
             discarded, rounds = discarded + len(idle), rounds + 1
             idle = self._idle(places, step, state)
         counts = {"refill/rounds": rounds, "refill/discarded": discarded, "refill/left": len(idle)}
@@ -94,7 +103,7 @@ class Collector:
         """The next problems of the data's stream, for these places."""
         return {group: self.data.take(position + index, 1)[0] for index, group in enumerate(groups)}
 
-    def _fill(self, places: Places, step: int, problems: dict[int, Problem]) -> None:
+    def _fill(self, places: Places, step: int, problems: dict[int, Problem], keep: Keep) -> None:
         """Put problems, with their trajectories, into places; what stood there is forgotten."""
         estimator, settings = self.recipe.estimator, self.recipe.rollout
         asked = []
@@ -116,7 +125,7 @@ class Collector:
                 else:
                     places.without[each.group]["prompt"] += 1
             sampled = self.sampler.rollouts(fitting, settings.n, sampling, stream="train", step=step)
-            self.keep(step, sampled)
+            keep(sampled)
             for trajectory in sampled:
                 places.trajectories[trajectory.group].append(trajectory)
         if estimator.wants_demonstrations(step):
@@ -149,3 +158,19 @@ class Collector:
         if self.recipe.estimator.wants_demonstrations(step):
             counts |= {"demonstrations/missing": missing, "demonstrations/too_long": long}
         return counts
+
+
+@contextmanager
+def open_collector(recipe: Recipe, policy: Policy, folder: Path, ranks: Ranks) -> Iterator[Collector]:
+    """The collector of a run, with the sessions of data, engines and reward open."""
+    context = Context(recipe.train.seed, folder, policy, ranks.rank, ranks.world, recipe.rollout.stop)
+    with ExitStack() as stack:
+        data = stack.enter_context(sessions.opened(recipe.data, "data", recipe.data.open, context))
+        engine_of = recipe.rollout.engine
+        engine = stack.enter_context(sessions.opened(engine_of, "rollout.engine", engine_of.open, context))
+        reward = stack.enter_context(sessions.opened(recipe.reward, "reward", recipe.reward.open, context))
+        sampler = evaluator = Sampler.of(recipe, policy, engine, reward)
+        if (own := recipe.engine_of_its_own()) is not None:
+            examined = stack.enter_context(sessions.opened(own, "eval.engine", own.open, context))
+            evaluator = replace(sampler, engine=examined)
+        yield Collector(recipe, data, sampler, evaluator, ranks, policy.model.dtype)

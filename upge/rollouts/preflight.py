@@ -1,7 +1,10 @@
-"""Faults of a run's problems, found before anything is sampled: what doesn't fit, and what can't be scored."""
+"""Faults that are found before anything is sampled: packages that lack, problems that don't fit or can't be scored."""
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -9,10 +12,73 @@ from dataclasses import dataclass
 
 from upge.errors import InputError, ModelError
 from upge.estimator.part_calls import attribute_errors
+from upge.model.lora import CONFIG
 from upge.recipe.schema import Recipe
 from upge.rollouts.problems import problems_of
 from upge.rollouts.sampler import Asked, Lack, Sampler
 from upge.types import DataSession, Message, Problem
+
+# Packages.
+
+
+def require_packages(recipe: Recipe) -> None:
+    """Raise InputError, with the commands that help, where packages are missing."""
+    if sentences := missing_packages(recipe):
+        raise InputError("\n".join(sentences))
+
+
+def missing_packages(recipe: Recipe) -> list[str]:
+    """A sentence for each package that is needed and can't be imported."""
+    return [
+        f"{place}: {module} is not installed: pip install '{requirement}'"
+        for place, packages in _packages_of(recipe)
+        for module, requirement in packages.items()
+        if not _installed(module)
+    ]
+
+
+def _packages_of(recipe: Recipe) -> Iterator[tuple[str, Mapping[str, str]]]:
+    """Modules and what `pip` calls them, by the place in the recipe that needs them."""
+    lora = recipe.model.lora
+    for place, path in _models(recipe).items():
+        if path is not None and path.endswith(".gguf"):
+            yield place, {"gguf": "upge[gguf]"}
+        elif path is not None and _is_adapter(path):
+            yield place, {"peft": "upge[peft]"}
+    if lora is not None:
+        yield "model.lora", {"peft": "upge[peft]"}
+        if lora.quantize is not None:
+            yield "model.lora.quantize", {"bitsandbytes": "upge[qlora]"}
+    for place, part in recipe.parts().items():
+        yield place, part.packages
+
+
+def _models(recipe: Recipe) -> dict[str, str | None]:
+    """Where models and tokenizers come from, by place."""
+    found = {"model.path": recipe.model.path, "model.tokenizer": recipe.model.tokenizer}
+    critic = None if recipe.critic is None else recipe.critic.path
+    return found | {"reference.path": recipe.reference.path, "critic.path": critic}
+
+
+def _is_adapter(path: str) -> bool:
+    """Whether a folder, or a run's folder, holds a LoRA adapter."""
+    # os.path and not pathlib, which raises for a home that nobody has and for a name that is too long.
+    folder = os.path.expanduser(path)  # noqa: PTH111
+    return any(os.path.isfile(os.path.join(folder, inside, CONFIG)) for inside in ("", "model"))  # noqa: PTH113, PTH118
+
+
+def _installed(module: str) -> bool:
+    """Whether it can be imported, without doing so. A folder that merely has its name has no file to import."""
+    if module in sys.modules:
+        return True
+    try:
+        found = importlib.util.find_spec(module)
+    except ModuleNotFoundError:  # what a dotted name is within
+        return False
+    return found is not None and found.origin is not None
+
+
+# Problems.
 
 
 @dataclass(frozen=True)
@@ -57,6 +123,11 @@ class Report:
             (self.wrong, "demonstrations get no reward"),
         ]
         return self._counted(told)
+
+    def refuse(self) -> None:
+        """Raise InputError where something is wrong."""
+        if sentences := self.sentences():
+            raise InputError("\n".join(["train.check refuses the data:", *sentences]))
 
     def notes(self) -> list[str]:
         """What a person should know, though nothing is wrong with it."""

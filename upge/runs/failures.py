@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from upge.errors import InputError
+from upge.errors import InputError, RunError
 from upge.estimator.part_calls import PartError
 from upge.recipe.schema import Recipe
 from upge.runs import status
@@ -21,10 +21,6 @@ from upge.runs.signals import Stopped
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """The system's numbers for a disk without room: it is full, or a quota or a limit on sizes is used up."""
-
-
-class RunError(RuntimeError):
-    """The run can't go on, and the message says why and what would help; its code is not at fault."""
 
 
 @contextmanager

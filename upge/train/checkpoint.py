@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from upge.distributed.ranks import Ranks
 from upge.distributed.strategies import Moments
 from upge.errors import InputError, ModelError
 from upge.files import parse_json
@@ -114,6 +115,17 @@ def _write(folder: Path, learner: Trained, progress: Progress, moments: dict[str
     }
     _write_json(folder / "progress.json", where | {"optimizers": optimizers})
     _write_json(folder / FILES, atomic_files.fingerprints(folder))
+
+
+def generators(ranks: Ranks) -> list[random_state.State]:
+    """The random generators of all ranks; all of them call it."""
+    return ranks.all_gather([random_state.state()])
+
+
+def restore_generators(progress: Progress, ranks: Ranks) -> None:
+    """Put this process's random generators where the checkpoint has them, if it is of as many ranks."""
+    if len(progress.random) == ranks.world:
+        random_state.restore(progress.random[ranks.rank])
 
 
 def _write_json(path: Path, data: Any) -> None:

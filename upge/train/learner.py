@@ -49,7 +49,7 @@ class Learner:
         reference: Reference | None = None,
         critic: CriticLearner | None = None,
     ) -> None:
-        self.recipe, self.policy, self.accelerator = recipe, policy, accelerator
+        self.recipe, self.policy, self.accelerator, self.ranks = recipe, policy, accelerator, Ranks(accelerator)
         self.reference, self.critic = reference, critic
         self.optimization = Optimization(
             policy.model, recipe.optimizer, accelerator, patience=recipe.train.not_finite_limit
@@ -60,7 +60,7 @@ class Learner:
 
     def sum(self, x: Tensor) -> Tensor:
         """The sum of a tensor over all ranks."""
-        return Ranks(self.accelerator).sum(x)
+        return self.ranks.sum(x)
 
     def optimizations(self) -> dict[str, Optimization]:
         """Every model in training by its folder in a checkpoint."""
@@ -80,14 +80,14 @@ class Learner:
 
     def balanced(self, step: int, trajectories: Sequence[Trajectory]) -> RolloutBatch:
         """The rollout batch, dealt among ranks so that each has about as much to compute."""
-        rollouts, ranks = self._of(trajectories), Ranks(self.accelerator)
-        if ranks.world == 1:
+        rollouts = self._of(trajectories)
+        if self.ranks.world == 1:
             return rollouts
         costs = {each.group: 0 for each in trajectories}
         weighed = rollouts.select(self._to_be_computed(step, rollouts)).trajectories
         for group, members in groupby(weighed, key=lambda each: each.group):
             costs[group] = tokens_of(list(members), self.policy.reach)
-        return self._of(balanced(ranks, trajectories, costs, self.recipe.train.minibatches))
+        return self._of(balanced(self.ranks, trajectories, costs, self.recipe.train.minibatches))
 
     def _of(self, trajectories: Sequence[Trajectory]) -> RolloutBatch:
         reported = "rollout_logp" in self.needs
@@ -218,8 +218,11 @@ class Learner:
         return logp.sum() * 0
 
 
-def open_learner(recipe: Recipe, policy: Policy, accelerator: Accelerator) -> Learner:
-    """The learner with the providers that the recipe's parts need, and no others. Raises ModelError."""
+def open_learner(recipe: Recipe, policy: Policy, accelerator: Accelerator, *, log_tokens: bool = False) -> Learner:
+    """The learner with the providers that the recipe's parts need, and no others. Raises ModelError.
+
+    Args: log_tokens: whether it keeps what a few trajectories were weighed with.
+    """
     needs, reference, critic = recipe.estimator.needs(), None, None
     if "reference_logp" in needs:
         reference = load_reference(policy, recipe.reference.path)
@@ -232,4 +235,6 @@ def open_learner(recipe: Recipe, policy: Policy, accelerator: Accelerator) -> Le
             accelerator,
             patience=recipe.train.not_finite_limit,
         )
-    return Learner(recipe, policy, accelerator, reference=reference, critic=critic)
+    learner = Learner(recipe, policy, accelerator, reference=reference, critic=critic)
+    learner.token_log = TokenLog(policy.tokenizer) if log_tokens else None
+    return learner

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from upge.errors import InputError
+from upge.model.policy import Policy
 from upge.recipe.schema import Recipe
 from upge.recipe.yaml import plain
 from upge.runs import atomic_files, status
@@ -192,7 +193,20 @@ def _refuse_others(recipe: Recipe, folder: Path, ended: Sequence[str]) -> None:
         raise InputError("\n".join([head, *differing, free]))
 
 
-def tidy(folder: Path, damaged: Mapping[Path, str]) -> None:
+def describe(folder: RunFolder, recipe: Recipe, start: Start, policy: Policy) -> None:
+    """Write into the run's folder what it is a run of, where that isn't there already."""
+    if start.found is None or changed(recipe, folder.path):
+        folder.describe(recipe, policy.vocabulary_fingerprint())
+
+
+def tidy(folder: RunFolder, found: Found) -> None:
+    """Take back what was logged after the checkpoint, and tidy its folder of what nobody can go on from."""
+    if folder.writes:
+        _set_aside(folder.path, found.damaged)
+    folder.rewind({} if found.progress is None else found.progress.logged)
+
+
+def _set_aside(folder: Path, damaged: Mapping[Path, str]) -> None:
     """Rename damaged checkpoints, so that nothing takes them for whole ones, and remove those half written."""
     for place in damaged:
         kept = place.with_name(place.name + ".damaged")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,14 +28,18 @@ def require(trackers: tuple[str, ...]) -> None:
             raise InputError(f"log.trackers: {name} is not installed: pip install '{_PACKAGES.get(name, name)}'")
 
 
+Track = Callable[[Mapping[str, Any]], None]
+"""Sends a line of metrics.jsonl to trackers."""
+
+
 @contextmanager
-def tracking(recipe: Recipe, accelerator: Accelerator, folder: Path) -> Iterator[None]:
-    """While open, `accelerator.log` reaches the recipe's trackers; what they keep in files goes into `folder`.
+def tracking(recipe: Recipe, accelerator: Accelerator, folder: Path) -> Iterator[Track]:
+    """While open, sends lines of metrics.jsonl to the recipe's trackers; what they keep in files goes into `folder`.
 
     Raises InputError where a tracker can't be started: no login, no connection.
     """
     if not recipe.log.trackers:
-        yield
+        yield lambda line: None
         return
     place = folder / "trackers"
     place.mkdir(parents=True, exist_ok=True)
@@ -48,7 +52,7 @@ def tracking(recipe: Recipe, accelerator: Accelerator, folder: Path) -> Iterator
         names = ", ".join(recipe.log.trackers)
         raise InputError(f"log.trackers: {names} can't be started: {type(error).__name__}: {reason}") from error
     try:
-        yield
+        yield lambda line: accelerator.log(numbers(line), step=line["step"])
     finally:
         _close(recipe, accelerator)
 

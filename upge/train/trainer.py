@@ -6,60 +6,29 @@ problems → engine → trajectories → reward → credit → count → weigh �
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from accelerate import Accelerator
-from accelerate.utils import gather_object
 from torch import Tensor
 
-from upge.distributed import fsdp
-from upge.distributed.accelerator import open_accelerator
-from upge.distributed.ranks import Ranks
-from upge.errors import InputError
+from upge.errors import RunError
 from upge.evaluate.measurement import evaluate
-from upge.model import unused_tensors
-from upge.model.loading import load_policy
-from upge.model.policy import Policy
-from upge.recipe.schema import Recipe
-from upge.rollouts import packages, preflight, sessions
+from upge.rollouts import preflight
 from upge.rollouts.collector import Collector
 from upge.rollouts.rollout_batch import RolloutBatch
-from upge.rollouts.sampler import Sampler
-from upge.runs import failures, status
+from upge.runs import status
 from upge.runs.folder import RunFolder
-from upge.runs.recipe_file import changed
 from upge.runs.signals import Stop, Stopped
-from upge.train import cautions, checkpoint, random_state, trackers
+from upge.train import cautions, checkpoint
 from upge.train.checkpoint import Progress
 from upge.train.display import Display
 from upge.train.health_checks import HealthMonitor
-from upge.train.learner import Learner, open_learner
+from upge.train.learner import Learner
 from upge.train.metrics import StepMetrics
-from upge.train.resume import Start, choose, tidy
-from upge.train.token_log import TokenLog
-from upge.types import Context, DataSession, EngineSession, Trajectory
-
-
-def train(recipe: Recipe, *, resume: Path | None = None, again: bool = False, display: Display | None = None) -> Path:
-    """Run a recipe; returns the run folder.
-
-    Args:
-        recipe: what to do. display: what shows it.
-        resume: the folder of a run of this recipe, to go on with from its newest checkpoint.
-        again: go on with the newest unfinished run of this recipe, if there is one.
-
-    Raises:
-        InputError: there is something wrong with what was given. RunError: the machine failed it. PartError: a part
-        did. Stopped: SIGINT or SIGTERM asked for it.
-    """
-    with opened(recipe, resume, display or Display(), again=again) as trainer:
-        trainer.run()
-        return trainer.folder.path
+from upge.types import Trajectory
 
 
 def learn(learner: Learner, step: int, trajectories: Sequence[Trajectory]) -> dict[str, float]:
@@ -112,23 +81,18 @@ class Trainer:
     """A run in progress: everything is open, `run` does it.
 
     Attributes:
+        track: sends a line of metrics to trackers.
         done: rollout batches done. measured: whether the measurement due after them is made.
         taken: problems taken from the data. resumed: whether this process takes up another's work.
         saved: after how many rollout batches the newest checkpoint was written. stop: whether a signal asks for an end.
-        evaluator: asks an engine of the evaluation's own; None where that of the rollouts measures.
         watch: what looks for signs of the run going wrong. said: what this process has warned of besides.
     """
 
-    recipe: Recipe
-    accelerator: Accelerator
-    policy: Policy
-    data: DataSession
-    engine: EngineSession
-    sampler: Sampler
+    collector: Collector
     learner: Learner
     folder: RunFolder
     display: Display
-    evaluator: Sampler | None = None
+    track: Callable[[Mapping[str, Any]], None] = lambda line: None
     done: int = 0
     measured: bool = False
     taken: int = 0
@@ -140,6 +104,7 @@ class Trainer:
     said: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
+        self.recipe, self.policy = self.learner.recipe, self.learner.policy
         self.watch = HealthMonitor.of(self.recipe)
 
     def run(self) -> None:
@@ -169,21 +134,20 @@ class Trainer:
         settings = self.recipe.train
         if settings.check_problems == 0:
             return
-        report = preflight.look(self.recipe, self.data, self.sampler)
+        report = preflight.look(self.recipe, self.collector.data, self.collector.sampler)
         self.log({"phase": "check", "step": 0} | report.metrics())
-        found = report.sentences()
-        if found and settings.check == "refuse":
-            raise InputError("\n".join(["train.check refuses the data:", *found]))
-        self.display.found([*found, *report.notes()])
+        if settings.check == "refuse":
+            report.refuse()
+        self.display.found([*report.sentences(), *report.notes()])
 
     def step(self, step: int) -> None:
         """One rollout batch: collect it, learn from it, log."""
         began = time.perf_counter()
-        batch = self.collector.collect(step, self.taken, self.learner.state)
+        batch = self.collector.collect(step, self.taken, self.learner.state, partial(self.keep_all, "train", step))
         self.taken = batch.taken
         collected = time.perf_counter()
         metrics = learn(self.learner, step, batch.trajectories) | batch.counts
-        self.engine.sync(self.policy)
+        self.collector.sampler.engine.sync(self.policy)
         ended = time.perf_counter()
         marks, warnings = self.watch.look(step, metrics)
         line = {"phase": "train", "step": step} | dict(sorted((metrics | marks).items()))
@@ -196,18 +160,6 @@ class Trainer:
         self.done, self.measured = step + 1, False
         self.note("running")
 
-    @property
-    def collector(self) -> Collector:
-        """What makes rollout batches."""
-        return Collector(
-            self.recipe,
-            self.data,
-            self.sampler,
-            keep=lambda step, mine: self.keep("train", step, self.gather(mine)),
-            ranks=Ranks(self.accelerator),
-            dtype=self.policy.model.dtype,
-        )
-
     def measure_where_due(self) -> None:
         """Evaluate the policy at the start, at the end, and every so often as the recipe says."""
         every = self.recipe.eval.every
@@ -219,11 +171,10 @@ class Trainer:
     def measure(self, done: int) -> None:
         """Evaluate the policy after `done` rollout batches."""
         began = time.perf_counter()
-        rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        if self.evaluator is not None:
-            self.evaluator.engine.sync(self.policy)
-        sampler = self.evaluator or self.sampler
-        metrics, responses = evaluate(self.recipe, self.data, sampler, done, rank=rank, world=world, gather=self.gather)
+        collector = self.collector
+        if collector.evaluator is not collector.sampler:
+            collector.evaluator.engine.sync(self.policy)
+        metrics, responses = evaluate(self.recipe, collector.data, collector.evaluator, done, collector.ranks)
         for split, sampled in responses.items():
             self.keep(f"eval/{split}", done, sampled)
         line = {"phase": "eval", "step": done} | metrics
@@ -240,18 +191,33 @@ class Trainer:
 
     def save(self) -> None:
         """Write a checkpoint of what is done; the logs it counts on are on the disk before it."""
-        random = gather_object([random_state.state()])
+        random = checkpoint.generators(self.collector.ranks)
         logged = self.folder.logged_to() if self.folder.writes else {}
-        state, health = self.data.state(), self.watch.state()
+        state, health = self.collector.data.state(), self.watch.state()
         progress = Progress(self.done, self.measured, self.taken, state, logged, random, health)
         keep, writes = self.recipe.train.keep, self.folder.writes
         checkpoint.save(self.folder.path, self.learner, progress, keep=keep, writes=writes)
         self.saved = self.done
-        self.accelerator.wait_for_everyone()
+        self.learner.accelerator.wait_for_everyone()
+
+    def rehearse(self) -> None:
+        """Do once what `finish` will do, before there is anything to lose."""
+        checkpoint.rehearse(self.folder.path, self.learner, merge=self.merges, writes=self.folder.writes)
+
+    def take_up(self, place: Path, progress: Progress) -> None:
+        """Restore a checkpoint; the random generators come last, since opening may have drawn from them."""
+        checkpoint.restore(place, self.learner)
+        self.done, self.measured, self.taken = progress.step, progress.measured, progress.taken
+        self.resumed, self.saved = True, progress.step
+        self.collector.data.restore(progress.data)
+        self.watch.restore(progress.health)
+        self.collector.sampler.engine.sync(self.policy)
+        self.evaluations = self.folder.evaluations()
+        checkpoint.restore_generators(progress, self.collector.ranks)
 
     def stop_where_asked(self) -> None:
         """Save and raise Stopped if this process, or another rank's, has had a signal."""
-        if number := self.stop.agreed(self.accelerator):
+        if number := self.stop.agreed(self.learner.accelerator):
             if self.saved != self.done:
                 self.save()
             raise Stopped(f"stopped after step {self.done} of {self.recipe.train.steps}", number)
@@ -263,21 +229,27 @@ class Trainer:
             return
         if self.saved != self.done:
             self.save()
-        raise failures.RunError(
+        raise RunError(
             f"stopped after step {self.done} of {self.recipe.train.steps}, as health.stop asks: {'; '.join(reasons)}\n"
             "to continue anyway, add health.stop=[] to the command below"
         )
 
+    @property
+    def merges(self) -> bool:
+        """Whether the run leaves a whole model."""
+        lora = self.recipe.model.lora
+        return lora is None or lora.save == "merged"
+
     def finish(self) -> None:
         """Save the trained model and the summary."""
-        checkpoint.leave(self.folder.path, self.learner, merge=_merges(self.recipe), writes=self.folder.writes)
+        checkpoint.leave(self.folder.path, self.learner, merge=self.merges, writes=self.folder.writes)
         summary = {"name": self.recipe.name, "steps": self.recipe.train.steps, "evaluations": self.evaluations}
         self.folder.summary(summary)
         self.note("finished")
         self.display.end(self.evaluations, self.folder.path)
-        if self.policy.left and _merges(self.recipe):
-            self.display.tell([unused_tensors.lacking(self.policy.left)])
-        self.accelerator.wait_for_everyone()
+        if self.policy.lacking and self.merges:
+            self.display.tell([self.policy.lacking])
+        self.learner.accelerator.wait_for_everyone()
 
     def note(self, state: Literal["running", "finished"]) -> None:
         """Keep in the run folder how far the run is."""
@@ -287,96 +259,19 @@ class Trainer:
     def log(self, line: dict[str, Any]) -> None:
         """Keep a line of metrics, and send it to the recipe's trackers."""
         self.folder.metrics(line)
-        self.accelerator.log(trackers.numbers(line), step=line["step"])
+        self.track(line)
 
     def keep(self, stream: str, step: int, trajectories: list[Trajectory]) -> None:
         """Log completions."""
         if self.recipe.log.completions:
             self.folder.completions(stream, step, trajectories, logp="rollout_logp" in self.learner.needs)
 
+    def keep_all(self, stream: str, step: int, mine: list[Trajectory]) -> None:
+        """Log all ranks' completions; all of them call it."""
+        self.keep(stream, step, self.collector.ranks.all_gather(mine))
+
     def keep_credit(self, step: int) -> None:
         """Log what a few trajectories were weighed with."""
         if self.learner.token_log is not None:
-            lines = Ranks(self.accelerator).all_gather(self.learner.token_log.lines(step))
+            lines = self.collector.ranks.all_gather(self.learner.token_log.lines(step))
             self.folder.credit(sorted(lines, key=lambda line: int(line["group"])))
-
-    def gather(self, mine: list[Trajectory]) -> list[Trajectory]:
-        """All ranks' trajectories."""
-        return Ranks(self.accelerator).all_gather(mine)
-
-
-@contextmanager
-def opened(recipe: Recipe, resume: Path | None, display: Display, *, again: bool = False) -> Iterator[Trainer]:
-    """Everything that a run needs, opened in order and closed in reverse."""
-    packages.require(recipe)
-    trackers.require(recipe.log.trackers)
-    logging = {"log_with": list(recipe.log.trackers) or None, "project_dir": recipe.log.path(recipe.name)}
-    accelerator = open_accelerator(recipe.train, recipe.model, **logging)
-    start = Ranks(accelerator).broadcast(lambda: choose(recipe, resume, again=again))
-    folder = RunFolder(start.folder, writes=accelerator.is_main_process)
-    display.shown = accelerator.is_main_process
-    display.tell([*start.told, *fsdp.settings(accelerator)])
-    with ExitStack() as stack:
-        if folder.writes:
-            stack.callback(status.Lock(folder.path).release)
-        stack.enter_context(failures.accounted(recipe, folder))
-        random_state.seed(recipe.train.seed, accelerator.process_index)
-        policy = load_policy(**recipe.policy_arguments())
-        learner = open_learner(recipe, policy, accelerator)
-        learner.token_log = TokenLog(policy.tokenizer) if recipe.log.completions else None
-        context = Context(
-            seed=recipe.train.seed,
-            folder=folder.path,
-            policy=policy,
-            rank=accelerator.process_index,
-            world=accelerator.num_processes,
-            stop=recipe.rollout.stop,
-        )
-        data = stack.enter_context(sessions.opened(recipe.data, "data", recipe.data.open, context))
-        engine_of = recipe.rollout.engine
-        engine = stack.enter_context(sessions.opened(engine_of, "rollout.engine", engine_of.open, context))
-        reward = stack.enter_context(sessions.opened(recipe.reward, "reward", recipe.reward.open, context))
-        sampler, evaluator = Sampler.of(recipe, policy, engine, reward), None
-        if (own := recipe.engine_of_its_own()) is not None:
-            examined = stack.enter_context(sessions.opened(own, "eval.engine", own.open, context))
-            evaluator = replace(sampler, engine=examined)
-        preflight.check(recipe, data, sampler)
-        checkpoint.rehearse(folder.path, learner, merge=_merges(recipe), writes=folder.writes)
-        display.tell(policy.notes)
-        stack.enter_context(trackers.tracking(recipe, accelerator, folder.path))
-        stack.enter_context(display)
-        trainer = Trainer(recipe, accelerator, policy, data, engine, sampler, learner, folder, display, evaluator)
-        _begin(trainer, start)
-        yield trainer
-
-
-def _merges(recipe: Recipe) -> bool:
-    """Whether the run leaves a whole model."""
-    return recipe.model.lora is None or recipe.model.lora.save == "merged"
-
-
-def _begin(trainer: Trainer, start: Start) -> None:
-    """Put the trainer where the run begins: at its start, or where the checkpoint has left it."""
-    folder, found = trainer.folder, start.found
-    if found is not None and folder.writes:
-        tidy(folder.path, found.damaged)
-    if found is not None:
-        folder.rewind({} if found.progress is None else found.progress.logged)
-    if found is not None and found.place is not None and found.progress is not None:
-        _take_up(trainer, found.place, found.progress)
-    if found is None or changed(trainer.recipe, folder.path):
-        folder.describe(trainer.recipe, trainer.policy.vocabulary_fingerprint())
-    trainer.note("running")
-
-
-def _take_up(trainer: Trainer, place: Path, progress: Progress) -> None:
-    """Restore a checkpoint; the random generators come last, since opening may have drawn from them."""
-    checkpoint.restore(place, trainer.learner)
-    trainer.done, trainer.measured, trainer.taken = progress.step, progress.measured, progress.taken
-    trainer.resumed, trainer.saved = True, progress.step
-    trainer.data.restore(progress.data)
-    trainer.watch.restore(progress.health)
-    trainer.engine.sync(trainer.policy)
-    trainer.evaluations = trainer.folder.evaluations()
-    if len(progress.random) == trainer.accelerator.num_processes:
-        random_state.restore(progress.random[trainer.accelerator.process_index])
