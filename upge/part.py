@@ -126,17 +126,17 @@ class PartClass(ModelMetaclass):
 
 
 class Part(StrictModel, metaclass=PartClass):
-    """The base of every part. Subclass a slot's base (`Mask`, `Advantage`, …), not this.
+    """The base of every part. Subclass the base of a slot (`Mask`, `Advantage`, …), not this class.
 
     Class variables:
         needs: the batch fields that `__call__` reads (`"logp"`, `"old_logp"`, `"reward"`, …). Reading another raises.
         trust_region: for masks: on-policy data is never masked, g(1) = 1.
         scope: the data that one call needs: a token, its trajectory, its prompt's group, or the whole optimizer step.
             For a part that is computed once a rollout batch, the last is the whole rollout batch.
-        packages: the modules that it imports and that an install of its own package may lack, each with what pip calls
-            it: `{"math_verify": "upge[math]"}`. A run asks for them before it loads a model.
-        api: the version of this contract that the part was written for. A package says its own (`api = 1`), so that a
-            later upge, whose parts owe something else, can tell and refuse it.
+        packages: the optional modules that it imports, each with the argument of `pip install` that installs it:
+            `{"math_verify": "upge[math]"}`. A run checks for them before it loads a model.
+        api: the version of this contract that the part was written for (`api = 1`). An upge with another version of the
+            contract refuses the part with an error.
     """
 
     slot: ClassVar[str]
@@ -166,7 +166,7 @@ class Part(StrictModel, metaclass=PartClass):
         }
 
     def within(self) -> dict[str, Part]:
-        """The parts that this one's parameters hold, by their places below it: `"rewards.0"`, `"sources.lab"`, …"""
+        """The parts among this part's parameters, by their places below it: `"rewards.0"`, `"sources.lab"`, …"""
         return {place: part for name, value in self for place, part in _parts_in(value, name)}
 
     @classmethod
@@ -200,7 +200,7 @@ class Factor(Part):
 
 
 class Mask(Factor):
-    """The stability mask or weight of each token; reads `b.ratio` and `b.advantage`. Several multiply."""
+    """The stability mask or weight of each token; reads `b.ratio` and `b.advantage`. Several masks are multiplied."""
 
     slot: ClassVar[str] = "mask"
 
@@ -223,7 +223,7 @@ class Reduction(Factor):
     slot: ClassVar[str] = "reduction"
 
     count: Literal["all", "active"] = "all"
-    """Which trajectories count: all of the term's, or only the active ones, whose coefficient is not 0."""
+    """The counted trajectories: all of the term, or only the active ones, whose coefficient is not 0."""
 
     def counted(self, b: View) -> Tensor:
         """(N,) 1.0 for each trajectory that counts, else 0.0."""
@@ -231,7 +231,7 @@ class Reduction(Factor):
 
 
 State: TypeAlias = "dict[str, dict[str, Tensor]]"
-"""What stateful parts carry from one rollout batch to the next: place in the estimator → named tensors."""
+"""The state of the parts between rollout batches: place in the estimator → named tensors."""
 
 
 class Stateful(Part):
@@ -247,7 +247,7 @@ class Stateful(Part):
 
 
 class Advantage(Stateful, Factor):
-    """Â_t. Computed once a rollout batch; every micro-batch (live) if it reads `logp` or `entropy`."""
+    """Â_t. Computed once per rollout batch; for every micro-batch (live) if it reads `logp` or `entropy`."""
 
     slot: ClassVar[str] = "advantage"
 
@@ -259,19 +259,20 @@ class Advantage(Stateful, Factor):
 
 
 class Switch(Stateful):
-    """A coefficient for each prompt and term, computed once a rollout batch.
+    """A coefficient for each prompt and term, computed once per rollout batch.
 
-    It reads the unshaped reward. A term that no switch names has coefficient 1; several switches multiply.
+    It reads the unshaped reward. A term that no switch names has coefficient 1. The coefficients of several switches
+    are multiplied.
     """
 
     slot: ClassVar[str] = "switch"
 
     @abstractmethod
     def terms(self) -> tuple[str, ...]:
-        """The terms that this switch names, and hence weighs."""
+        """The terms for which this switch computes coefficients."""
 
     def wants(self, step: int) -> frozenset[str]:
-        """The terms that may get a coefficient other than 0 at this step, asked before anything is sampled."""
+        """The terms that may get a coefficient other than 0 at this step; called before sampling."""
         del step
         return frozenset(self.terms())
 
@@ -281,14 +282,14 @@ class Switch(Stateful):
 
 
 class Reward(Part):
-    """Scores responses: `open` gives a session whose `score` maps (problem, response text) to a number."""
+    """Scores responses: `open` returns a session whose `score` maps (problem, response text) to a number."""
 
     slot: ClassVar[str] = "reward"
 
     def refusal(self, problem: Problem) -> str | None:
-        """Why no response to a problem can be scored: it has no answer, say. None where responses can be.
+        """The reason why responses to a problem can't be scored, for example because it has no answer; else None.
 
-        A run and an evaluation ask it of their problems before they sample anything.
+        A run or an evaluation calls it for its problems before sampling.
         """
         del problem
         return None
@@ -317,9 +318,9 @@ class Engine(Part):
     """Samples responses.
 
     Class variables:
-        reports_logp: whether completions carry the log-probs they were drawn with (the batch field `rollout_logp`).
-        samples_policy: whether responses are drawn from the weights that the policy had at the last `sync`, not from
-            older, coarser or other ones. Only then an evaluation measures the policy. False by default.
+        reports_logp: whether completions have the log-probs of their tokens (the batch field `rollout_logp`).
+        samples_policy: whether responses are sampled from the policy's weights at the last `sync`, and not from older,
+            less precise or other weights. Only then an evaluation measures the policy. False by default.
     """
 
     slot: ClassVar[str] = "engine"
@@ -327,7 +328,7 @@ class Engine(Part):
     samples_policy: ClassVar[bool] = False
 
     def measures(self, dtype: str) -> bool:
-        """Whether an evaluation may ask this engine, with its parameters, for a policy whose passes are in `dtype`."""
+        """Whether an evaluation may use this engine, with its parameters, for a policy that computes in `dtype`."""
         del dtype
         return self.samples_policy
 
@@ -343,32 +344,33 @@ SLOTS: dict[str, type[Part]] = {
 
 
 def DefaultFrom(path: str, **constraints: Any) -> Any:
-    """A parameter whose value is, unless given, another of the recipe's: `L: int = DefaultFrom("rollout.max_tokens")`.
+    """A parameter whose default is another value of the recipe: `L: int = DefaultFrom("rollout.max_tokens")`.
 
-    It is filled when the recipe resolves and required where there is no recipe. `constraints` are Pydantic's.
+    The default is set when a recipe is resolved. Outside a recipe the parameter is required. `constraints` are those
+    of Pydantic.
     """
     return Field(json_schema_extra={"follows": path}, **constraints)
 
 
 Follows = DefaultFrom
-"""The name of `DefaultFrom` in the first edition."""
+"""The older name of `DefaultFrom`."""
 
 
 class BuildContext:
-    """What building parts from YAML values depends on: where a name leads, and what a `DefaultFrom` parameter follows.
+    """The context in which parts are built from YAML values: it resolves names and `DefaultFrom` parameters.
 
-    Attributes: folder: where files are looked for. allow_code: whether parameters may name code (`upge.Code`).
+    Attributes: folder: the folder of relative files. allow_code: whether parameters may name code (`upge.Code`).
     """
 
     folder = Path()
     allow_code = True
 
     def find(self, base: type[Part], use: str) -> type[Part]:
-        """The class that `use` names in the slot of `base`; raises `UnknownPartError` where there is none."""
+        """The class with the name `use` in the slot of `base`. Raises `UnknownPartError` if there is none."""
         return registry.find(base, use)
 
     def followed(self, path: str) -> Any:
-        """The value at a dotted recipe path; raises LookupError where there is no recipe."""
+        """The value at a dotted recipe path. Raises LookupError outside a recipe."""
         raise LookupError(path)
 
 

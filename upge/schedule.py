@@ -14,7 +14,7 @@ from upge.part import StrictModel
 
 
 class Schedule(StrictModel):
-    """A number that moves from `start` to `end` in `steps` rollout batches and then stays there.
+    """A number that changes from `start` to `end` in `steps` rollout batches, and then stays at `end`.
 
     value(step) = start + (end − start)·f(step/steps), f linear or (1 − cos πx)/2
     """

@@ -1,6 +1,6 @@
-"""The nouns of a run: problem, request, completion, trajectory, and what a session owes the trainer.
+"""The data types of a run (problem, request, completion, trajectory), and the protocols of sessions.
 
-A `Problem` comes from the data, a `Request` asks an engine for one response, a `Completion` is what came back, and a
+A `Problem` comes from the data. A `Request` is for one response of an engine, and a `Completion` is this response. A
 `Trajectory` is a scored response, ready to become rows of a `Batch`.
 """
 
@@ -21,12 +21,12 @@ class Problem:
     """A task with a checkable answer and, perhaps, a worked demonstration of it.
 
     Attributes:
-        id: names the problem within its data; sampling noise is keyed by it.
-        prompt: what is asked: plain text, or the messages of a conversation.
-        answer: the reference answer that the reward compares with; None where the data have none.
+        id: the problem's name, unique within its data; random numbers for sampling depend on it.
+        prompt: plain text, or the messages of a conversation.
+        answer: the reference answer that the reward compares with; None if the data have none.
         demonstration: a demonstrator's response (without the end-of-sequence token), or None.
-        band: how hard the problem was measured to be; evaluation reports by band.
-        place: where it stands in the data (`train.jsonl:17`), for messages; None where nothing is known of that.
+        band: a label of the problem's difficulty; evaluation reports scores by band.
+        place: the problem's line in the data (`train.jsonl:17`), for messages; None if it is unknown.
     """
 
     id: str
@@ -38,19 +38,19 @@ class Problem:
 
     @property
     def named(self) -> str:
-        """How messages name it: its place, if that is known, and its id."""
+        """The problem's name in messages: its place, if that is known, and its id."""
         name = f"the problem '{self.id}'"
         return name if self.place is None else f"{self.place}: {name}"
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How responses are drawn: softmax(logits / temperature), cut to the `top_k` likeliest and the `top_p` nucleus.
+    """The sampling distribution: softmax(logits / temperature), limited to the `top_k` likeliest and `top_p`'s nucleus.
 
-    `temperature` 0 means greedy; `top_p` 1 and `top_k` 0 mean no cut; `max_tokens` bounds the response, its stop token
-    included. Nothing else (a model's own generation defaults, say) may touch the distribution. A response also ends
-    with the token that completes one of the strings of `stop` in its text. The run cuts there whatever an engine
-    returns, so an engine that knows nothing of them only samples for longer.
+    `temperature` 0 means greedy; `top_p` 1 and `top_k` 0 mean no limit; `max_tokens` bounds the response, its stop
+    token included. Nothing else, such as a model's generation defaults, may change the distribution. A response also
+    ends with the token that completes one of the strings of `stop` in its text. The run cuts the response there in any
+    case, so an engine that ignores `stop` only samples for longer.
     """
 
     temperature: float = 1.0
@@ -62,9 +62,9 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Request:
-    """One response wanted: the prompt's token ids, and the coordinates that key its sampling noise.
+    """A request for one response: the prompt's token ids, and the coordinates that determine its random numbers.
 
-    `stream` keeps training and evaluation apart ("train", "eval/test"); `step` is the index of the rollout batch.
+    `stream` distinguishes training and evaluation ("train", "eval/test"); `step` is the index of the rollout batch.
     """
 
     stream: str
@@ -74,14 +74,14 @@ class Request:
     prompt: tuple[int, ...]
 
     def key(self, seed: int) -> int:
-        """A 64-bit key of (seed, stream, step, problem, sample): equal coordinates draw equal noise, in any batch."""
+        """A 64-bit key of (seed, stream, step, problem, sample): with equal keys, samples are equal in any batch."""
         text = "\x1f".join(map(str, (seed, self.stream, self.step, self.problem, self.sample)))
         return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
 @dataclass(frozen=True)
 class Completion:
-    """An engine's answer to one request.
+    """An engine's response to one request.
 
     Attributes:
         tokens: response token ids, the stop token included when one was drawn.
@@ -95,10 +95,10 @@ class Completion:
 
 
 class Response(str):
-    """A response's text as a reward gets it: a `str`, which also has what its prompt ends with.
+    """A response's text as a reward gets it: a `str` with the attribute `opening`.
 
     Attributes:
-        opening: how the prompt begins the response itself: with `<think>` in many chat templates; mostly "".
+        opening: the beginning of the response that is already in the prompt: `<think>` in many chat templates, else "".
     """
 
     opening: str
@@ -110,7 +110,7 @@ class Response(str):
 
     @property
     def whole(self) -> str:
-        """The text behind its opening."""
+        """The opening followed by the text."""
         return self.opening + str(self)
 
 
@@ -118,7 +118,7 @@ class Response(str):
 class Trajectory:
     """A response to a problem with its score: a rollout of the policy, or a demonstration (`sample` −1).
 
-    `text` is that of the response's tokens without end-of-sequence and padding; `opening` is as `Response` has it.
+    `text` is that of the response's tokens without end-of-sequence and padding; `opening` is that of `Response`.
     `group` is the problem's place in its rollout batch, or among those of an evaluation.
     """
 
@@ -137,14 +137,15 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class Context:
-    """What a run hands to a part when it opens a session.
+    """The values that a run passes to a part when it opens a session.
 
     Attributes:
-        seed: the run's seed; every draw is keyed by it.
+        seed: the run's seed; all random numbers depend on it.
         folder: the run folder, or None outside a run.
-        policy: the `upge.Policy` in training; None where none is loaded. (A model knows these nouns, not they it.)
-        rank: which of the data-parallel processes this is, from 0. world: how many there are.
-        stop: the strings that end responses (`Sampling.stop`), for engines that have to get ready for these.
+        policy: the `upge.Policy` in training, or None. (`Any`, because this module imports nothing of upge.)
+        rank: the index of this data-parallel process, from 0.
+        world: the number of data-parallel processes.
+        stop: the strings that end responses (`Sampling.stop`), for engines that must prepare for them.
     """
 
     seed: int = 0
@@ -156,20 +157,20 @@ class Context:
 
 
 class EngineSession(Protocol):
-    """An open engine. `sample` answers in the order of the requests; `sync` takes over the policy's weights."""
+    """An open engine. `sample` returns completions in the order of the requests; `sync` loads the policy's weights."""
 
     def sample(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
-        """One completion a request, in the order of the requests."""
+        """One completion for each request, in the order of the requests."""
 
     def sync(self, policy: Any) -> None:
-        """Take over the weights of a `Policy`; later samples are drawn from them."""
+        """Load the weights of a `Policy`; later samples are drawn from them."""
 
 
 class DataSession(Protocol):
     """Open data: an endless, seeded stream of training problems, and named splits to evaluate on.
 
-    `take(step, count)` gives the problems of one rollout batch and depends on nothing but its arguments and the seed.
-    With `rollout.refill` a run takes them one by one: `take(position, 1)`, positions going on over the steps.
+    `take(step, count)` returns the problems of one rollout batch, and depends only on its arguments and the seed. With
+    `rollout.refill` a run takes problems one by one: `take(position, 1)`, with positions that continue over the steps.
     """
 
     def take(self, step: int, count: int) -> list[Problem]:
@@ -182,22 +183,23 @@ class DataSession(Protocol):
         """The problems of a split, always the same ones in the same order."""
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps of the session, as JSON."""
+        """The state of the session for a checkpoint, as JSON."""
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take over the state that `state` returned before; then `take` goes on as it would have."""
+        """Restore a state that `state` returned; then `take` continues from it."""
 
 
 class RewardSession(Protocol):
     """An open reward: scores of (problem, response text) pairs, in order.
 
-    In a run the texts are `Response`s: whoever cares for how the prompt opened the response finds it there. Rollouts'
-    and demonstrations' texts are made of their tokens in the same way, so that equal tokens get equal scores.
+    In a run the texts are `Response`s, which have the prompt's opening of the response. The texts of rollouts and of
+    demonstrations are decoded from their tokens in the same way, so that equal tokens get equal scores.
 
-    A session may also have `answer(text) -> str | None`, the final answer in a response, or None where there is none:
-    what `upge eval` takes majority votes over. Equal texts are equal answers; where other texts can be too, it may have
-    `classes(problem, answers) -> list[int]`, of different answers, the commonest first, equal numbers for equal ones.
+    A session may also have `answer(text) -> str | None`: the final answer in a response, or None if there is none.
+    `upge eval` takes majority votes over these answers. Equal texts are equal answers. If different texts can be equal
+    answers, the session may have `classes(problem, answers) -> list[int]`. It gets the distinct answers, the most
+    frequent first, and returns equal numbers for equal answers.
     """
 
     def score(self, pairs: Sequence[tuple[Problem, str]]) -> list[float]:
-        """One finite score a pair, in the order of the pairs; above 0 is right."""
+        """One finite score for each pair, in the order of the pairs; above 0 is right."""

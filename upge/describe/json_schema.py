@@ -270,7 +270,10 @@ def _titled(value: Schema, title: str) -> Schema:
 
 DRAFT = "http://json-schema.org/draft-07/schema#"
 
-ABSTRACT = {"description": "A fragment to extend, which `run` refuses.", "type": "boolean"}
+ABSTRACT = {
+    "description": "Whether the recipe is incomplete and only for extending: `run` refuses it.",
+    "type": "boolean",
+}
 NOTHING = {"title": "nothing", "not": {}}
 REMOVED = {"title": "removed", "not": {"title": "removed", "type": ["array", "boolean", "number", "object", "string"]}}
 """Null, which removes a key; said in such a way that no editor proposes it everywhere."""

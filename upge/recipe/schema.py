@@ -65,7 +65,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class EntropyCollapse(StrictModel):
-    """The responses hardly vary any more."""
+    """The entropy of the responses is much smaller than at the start."""
 
     below: Share = 0.02
     """Fails if the rollouts' entropy is less than this share of its value in the first rollout batch."""
@@ -74,7 +74,7 @@ class EntropyCollapse(StrictModel):
 
 
 class KLBlowup(StrictModel):
-    """The policy moves too far: from the one that sampled, or from the model it started from."""
+    """The policy differs too much from the policy that sampled, or from the reference model."""
 
     old: float = Field(default=0.3, ge=0)
     """Fails if KL(π_old‖π_θ) is above this, nats a token; with several optimizer steps a rollout batch."""
@@ -105,7 +105,7 @@ class ClipFraction(StrictModel):
 
 
 class LengthExplosion(StrictModel):
-    """Responses no longer come to an end."""
+    """Many responses no longer end within the budget."""
 
     above: Share = 0.3
     """Fails if more than this share of the rollouts that ended in the first rollout batch are now cut."""
@@ -234,10 +234,10 @@ class Model(StrictModel):
 
 
 class Refill(StrictModel):
-    """Fresh prompts in place of those without weight in any term (dynamic sampling)."""
+    """Replaces prompts whose coefficient is 0 in every term by fresh ones (dynamic sampling)."""
 
     rounds: Positive
-    """The most rounds per rollout batch; prompts without weight after the last round stay."""
+    """The largest number of rounds per rollout batch; prompts without weight after the last round are kept."""
 
 
 class Rollout(StrictModel):
@@ -250,7 +250,8 @@ class Rollout(StrictModel):
     temperature: Annotated[Number, Within(0, open_below=True)] = 1.0
     """Of the sampling distribution softmax(logits/temperature); rollouts' log-probs are of the same distribution."""
     top_p: float = Field(default=1.0, gt=0, le=1)
-    """Nucleus; 1 is none. Rollouts of a nucleus need `denominator: rollout`, and masks `against: old`."""
+    """Nucleus sampling; 1 turns it off. With a value below 1 the rollouts need `denominator: rollout`, and masks need
+    `against: old`."""
     top_k: Natural = 0
     """Likeliest tokens only; 0 is all."""
     max_tokens: Positive = 256
@@ -265,7 +266,7 @@ class Rollout(StrictModel):
 
 
 class Reference(StrictModel):
-    """The frozen model π_0 of `reference_logp`; loaded only if a part reads that."""
+    """The frozen model π_0 of `reference_logp`; loaded only if a part reads `reference_logp`."""
 
     path: str | None = None
     """The model's place, as `model.path`, with the policy's vocabulary; by default the policy at its start."""
@@ -277,7 +278,7 @@ class Reference(StrictModel):
 
 
 class Optimizer(StrictModel):
-    """AdamW, and the guards around its step."""
+    """The settings of AdamW, and of skipped steps."""
 
     lr: Annotated[Number, Within(0)]
     """Learning rate, or a schedule over the rollout batches."""
@@ -296,7 +297,7 @@ class Optimizer(StrictModel):
 
 
 class Critic(Optimizer):
-    """The critic of `value`, a token classifier with one output, and its own AdamW; loaded only if needed.
+    """The critic that computes `value`, a token classifier with one output, and its AdamW; loaded only if needed.
 
     It regresses on the returns that the advantage computes:
         loss = mean over tokens of ½·max((V − R)², (clamp(V, V_old ± clip) − R)²)
@@ -333,12 +334,12 @@ class Train(StrictModel):
     threads: Positive | None = None
     """CPU threads of this process; by default torch's choice. Small models are fastest with one."""
     seed: int = Field(default=0, ge=0, lt=2**63)
-    """Keys every random draw of the run."""
+    """The seed of all random numbers of the run."""
     check_problems: Natural = 4096
     """The number of training problems that are checked before the run starts; 0 turns the check off. It finds prompts
     that are too long or also in evaluation, and demonstrations that are missing, too long or wrong."""
     check: Literal["report", "refuse"] = "report"
-    """Whether such problems are counted and reported, or the run is refused."""
+    """What happens if the check finds some: the run reports their number, or ends with an error."""
     save_every: Natural = 0
     """Rollout batches between checkpoints; 0 saves only the trained model at the end."""
     keep: Positive = 2
@@ -350,10 +351,10 @@ class Train(StrictModel):
 
 
 class Eval(StrictModel):
-    """When, on which splits and how the policy is measured."""
+    """How the policy is evaluated: when, on which splits, and with which sampling."""
 
     splits: tuple[str, ...] = ()
-    """The data's splits to measure; by default none."""
+    """The data's splits to evaluate on; by default none."""
     engine: MaybeAnEngine = None
     """The engine that samples the measured responses. By default the engine of the rollouts, if it samples the current
     policy in the precision of its passes. Otherwise the installed engine that samples from the policy itself."""
@@ -368,7 +369,7 @@ class Eval(StrictModel):
     temperature: float = Field(default=1.0, ge=0)
     """Sampling temperature; 0 is greedy."""
     top_p: float = Field(default=1.0, gt=0, le=1)
-    """Nucleus; 1 is none."""
+    """Nucleus sampling; 1 turns it off."""
     top_k: Natural = 0
     """Likeliest tokens only; 0 is all."""
 
@@ -451,7 +452,7 @@ class Recipe(StrictModel):
     about: str = ""
     """One line about the recipe."""
     abstract: Annotated[Literal[False], BeforeValidator(_truth)] = False
-    """A fragment to extend, which `run` refuses."""
+    """Whether the recipe is incomplete and only for extending: `run` refuses it."""
     requires: Requirements = ()
     """Required packages, as pip writes them: `upge>=0.1`, or a list with the packages of its parts."""
     model: Model

@@ -10,14 +10,14 @@ from upge_parts.advantages.whitening import whitened
 
 
 class Gae(Advantage):
-    """Generalised advantage estimation: the return of a token less the critic's value before it.
+    """Generalized advantage estimation: the return of a token minus the critic's value before it.
 
         δ_t = r_t + γ·V_{t+1} − V_t        Â_t = Σ_{l ≥ 0} (γ·λ)^l · δ_{t+l}
         with r_t the shaping, at the last token the score as well, and V 0 after that
         whiten:  then Â_t ← (Â_t − mean(Â)) / √(var(Â) + 1e-08)
 
     V_t is the critic's value of the state before token t. The critic learns the
-    returns Â_t + V_t, from before any whitening.
+    returns Â_t + V_t, computed before whitening.
     Shapes: reward (N,), shaping, value (T,) → (T,), in units of the reward, or dimensionless where whitened.
     Source: GAE, arXiv 1506.02438, eq. 16; PPO, arXiv 1707.06347, eq. 11.
     """

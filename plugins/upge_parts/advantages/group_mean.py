@@ -9,7 +9,7 @@ from upge_parts.groups import Over, deviation, members
 
 
 class GroupMean(Advantage):
-    """The reward less the mean of its prompt's group, not divided by the standard deviation.
+    """The reward minus the mean of its prompt's group, not divided by the standard deviation.
 
         Â_t = R − mean_group(R)
 

@@ -15,7 +15,8 @@ class GroupNorm(Advantage):
 
         Â_t = (R − mean_group(R)) / (std_group(R) + epsilon)
 
-    A group of one, or one whose rewards are all equal, gives advantage 0, also to trajectories compared with it.
+    If a group has one trajectory, or only equal rewards, all its advantages are 0, and so are those of trajectories
+    compared with it.
     Shapes: reward (N,) → (T,), dimensionless. Source: GRPO, arXiv 2402.03300, section 4.1.
     """
 

@@ -9,11 +9,12 @@ from upge_parts.groups import Over, deviation, members
 
 
 class LeaveOneOut(Advantage):
-    """The reward less the mean of the *other* trajectories of its prompt's group: a baseline without bias.
+    """The reward minus the mean of the *other* trajectories of its prompt's group: a baseline without bias.
 
         Â_t = R_i − mean_{j ≠ i}(R_j) = n/(n − 1) · (R_i − mean_group(R))
 
-    A group of one has advantage 0. A trajectory outside the group is compared with all n of it.
+    A group of one has advantage 0. A trajectory outside the group is compared with the mean of
+    all n of the group.
     Shapes: reward (N,) → (T,), in units of the reward. Source: RLOO, arXiv 2402.14740.
     """
 

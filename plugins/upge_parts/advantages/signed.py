@@ -10,7 +10,7 @@ from upge import Advantage, View
 
 
 class Signed(Advantage):
-    """Right answers are pushed up, wrong ones down, with equal force.
+    """+1 for right answers, −1 for wrong ones.
 
         Â_t = +1 where R > threshold, else −1
 

@@ -33,10 +33,11 @@ class Columns(Data):
     answer: str | None = "answer"
     """The reference answer's column; `null` if there is none, as for imitation alone."""
     answer_after: str | None = None
-    """The answer is the text after the last of these in its column, such as "####" in GSM8K; by default all of it."""
+    """A marker in the answer's column, such as "####" in GSM8K: the answer is the text after the last one. By default
+    it is the whole text."""
     choices: str | tuple[str, ...] | None = None
     """The choices of a multiple choice: a column with a list of texts or with texts and labels, or one column for each
-    choice. They are added to the prompt under letters, and the answer becomes the right one's letter."""
+    choice. They are added to the prompt with letters, and the answer becomes the letter of the right choice."""
     choices_seed: int | None = None
     """Shuffles each problem's choices by this number and its id alone; by default they keep the order of the data."""
     choices_template: str = "{prompt}\n\n{choices}"
@@ -48,9 +49,9 @@ class Columns(Data):
     demonstration_template: str = "{demonstration}"
     """The form of a demonstration: text with `{demonstration}` (the column's) and, perhaps, `{answer}`."""
     id: str | None = None
-    """The column that names a problem; by default `id`, if there is one, else its place in the data."""
+    """The column with the problem's id; by default `id`, if there is one, else the place in the data."""
     band: str | None = None
-    """The column of its difficulty; by default `band`, if there is one."""
+    """The column with the problem's difficulty; by default `band`, if there is one."""
 
     @model_validator(mode="after")
     def _shows_something(self) -> Columns:

@@ -16,7 +16,7 @@ from upge_parts.data.texts import text_of
 
 
 class ReasoningGym(Data):
-    """Problems that a generator of reasoning_gym makes, to be scored by its own scorer (the reward of the same name).
+    """Problems of a generator of reasoning_gym. The reward `reasoning_gym` scores them with the generator's own scorer.
 
         entry i  =  f(generator, configuration, seed + i),   i = 0 … size − 1
 
@@ -33,7 +33,7 @@ class ReasoningGym(Data):
     size: int = Field(default=1000, ge=1)
     """The number of training problems."""
     seed: int = Field(default=0, ge=0)
-    """The seed of the first training problem; the next has the next."""
+    """The seed of the first training problem; each further problem has the next seed."""
     evaluation: dict[str, dict[str, Any]] = Field(
         default_factory=dict, examples=[{"test": {"seed": 1000000, "size": 100}}]
     )

@@ -8,7 +8,7 @@ from upge import Mask
 
 
 class RatioMask(Mask):
-    """A mask that looks at a ratio (abstract)."""
+    """A mask that depends on a ratio (abstract)."""
 
     against: Literal["denominator", "old", "rollout"] = "denominator"
     """The bounded ratio: the term's own, or that to the old policy or to the rollout engine's."""

@@ -9,7 +9,7 @@ from upge import Mask, View
 
 
 class Shaping(Mask):
-    """A weight that lifts unlikely tokens: the derivative of f(π) = π/(π + gamma), over the denominator `one`.
+    """A larger weight for unlikely tokens: the derivative of f(π) = π/(π + gamma), with the denominator `one`.
 
         mask_t = f'(π_θ) = gamma/(π_θ(t) + gamma)²
 

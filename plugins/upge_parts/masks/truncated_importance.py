@@ -17,7 +17,7 @@ class TruncatedImportance(Mask):
         token:     mask_t = min((π_old/π_rollout)_t, cap)
         sequence:  mask_t = min(Π_i (π_old/π_rollout)_i, cap)
 
-    Demonstrations, which no engine drew, keep 1. The mask is a weight, not a trust region. The product over a long
+    Demonstrations have the weight 1. The mask is a weight, not a trust region. The product over a long
     trajectory is far from 1 even for small differences, so the level `sequence` reduces the weight of most long
     trajectories.
     Shapes: old_logp, rollout_logp (T,) → (T,), dimensionless.

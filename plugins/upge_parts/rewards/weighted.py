@@ -23,7 +23,7 @@ class Weighted(Reward):
     """
 
     rewards: tuple[AReward, ...] = Field(min_length=1, examples=[("exact", "choice")])
-    """The rewards, each by its name or with its parameters."""
+    """The rewards: for each, its name, or `use` with parameters."""
     weights: tuple[float, ...] = Field(min_length=1, examples=[(1.0, 0.1)])
     """A weight for each of them."""
 

@@ -11,12 +11,12 @@ from upge import Number, Shaping, View, Within, at
 
 
 class KlInReward(Shaping):
-    """Each token of a rollout is penalised by the policy's log-ratio to the reference model there (k1).
+    """Each token of a rollout is penalized by the policy's log-ratio to the reference model at this token (k1).
 
         shaping_t = −coefficient · ln(π_old/π_0)_t
 
     Summed from a token to the end it is the KL-to-go, whose gradient is that of the sequence's KL(π_θ‖π_0).
-    Demonstrations cost nothing.
+    Demonstrations get no penalty.
     Shapes: old_logp, reference_logp (T,), nats → (T,), in units of the reward.
     Source: RLHF, arXiv 2203.02155, eq. 2; REINFORCE++, arXiv 2501.03262.
     """

@@ -10,11 +10,11 @@ from upge import DefaultFrom, Shaping, View
 
 
 class Overlong(Shaping):
-    """Rollouts near the length limit lose reward: the nearer, the more.
+    """A penalty on rollouts near the length limit, which grows linearly with the length.
 
         |o| ≤ soft_limit:  0        |o| ≤ limit:  −scale·(|o| − soft_limit)/(limit − soft_limit)        beyond:  −scale
 
-    The penalty applies at the last token. Demonstrations lose nothing.
+    The penalty applies at the last token. Demonstrations get no penalty.
     Shapes: → (T,), in units of the reward. Source: DAPO, arXiv 2503.14476, eq. 13.
     """
 

@@ -10,7 +10,7 @@ from upge_parts.switches.naming import Terms
 
 
 class Informative(Switch):
-    """Keeps the prompts whose rollouts have different rewards: the others give no preference.
+    """Keeps the prompts whose rollouts have different rewards.
 
         s_keep(q) = 1 where the prompt's rollouts do not all have the same unshaped reward, else 0
 

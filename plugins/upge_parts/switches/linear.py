@@ -11,7 +11,7 @@ from upge_parts.switches.naming import two_terms
 
 
 class Linear(Switch):
-    """HPT without a threshold: each prompt is explored by its success rate P, and imitated by 1 − P.
+    """HPT without a threshold: for each prompt, reinforcement has the weight P (its success rate), imitation 1 − P.
 
         s_success(q) = P(q) = mean reward of the prompt's rollouts (0 without any)        s_failure(q) = 1 − P(q)
 

@@ -11,7 +11,7 @@ from upge_parts.switches.naming import Terms
 
 
 class Phases(Switch):
-    """Some terms for the first rollout batches, others after them; nothing is sampled for a term that is not on.
+    """Some terms for the first rollout batches, others after them; upge samples nothing for a term that is off.
 
         s_first(q) = 1[step < steps]        s_then(q) = 1[step ≥ steps]
 

@@ -14,7 +14,7 @@ from upge_parts.switches.naming import two_terms
 
 
 class SuccessRate(Switch):
-    """HPT's gate: prompts that the policy can solve are explored, the others are imitated.
+    """HPT's gate: reinforcement for prompts that the policy can solve, imitation for the others.
 
         P(q) = mean reward of the prompt's rollouts (0 without any)
         s_above(q) = 1 where P(q) > threshold, else 0        s_otherwise(q) = 1 − s_above(q)

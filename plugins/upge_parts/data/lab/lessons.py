@@ -15,12 +15,12 @@ from upge_parts.data.lab.task import LETTERS, STYLES, Task, generate
 
 
 class LabLessons(Data):
-    """Endless lab problems with solutions in given proportions of styles: what the base model learned from.
+    """An endless stream of lab problems with solutions of several styles: the training data of the lab's base model.
 
         problem = f(seed, step, index)      of the training side, uniform over chain lengths
 
-    `worked` solutions write every intermediate state. `thorough` ones also write the remaining operations, with marks
-    of many kinds. `short` ones have the answer alone. No test problem occurs.
+    `worked` solutions have every intermediate state. `thorough` solutions also have the remaining operations, with
+    varying separators. `short` solutions have only the answer. Test problems are excluded.
     """
 
     short: float = Field(ge=0)

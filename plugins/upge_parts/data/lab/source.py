@@ -18,7 +18,7 @@ Band = Literal["always", "sometimes", "never"]
 
 
 class Lab(Data):
-    """The embedded task: chains of operations on a row of letters, with a verifier and a teacher's demonstrations.
+    """The lab's task: chains of operations on a row of letters, with a verifier and a teacher's demonstrations.
 
         prompt  "cafbde RSE?"      answer  "cebfad"
 
@@ -29,7 +29,7 @@ class Lab(Data):
     bands: tuple[Band, ...] = ("always", "sometimes", "never")
     """The bands to train on; evaluation always has all."""
     development: int = Field(default=0, ge=0, le=400)
-    """Training problems, of all bands, that become the evaluation split `dev` instead: for choosing settings."""
+    """The number of training problems, of all bands, that are used as the evaluation split `dev` instead."""
 
     @contextmanager
     def open(self, context: Context) -> Iterator[InMemory]:
