@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import codecs
 import json
+import math
 import os
 import re
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from upge.errors import InputError
 
@@ -100,6 +101,21 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"the key '{twice}' occurs twice in one object")
     return made
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value of JSON is a number that a float can hold."""
+    return isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63)
+
+
+def is_finite(value: Any) -> bool:
+    """Whether a value of JSON is a finite number."""
+    return is_number(value) and math.isfinite(value)
+
+
+def is_count(value: Any) -> TypeGuard[int]:
+    """Whether a value of JSON is a whole number from 0."""
+    return isinstance(value, int) and is_number(value) and value >= 0
 
 
 def shown(text: str) -> str:

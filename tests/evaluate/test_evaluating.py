@@ -21,6 +21,7 @@ from upge.cli.main import app
 from upge.evaluate.paired import Bands, bands, differences, measured, opened, solved
 from upge.evaluate.scores import bootstrap
 from upge.rollouts.problems import problems_of, spread
+from upge.runs.reader import RunReader
 from upge.train.run import train
 from upge_parts.data.session import InMemory
 from upge_parts.engines.recorded import read
@@ -261,7 +262,7 @@ def test_different_numbers_of_samples_are_said(run: Path) -> None:
 def test_a_run_is_compared_with_what_it_started_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     folder = train(upge.load(tiny.recipe(tmp_path), ["train.steps=2", "eval.every=1", "optimizer.lr=0.02"]))
-    first, last = measured(folder)
+    first, last = measured(RunReader(folder))
     assert (first.name, last.name) == ("step 0", "step 2")
     gap = next(each for each in differences(first, last) if each.score == "avg")
     logged = [line for line in lines(folder / "metrics.jsonl") if line["phase"] == "eval"]
@@ -274,15 +275,15 @@ def test_a_run_is_compared_with_what_it_started_from(tmp_path: Path, monkeypatch
 
 
 def test_a_run_measured_once_or_without_responses_shows_its_curves_alone(run: Path, tmp_path: Path) -> None:
-    assert measured(run) == []
+    assert measured(RunReader(run)) == []
     assert "solved by" not in compared(run).stdout
     (run / "completions.jsonl").unlink()
-    assert measured(run) == []
+    assert measured(RunReader(run)) == []
 
 
 def test_a_runs_broken_responses_are_told(run: Path) -> None:
     (run / "completions.jsonl").write_text('{"stream": "eval/test"}\n{"cut off')
-    assert "its completions.jsonl or manifest.json can't be read" in str(compared(run).exception)
+    assert "completions.jsonl:1: is no response: it has no 'step'" in str(compared(run).exception)
 
 
 def test_bands_count_problems_by_how_often_they_are_solved(run: Path) -> None:

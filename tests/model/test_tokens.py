@@ -23,6 +23,7 @@ from upge.model import Templater
 from upge.part import SLOTS
 from upge.rollouts.sampler import Sampler
 from upge.runs.folder import RunFolder
+from upge.runs.reader import RunReader
 from upge.runs.recipe_file import changed
 from upge.train.run import train
 from upge_parts.engines.transformers_engine import Transformers
@@ -487,9 +488,9 @@ def test_a_run_from_before_there_were_stop_strings_goes_on(tmp_path: Path) -> No
     old = file.read_text().replace("  stop: []\n", "")
     assert old != file.read_text()
     file.write_text(old)
-    assert changed(recipe, kept.path) == []
+    assert changed(recipe, RunReader(kept.path)) == []
     other = upge.load(tiny.recipe(tmp_path), ["rollout.stop=[b]"])
-    assert changed(other, kept.path) == ['  rollout.stop: not set there, ["b"] here']
+    assert changed(other, RunReader(kept.path)) == ['  rollout.stop: not set there, ["b"] here']
 
 
 def test_recorded_tokens_that_the_model_does_not_know_are_refused_by_line(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 import upge
 from upge.evaluate.paired import measured
 from upge.recipe import check
+from upge.runs.reader import RunReader
 from upge.train.run import train
 
 FOLDER = Path(__file__).parents[2] / "recipes" / "smollm2"
@@ -59,4 +60,4 @@ def test_hpt_takes_a_step_and_is_compared_with_the_untouched_model(tmp_path: Pat
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     (step,) = [line for line in lines if line["phase"] == "train"]
     assert 0 <= step["share/sft"] <= 1
-    assert [(each.name, len(each.records)) for each in measured(folder)] == [("step 0", 2), ("step 1", 2)]
+    assert [(each.name, len(each.records)) for each in measured(RunReader(folder))] == [("step 0", 2), ("step 1", 2)]

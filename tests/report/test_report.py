@@ -22,6 +22,7 @@ from upge.report import logs, responses
 from upge.report.allocation import chosen
 from upge.report.measurements import estimates, pass_at_k
 from upge.report.write import write
+from upge.runs.reader import RunReader
 from upge.train.run import train
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>&\"'<!--"
@@ -194,8 +195,8 @@ def test_nothing_of_a_run_breaks_out(place: str, tmp_path: Path) -> None:
 def test_of_many_responses_some_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(responses, "MOST_CHARACTERS", 10)
     folder = a_run(tmp_path / "run", text="0123456789abc")
-    read = responses.read(folder)
-    assert (read.total, len(read.groups)) == (30, 15)
+    read = responses.read(RunReader(folder))
+    assert (read.shown().total, len(read.groups)) == (30, 15)
     everything = read.shown(most=30)
     assert (len(everything.rows), everything.cut) == (30, True)
     assert {row["text"] for row in everything.rows} == {"0123456789"}
@@ -262,9 +263,9 @@ def test_a_line_of_weights_that_is_none_is_told(run: Path, tmp_path: Path) -> No
 
 
 def test_of_many_steps_some_have_their_weights_shown(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert len(responses.token_weights(run)) == 4 * 2 * 4
+    assert len(responses.token_weights(RunReader(run))) == 4 * 2 * 4
     monkeypatch.setattr(responses, "MOST", 16)
-    assert [line["step"] for line in responses.token_weights(run)] == [0] * 8 + [2] * 8
+    assert [line["step"] for line in responses.token_weights(RunReader(run))] == [0] * 8 + [2] * 8
 
 
 # Several runs.

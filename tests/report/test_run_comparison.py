@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 
 from upge.cli.main import app
 from upge.errors import InputError
-from upge.runs.reader import WIDTH, opened, shared_metrics, sparkline
+from upge.runs.curves import WIDTH, opened, shared_metrics, sparkline
 
 
 def a_run(folder: Path, name: str, rewards: list[float], **more: float) -> Path:

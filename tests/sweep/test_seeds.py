@@ -21,8 +21,8 @@ from upge.cli.main import app
 from upge.errors import InputError
 from upge.evaluate.scores import bootstrap
 from upge.report.charts import LEFT, RIGHT
+from upge.runs.curves import Run, opened
 from upge.runs.folder import to_yaml
-from upge.runs.reader import Run, opened
 from upge.sweep.groups import Group, grouped
 from upge.sweep.scores import area, paired, quantile, spent, student, within
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from upge.evaluate.paired import Evaluated
     from upge.evaluate.scores import Estimate
-    from upge.runs.reader import Run
+    from upge.runs.curves import Run
     from upge.sweep.groups import Group
     from upge.sweep.scores import Against, Score
 
@@ -84,14 +84,12 @@ def compare_runs(
     """Compare runs. Raises InputError: one is none; two of these have no such metric."""
     from rich.console import Console
 
-    pass
-    pass
     from upge.errors import InputError
-    from upge.runs import reader
+    from upge.runs.curves import opened, shared_metrics
     from upge.sweep.groups import grouped
 
-    found = reader.opened(runs)
-    shared = reader.shared_metrics(found)
+    found = opened(runs)
+    shared = shared_metrics(found)
     unknown = [name for name in metric if name not in shared]
     if unknown:
         raise InputError(f"no two of these runs have the metric '{unknown[0]}'; there are {', '.join(shared)}")
@@ -104,33 +102,33 @@ def compare_runs(
         raise InputError("--against is for recipes with several seeds each")
     Console(highlight=False, markup=False).print(curves(wanted, found))
     if output is not None:
-        _write(output, runs, found, metric or wanted)
-    if len(runs) == 1:
-        _compare_ends(runs[0])
+        _write(output, found, metric or wanted)
+    if len(found) == 1:
+        _compare_ends(found[0])
 
 
-def _write(output: Path, folders: Sequence[Path], runs: Sequence[Run], metrics: Sequence[str]) -> None:
+def _write(output: Path, runs: Sequence[Run], metrics: Sequence[str]) -> None:
     """The picture of the curves of `metrics`, or a page of all. Raises InputError: a file of what only seeds have."""
     from upge.errors import InputError
     from upge.report.comparison import overlaid
     from upge.report.figure import write_figure
-    from upge.report.write import write
+    from upge.report.write import write_runs
 
     if output.suffix in (".json", ".md"):
         raise InputError(f"{output}: numbers and tables are of recipes with several seeds each; write a page or .svg")
     if output.suffix == ".svg":
         write_figure(overlaid(runs, metrics), output)
     else:
-        write(folders, output)
+        write_runs(runs, output)
     typer.echo(f"wrote {output}", err=True)
 
 
-def _compare_ends(run: Path) -> None:
+def _compare_ends(run: Run) -> None:
     from rich.console import Console
 
     from upge.evaluate.paired import measured
 
-    if ends := measured(run):
+    if ends := measured(run.files):
         Console(highlight=False, markup=False).print(*_tables(*ends))
 
 
@@ -139,7 +137,6 @@ def _compare_evaluations(folders: list[Path], metric: Sequence[str], output: Pat
 
     from rich.console import Console
 
-    pass
     from upge.errors import InputError
     from upge.evaluate import paired
     from upge.sweep.groups import of_seeds
@@ -212,7 +209,7 @@ def curves(metrics: Sequence[str], runs: Sequence[Run]) -> Table:
 
 
 def _rows(metric: str, runs: Sequence[Run]) -> list[tuple[str, ...]]:
-    from upge.runs.reader import sparkline
+    from upge.runs.curves import sparkline
 
     curves = {run.name: run.curve(metric) for run in runs}
     values = [value for curve in curves.values() for _, value in curve]
@@ -310,7 +307,6 @@ def compare_groups(
     """
     from rich.console import Console
 
-    pass
     from upge.sweep.scores import areas, fewest, lasts
 
     groups, measured = _finished(given), [metric for metric in metrics if "avg@" in metric]

@@ -123,10 +123,11 @@ def _check(output: Path | None, resume: Path | None, completions: Path | None, o
 
 def _own_recipe(model: str) -> str:
     from upge.errors import InputError
+    from upge.runs.reader import RunReader
 
-    own = Path(model).expanduser() / "recipe.yaml"
-    if own.is_file():
-        return str(own)
+    files = RunReader(Path(model).expanduser())
+    if files.has_recipe:
+        return str(files.recipe_file)
     raise InputError(f"{model}: has no recipe.yaml of its own; say what to measure it on: --recipe RECIPE")
 
 

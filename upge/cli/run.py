@@ -189,6 +189,7 @@ def named(recipe: str | None, overrides: Sequence[str], resume: Path | None) -> 
     Raises InputError: no recipe is named; there is no such run folder.
     """
     from upge.errors import InputError
+    from upge.runs.reader import RunReader
 
     if resume is None:
         if recipe is None:
@@ -198,11 +199,11 @@ def named(recipe: str | None, overrides: Sequence[str], resume: Path | None) -> 
         raise InputError(f"--resume: there is no run folder '{resume}'")
     if recipe is not None and (Path(recipe).is_file() or "=" not in recipe):
         return recipe, list(overrides)
-    own = resume / "recipe.yaml"
-    if not own.is_file():
+    run = RunReader(resume)
+    if not run.has_recipe:
         raise InputError(f"--resume: '{resume}' is not the folder of a run: it has no recipe.yaml")
     here = f"log.folder={json.dumps(str(resume), ensure_ascii=False)}"  # where it is now, however it was called before
-    return str(own), [here, *([] if recipe is None else [recipe]), *overrides]
+    return str(run.recipe_file), [here, *([] if recipe is None else [recipe]), *overrides]
 
 
 Words = Annotated[

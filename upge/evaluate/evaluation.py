@@ -38,6 +38,7 @@ from upge.rollouts.sampler import Asked, Sampler
 from upge.runs import failures
 from upge.runs.folder import RunFolder, completion, stream_of
 from upge.runs.folder_lock import claimed
+from upge.runs.reader import RunReader
 from upge.runs.recipe_file import changed
 from upge.types import Context, Problem, Response, RewardSession, Trajectory
 
@@ -168,23 +169,16 @@ def _begun(kept: RunFolder, recipe: Recipe, vocabulary: str, asked: dict[str, li
     if not resume:
         kept.describe(recipe, vocabulary)
         return 0
-    if not (kept.path / "recipe.yaml").is_file():
+    files = RunReader(kept.path)
+    if not files.has_recipe:
         raise InputError(f"{kept.path}: is no evaluation: it has no recipe.yaml")
-    if differing := changed(recipe, kept.path, free=()):
+    if differing := changed(recipe, files, free=()):
         head = f"{kept.path}: was begun with other settings than these, or is no evaluation:"
         raise InputError("\n".join([head, *differing]))
-    if _vocabulary(kept.path / "manifest.json") != vocabulary:
+    if files.manifest.get("vocabulary") != vocabulary:
         raise InputError(f"{kept.path}: its responses came from a file, or from a model with other tokens")
     wanted = ((stream_of(s), each.problem.id, i) for s in asked for each, i in samples(recipe, asked[s]))
     return _kept(kept.path / "completions.jsonl", wanted)
-
-
-def _vocabulary(manifest: Path) -> object:
-    """The fingerprint of the vocabulary that responses were sampled in; None where they were given."""
-    try:
-        return parse_json(manifest.read_text(encoding="utf-8"))["vocabulary"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{manifest}: can't be read ({error})") from error
 
 
 def _zeroes(recipe: Recipe) -> bool:

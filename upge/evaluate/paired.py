@@ -13,8 +13,8 @@ from typing import Any
 
 from upge.errors import InputError
 from upge.evaluate.scores import Estimate, Record, bootstrap, columns, places
-from upge.files import parse_json
-from upge.runs.reader import is_count, is_finite
+from upge.files import is_count, parse_json
+from upge.runs.reader import RunReader
 
 
 @dataclass(frozen=True)
@@ -89,38 +89,27 @@ def _opened(folder: Path) -> Evaluated:
         raise InputError(f"{folder}: its problems.jsonl or summary.json can't be read ({error!r})") from error
 
 
-def measured(run: Path) -> list[Evaluated]:
+def measured(run: RunReader) -> list[Evaluated]:
     """The first and the last measurement of a run; none where it made fewer than two, or kept no responses.
 
     Raises InputError where its completions.jsonl or manifest.json can't be read.
     """
-    file = run / "completions.jsonl"
-    if not file.is_file():
-        return []
-    try:
-        seed = parse_json((run / "manifest.json").read_text(encoding="utf-8"))["seed"]
-        steps = _responses(file)
-        if not is_count(seed):
-            raise ValueError("'seed' should be a number from 0")
-        ends = sorted(steps)[:: max(len(steps) - 1, 1)]
-        return [Evaluated(f"step {step}", tuple(steps[step].values()), (), seed) for step in ends if len(steps) > 1]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{run}: its completions.jsonl or manifest.json can't be read ({error!r})") from error
+    steps = records_by_step(run)
+    ends = sorted(steps)[:: max(len(steps) - 1, 1)] if len(steps) > 1 else []
+    # A run's own two are compared as a whole: their bands are in the report.
+    records = {step: tuple(replace(record, band=None) for record in steps[step].values()) for step in ends}
+    return [Evaluated(f"step {step}", its, (), run.seed) for step, its in records.items()]
 
 
-def _responses(file: Path) -> dict[int, dict[tuple[str, str], Record]]:
-    """Step → (split, problem) → the responses of a measurement, of those in a run's completions.jsonl."""
+def records_by_step(run: RunReader) -> dict[int, dict[tuple[str, str], Record]]:
+    """Step → (split, problem) → the responses of a run's measurements."""
     steps: dict[int, dict[tuple[str, str], Record]] = {}
-    with file.open(encoding="utf-8") as lines:
-        # The last line of a run that was stopped may be cut off.
-        for line in (parse_json(text) for text in lines if text.endswith("\n")):
-            stream, _, split = line["stream"].partition("/")
-            if stream == "eval":
-                records = steps.setdefault(line["step"], {})
-                record = records.setdefault((split, line["problem"]), Record(split, line["problem"]))
-                record.add(line["reward"], line["truncated"], len(line["tokens"]))
-                if not is_count(line["step"]) or not is_finite(line["reward"]) or not isinstance(record.id, str):
-                    raise ValueError(f"a response of problem {str(record.id)[:40]} has no step, or no finite reward")
+    for response in run.responses:
+        stream, _, split = response.stream.partition("/")
+        if stream == "eval":
+            key = (split, response.problem)
+            record = steps.setdefault(response.step, {}).setdefault(key, Record(*key, response.band))
+            record.add(response.reward, response.truncated, response.length)
     return steps
 
 

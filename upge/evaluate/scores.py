@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from upge.errors import InputError
-from upge.runs.reader import is_finite
+from upge.files import is_finite
 from upge.types import Problem, RewardSession, Trajectory
 
 LEVEL = 0.95

@@ -18,8 +18,8 @@ from upge.report.curves import Group as Charts
 from upge.report.logs import Logs
 from upge.report.measurements import score_order, solving, split_of
 from upge.report.page import rendered
+from upge.runs.curves import Run, shared_metrics
 from upge.runs.metric_names import SUBJECTS, UNIT_INTERVAL, Phase, lookup
-from upge.runs.reader import Run, shared_metrics
 from upge.sweep.groups import Group
 from upge.sweep.scores import student
 
@@ -228,9 +228,8 @@ def _pass_at_k(runs: Sequence[Logs]) -> list[Chart]:
     """Of each split pass@k against k, at each run's last measurement."""
     curves: dict[str, list[Series]] = {}
     for index, logs in enumerate(runs):
-        seed = logs.manifest.get("seed")
         for split, records in ends(logs).items():
-            its: list[Point] = solving(records, seed if isinstance(seed, int) and seed >= 0 else 0)
+            its: list[Point] = solving(records, logs.seed)
             if len(its) > 1:
                 curves.setdefault(split, []).append(Series(logs.run.name, its, index))
     note = "after the last step; shaded: 95 % interval over problems"

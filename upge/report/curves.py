@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from upge.files import is_finite
 from upge.report.charts import Chart, curve
 from upge.runs.metric_names import METRICS, SUBJECTS, UNIT_INTERVAL, Metric, lookup
-from upge.runs.reader import is_finite
 
 Line = Mapping[str, Any]
 

@@ -1,4 +1,4 @@
-"""A run folder, read for a report."""
+"""A run as its report shows it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from typing import Any
 from upge.errors import InputError
 from upge.estimator.part_calls import PartError
 from upge.evaluate.paired import is_evaluation
-from upge.files import parse_json
 from upge.recipe.faults import RecipeError
 from upge.recipe.resolve import load
 from upge.recipe.schema import Recipe
 from upge.report import responses
 from upge.report.responses import Responses
-from upge.runs import reader, status
-from upge.runs.reader import Run, metrics_of
+from upge.runs import curves
+from upge.runs.curves import Run
 
 
 @dataclass(frozen=True)
@@ -26,19 +25,40 @@ class Logs:
     """What a run has left by now.
 
     Attributes:
-        run: its name, folder and metrics. manifest: versions, hashes, the seed. recipe: as text.
+        run: its name, folder, metrics and the reader of its folder.
         loaded: the recipe; None where it can't be loaded here, for the reason `refused`.
-        state: how it stands, in words. timings: lines of timings.jsonl. responses: what was sampled.
+        responses: what was sampled.
     """
 
     run: Run
-    manifest: Mapping[str, Any]
-    recipe: str
     loaded: Recipe | None
     refused: str
-    state: str
-    timings: Sequence[Mapping[str, Any]]
     responses: Responses
+
+    @property
+    def manifest(self) -> Mapping[str, Any]:
+        """Versions, hashes, the seed."""
+        return self.run.files.manifest
+
+    @property
+    def recipe(self) -> str:
+        """The recipe's text."""
+        return self.run.files.recipe_text
+
+    @property
+    def state(self) -> str:
+        """How the run stands, in words."""
+        return self.run.files.state
+
+    @property
+    def timings(self) -> Sequence[Mapping[str, Any]]:
+        """The lines of timings.jsonl."""
+        return self.run.files.timings
+
+    @property
+    def seed(self) -> int:
+        """What the bootstrap of its scores draws with: the run's seed, or 0 where the manifest has none."""
+        return self.run.files.seed if "seed" in self.manifest else 0
 
     @property
     def training(self) -> list[Mapping[str, Any]]:
@@ -61,25 +81,21 @@ class Logs:
 
 def opened(folders: Sequence[Path], *, allow_code: bool = False) -> list[Logs]:
     """The logs in run folders. Raises InputError where one is none, or can't be read."""
+    refuse_evaluations(folders)
+    return [logs_of(run, allow_code=allow_code) for run in curves.opened(folders)]
+
+
+def refuse_evaluations(folders: Sequence[Path]) -> None:
+    """Raise InputError where a folder is an evaluation's."""
     for folder in folders:
         if is_evaluation(folder):
             raise InputError(f"{folder}: is an evaluation; 'upge compare' sets these side by side")
-    return [_opened(run, allow_code=allow_code) for run in reader.opened(folders)]
 
 
-def _opened(run: Run, *, allow_code: bool) -> Logs:
-    loaded, refused = _recipe(run.folder / "recipe.yaml", allow_code=allow_code)
-    manifest = parse_json(_text(run.folder / "manifest.json"))  # an object: its recipe's name has been read
-    timings = metrics_of(run.folder / "timings.jsonl") if (run.folder / "timings.jsonl").exists() else []
-    found = status.read(run.folder)
-    if found is None:
-        state = ""
-    elif found.state == "running" and status.busy(run.folder):
-        state = f"running, {found.step} steps done"
-    else:
-        state = found.told
-    text = _text(run.folder / "recipe.yaml")
-    return Logs(run, manifest, text, loaded, refused, state, timings, responses.read(run.folder))
+def logs_of(run: Run, *, allow_code: bool = False) -> Logs:
+    """The logs of an opened run."""
+    recipe, refused = _recipe(run.files.recipe_file, allow_code=allow_code)
+    return Logs(run, recipe, refused, responses.read(run.files))
 
 
 def _recipe(path: Path, *, allow_code: bool) -> tuple[Recipe | None, str]:
@@ -89,11 +105,3 @@ def _recipe(path: Path, *, allow_code: bool) -> tuple[Recipe | None, str]:
         return load(path, [here], allow_code=allow_code), ""
     except (RecipeError, InputError, PartError) as error:
         return None, str(error).splitlines()[0]
-
-
-def _text(path: Path) -> str:
-    """A file's text; "" where it isn't there. Raises InputError where it can't be read."""
-    try:
-        return path.read_text(encoding="utf-8") if path.is_file() else ""
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: can't be read ({error})") from error

@@ -35,15 +35,13 @@ class Measured:
 
 def estimates(logs: Logs) -> dict[tuple[int, str, str], Estimate]:
     """95 % intervals over problems for the shares of right answers, from the responses that were kept."""
-    seed = logs.manifest.get("seed")
-    seed = seed if isinstance(seed, int) and seed >= 0 else 0
     found = {}
     for line in logs.measurements:
         records = list(logs.responses.measured.get(line["step"], {}).values())
         for place, members in places(records).items():
             for score, values in columns(members, _asked(line, place)).items():
                 if "@" in score and f"{place}/{score}" in line:
-                    found[line["step"], place, score] = bootstrap(values, seed)
+                    found[line["step"], place, score] = bootstrap(values, logs.seed)
     return found
 
 
@@ -102,14 +100,14 @@ def _chart(score: str, members: Sequence[str], lines: Sequence[Line], intervals:
 
 def pass_at_k(logs: Logs) -> list[Chart]:
     """Of each split pass@k against k, at the first and the last measurement."""
-    measured, seed = logs.responses.measured, logs.manifest.get("seed", 0)
+    measured = logs.responses.measured
     ends = sorted({min(measured), max(measured)}) if measured else []
     curves: dict[str, list[Series]] = {}
     for index, step in enumerate(ends):
         records = list(measured[step].values())
         for split in dict.fromkeys(record.split for record in records):
             members = [record for record in records if record.split == split]
-            points = solving(members, seed if isinstance(seed, int) else 0)
+            points = solving(members, logs.seed)
             if len(points) > 1:
                 curves.setdefault(split, []).append(Series(f"after step {step}" if step else "before", points, index))
     return [

@@ -62,7 +62,7 @@ def run_page(logs: Logs) -> str:
         known=known,
         histograms=histograms(prompts),
         shown=logs.responses.shown(terms if known else None),
-        credits=responses.token_weights(logs.run.folder),
+        credits=responses.token_weights(logs.run.files),
         explanation=None if logs.loaded is None else explained(logs.loaded),
         recipe=list(_coloured(logs.recipe)),
         manifest=logs.manifest,

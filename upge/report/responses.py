@@ -2,69 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from upge.errors import InputError
+from upge.evaluate.paired import records_by_step
 from upge.evaluate.scores import Record
-from upge.files import parse_json
-from upge.runs.reader import is_count, is_finite, is_number
+from upge.runs.log_lines import Line
+from upge.runs.reader import RunReader
 
 MOST = 120
 """How many trajectories a page holds, about: those of whole steps, spread evenly."""
 
-Line = dict[str, Any]
 
-
-def token_weights(folder: Path) -> list[Line]:
-    """Trajectories with the weights of their tokens; none where none were kept. Raises InputError for a bad line."""
-    file = folder / "credit.jsonl"
-    if not file.is_file():
-        return []
-    with file.open(encoding="utf-8") as texts:
-        lines = [_line(text, f"{file}:{number}") for number, text in enumerate(texts, start=1) if text.endswith("\n")]
+def token_weights(run: RunReader) -> list[Line]:
+    """Trajectories with the weights of their tokens, those of `MOST` evenly spread steps; none where none were kept."""
+    lines = run.credit
     steps = sorted({line["step"] for line in lines})
     count = max(1, len(steps) * MOST // len(lines)) if len(lines) > MOST else len(steps)
     shown = {steps[index * len(steps) // count] for index in range(count)} if steps else set()
     return [line for line in lines if line["step"] in shown]
-
-
-def _line(text: str, place: str) -> Line:
-    try:
-        line = parse_json(text)
-    except ValueError as error:
-        raise InputError(f"{place}: can't be read ({error})") from error
-    if not isinstance(line, dict) or not _is_whole(line):
-        raise InputError(f"{place}: is no trajectory with the weights of its tokens")
-    for term in line["terms"].values():
-        term["weights"] = [weight if is_finite(weight) else None for weight in term["weights"]]
-    return line
-
-
-def _is_whole(line: Line) -> bool:
-    texts = [line.get("problem"), line.get("prompt"), *_listed(line.get("pieces"))]
-    terms = line.get("terms")
-    counts = is_count(line.get("step")) and isinstance(line.get("sample"), int)
-    return (
-        counts
-        and is_finite(line.get("reward"))
-        and all(isinstance(text, str) for text in texts)
-        and isinstance(terms, dict)
-        and all(isinstance(term, dict) and _is_term(term) for term in terms.values())
-    )
-
-
-def _is_term(term: Line) -> bool:
-    weights = term.get("weights")
-    said = is_finite(term.get("coefficient")) and (term.get("advantage") is None or is_finite(term["advantage"]))
-    return said and isinstance(weights, list) and all(map(is_number, weights))
-
-
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [None]
 
 
 MOST_RESPONSES = 1000
@@ -102,15 +60,14 @@ class Responses:
     """All responses of a run, counted.
 
     Attributes:
-        trained: (step, problem) → rewards. measured: step → (split, problem) → record. total: lines.
-        groups: the first line of each prompt's responses.
+        trained: (step, problem) → rewards. measured: step → (split, problem) → record.
+        groups: the place of the first response to each prompt.
     """
 
-    file: Path
+    run: RunReader
     trained: dict[tuple[int, str], list[float]] = field(default_factory=dict)
     measured: dict[int, dict[tuple[str, str], Record]] = field(default_factory=dict)
     groups: list[int] = field(default_factory=list)
-    total: int = 0
 
     @property
     def prompts(self) -> list[Prompt]:
@@ -122,33 +79,27 @@ class Responses:
 
         `labels`: (step, problem) of training → the terms that the prompt went to.
         """
-        chosen = _evenly(self.groups, self.total, most)
-        rows, cut, taking = [], False, False
-        firsts = set(self.groups)
-        for index, line in enumerate(_lines(self.file) if chosen else ()):
-            taking = index in chosen if index in firsts else taking
-            if taking:
-                rows.append(_row(line, labels or {}))
-                cut = cut or len(line["text"]) > MOST_CHARACTERS
-        return Shown(rows, self.total, cut)
+        total = len(self.run.responses)
+        ends = [*self.groups, total][1:]
+        chosen = _evenly(self.groups, total, most)
+        spans = [(start, end) for start, end in zip(self.groups, ends, strict=True) if start in chosen]
+        lines = list(self.run.texts(self.run.responses[index] for span in spans for index in range(*span)))
+        cut = any(len(line["text"]) > MOST_CHARACTERS for line in lines)
+        return Shown([_row(line, labels or {}) for line in lines], total, cut)
 
 
-def read(folder: Path) -> Responses:
+def read(run: RunReader) -> Responses:
     """The responses of a run; none where none were kept. Raises InputError where a line can't be read."""
-    found, last = Responses(folder / "completions.jsonl"), None
-    for line in _lines(found.file) if found.file.is_file() else ():
-        step, problem, (stream, _, split) = line["step"], line["problem"], line["stream"].partition("/")
-        if (stream, split, step, problem) != last:
-            found.groups.append(found.total)
-            last = (stream, split, step, problem)
-        found.total += 1
-        if stream == "eval":
-            records = found.measured.setdefault(step, {})
-            record = records.setdefault((split, problem), Record(split, problem, line.get("band")))
-            record.add(line["reward"], line["truncated"], len(line["tokens"]))
-        else:
-            found.trained.setdefault((step, problem), []).append(line["reward"])
-    return found
+    result, last = Responses(run), None
+    for index, response in enumerate(run.responses):
+        key = (response.stream, response.step, response.problem)
+        if key != last:
+            result.groups.append(index)
+            last = key
+        if response.stream.partition("/")[0] != "eval":
+            result.trained.setdefault(key[1:], []).append(response.reward)
+    result.measured = records_by_step(run)
+    return result
 
 
 def _evenly(groups: Sequence[int], total: int, most: int) -> set[int]:
@@ -160,37 +111,6 @@ def _evenly(groups: Sequence[int], total: int, most: int) -> set[int]:
 
 
 def _row(line: dict[str, Any], labels: Mapping[tuple[int, str], str]) -> dict[str, Any]:
-    own = {key: line[key] for key in ("stream", "step", "problem", "sample", "reward", "truncated")}
+    columns = {key: line[key] for key in ("stream", "step", "problem", "sample", "reward", "truncated")}
     term = labels.get((line["step"], line["problem"]), "") if line["stream"] == "train" else ""
-    return own | {"term": term, "length": len(line["tokens"]), "text": line["text"][:MOST_CHARACTERS]}
-
-
-KINDS = {"stream": str, "step": int, "problem": str, "sample": int, "reward": int | float, "truncated": bool} | {
-    "text": str,
-    "tokens": list,
-}
-"""What a line holds."""
-
-
-def _lines(file: Path) -> Iterator[dict[str, Any]]:
-    """The whole lines of the file: the last one of a run that was stopped may be cut off."""
-    with file.open(encoding="utf-8") as lines:
-        for number, text in enumerate(lines, start=1):
-            if not text.endswith("\n"):
-                return
-            try:
-                line = parse_json(text)
-            except ValueError as error:
-                raise InputError(f"{file}:{number}: can't be read ({error})") from error
-            wrong = [key for key, kind in KINDS.items() if not isinstance(line, dict) or not _is(line.get(key), kind)]
-            if wrong:
-                raise InputError(f"{file}:{number}: is no response: it has no '{wrong[0]}', or another kind of it")
-            if not is_finite(line["reward"]):
-                raise InputError(f"{file}:{number}: its reward is not finite")
-            if not isinstance(line.get("band", ""), str):
-                raise InputError(f"{file}:{number}: its band is no text")
-            yield line
-
-
-def _is(value: Any, kind: Any) -> bool:
-    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+    return columns | {"term": term, "length": len(line["tokens"]), "text": line["text"][:MOST_CHARACTERS]}

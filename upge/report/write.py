@@ -7,9 +7,10 @@ from pathlib import Path
 
 from upge.errors import InputError
 from upge.report.comparison import comparison_page, groups_page
-from upge.report.logs import opened
+from upge.report.logs import logs_of, refuse_evaluations
 from upge.report.page import run_page
 from upge.runs import atomic_files
+from upge.runs.curves import Run, opened
 from upge.sweep.groups import Group
 
 FILE = "report.html"
@@ -26,9 +27,15 @@ def write(folders: Sequence[Path], place: Path | None = None, *, allow_code: boo
     Raises:
         InputError: a folder is none of a run, what is in it can't be read, or `place` can't be written.
     """
-    runs = opened(folders, allow_code=allow_code)
-    place = place or (folders[0] / FILE if len(folders) == 1 else Path(COMPARISON))
-    return written_to(place, run_page(runs[0]) if len(runs) == 1 else comparison_page(runs))
+    refuse_evaluations(folders)
+    return write_runs(opened(folders), place, allow_code=allow_code)
+
+
+def write_runs(runs: Sequence[Run], place: Path | None = None, *, allow_code: bool = False) -> Path:
+    """Write the report of an opened run, or the comparison of several; see `write`."""
+    logs = [logs_of(run, allow_code=allow_code) for run in runs]
+    place = place or (runs[0].folder / FILE if len(runs) == 1 else Path(COMPARISON))
+    return written_to(place, run_page(logs[0]) if len(logs) == 1 else comparison_page(logs))
 
 
 def write_groups(groups: Sequence[Group], place: Path) -> Path:

@@ -28,7 +28,6 @@ from upge.code import neighbours
 from upge.files import refuse_links_out
 from upge.recipe.schema import Recipe, names_file
 from upge.runs import atomic_files
-from upge.runs.reader import metrics_of
 from upge.types import Problem, Trajectory
 
 LOGS = ("metrics.jsonl", "timings.jsonl", "completions.jsonl", "credit.jsonl")
@@ -108,15 +107,6 @@ class RunFolder:
         """Append to credit.jsonl what trajectories were weighed with, in the order of their prompts."""
         self._append("credit.jsonl", *sorted(lines, key=lambda line: line["group"]))
 
-    def evaluations(self) -> list[dict[str, Any]]:
-        """The measurements in metrics.jsonl."""
-        return [line for line in self.logged() if line["phase"] == "eval"]
-
-    def logged(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl. Raises InputError where one can't be read."""
-        file = self.path / "metrics.jsonl"
-        return metrics_of(file) if file.exists() else []
-
     def summary(self, summary: Mapping[str, Any]) -> None:
         """Write summary.json."""
         self._write("summary.json", json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
@@ -124,15 +114,6 @@ class RunFolder:
     def logged_to(self) -> dict[str, int]:
         """How many bytes each log has by now; they are on the disk when this returns."""
         return {path.name: _synced(path) for path in self._logs()}
-
-    def holds(self, positions: Mapping[str, int]) -> str | None:
-        """What the logs lack of what they held at `logged_to`; None where they have it all."""
-        for name, position in positions.items():
-            path = self.path / name
-            there = path.stat().st_size if path.is_file() else 0
-            if there < position:
-                return f"{name} has {there} bytes of the {position} that were logged before it"
-        return None
 
     def rewind(self, positions: Mapping[str, int]) -> None:
         """Forget what was logged after `logged_to` gave these positions, half a line of it perhaps."""

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from upge.errors import InputError
-from upge.files import parse_json, regular_file
+from upge.files import is_count, parse_json, regular_file
 from upge.runs import atomic_files
-from upge.runs.reader import is_count
 
 FILE = "status.json"
 
@@ -33,7 +32,7 @@ class Status:
     reason: str = ""
 
     @property
-    def told(self) -> str:
+    def outcome(self) -> str:
         """How the run came to its end."""
         if self.state == "running":
             return f"ended without a word after step {self.step} (killed, or out of memory)"
@@ -50,24 +49,12 @@ def note(folder: Path, state: State, step: int, reason: str = "") -> None:
 
 
 def read(folder: Path) -> Status | None:
-    """What status.json says; None where there is none, or none that can be read."""
+    """The status in a run folder; None where there is none, or none that can be read."""
     with suppress(OSError, ValueError, TypeError):
-        said = Status(**parse_json(regular_file(folder / FILE).read_text(encoding="utf-8")))
-        numbers = is_count(said.step) and is_count(said.pid)
-        if said.state in get_args(State) and numbers and isinstance(said.reason, str):
-            return said
-    return None
-
-
-def ended_after(folder: Path) -> int | None:
-    """The step after which the run came to its end, as status.json says, or, where that can't be read, its summary;
-    None: it has not."""
-    said = read(folder)
-    if said is not None:
-        return said.step if said.state == "finished" else None
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        steps = parse_json((folder / "summary.json").read_text(encoding="utf-8"))["steps"]
-        return int(steps) if is_count(steps) else None
+        status = Status(**parse_json(regular_file(folder / FILE).read_text(encoding="utf-8")))
+        counts = is_count(status.step) and is_count(status.pid)
+        if status.state in get_args(State) and counts and isinstance(status.reason, str):
+            return status
     return None
 
 

@@ -17,9 +17,8 @@ from upge.errors import InputError
 from upge.recipe.faults import Fault, RecipeError
 from upge.recipe.resolve import load
 from upge.recipe.schema import Recipe
-from upge.runs import status
+from upge.runs.reader import RunReader
 from upge.runs.recipe_file import changed
-from upge.runs.status import ended_after
 
 SEED = "train.seed"
 """What is varied by `--seeds`."""
@@ -95,14 +94,15 @@ class Cell:
         """
         if not self.folder.exists() or (self.folder.is_dir() and not any(self.folder.iterdir())):
             return "new"
-        if not (self.folder / "recipe.yaml").is_file():
+        run = RunReader(self.folder)
+        if not run.has_recipe:
             raise InputError(f"{self.folder} is there and is no run folder; move it, or set log.folder")
-        if status.busy(self.folder):
+        if run.busy:
             raise InputError(f"{self.folder}: a process is at work in this run folder")
-        if differing := changed(self.recipe, self.folder):
+        if differing := changed(self.recipe, run):
             head = f"{self.folder} was begun with other settings than these, and a grid goes on as it began:"
             raise InputError("\n".join([head, *differing, "set log.folder to keep both, or move the folder"]))
-        return "unfinished" if ended_after(self.folder) is None else "finished"
+        return "unfinished" if run.end is None else "finished"
 
     def arguments(self, standing: Standing) -> list[str]:
         """What `upge run` takes to begin this run, or to go on with it."""

@@ -11,11 +11,7 @@ from typing import Any
 from upge.errors import InputError
 from upge.evaluate.paired import Evaluated, opened
 from upge.evaluate.scores import columns, places
-from upge.recipe.faults import RecipeError
-from upge.recipe.qualified_names import comparable
-from upge.recipe.yaml import plain, read
-from upge.runs.reader import Run
-from upge.runs.recipe_file import flat
+from upge.runs.curves import Run
 from upge.sweep.axes import SEED
 
 BESIDES = (SEED, "train.save_every", "train.keep", "train.threads", "log", "about")
@@ -58,7 +54,7 @@ def grouped(runs: Sequence[Run], *, models: bool = False) -> list[Group] | None:
 
     Raises InputError: a recipe.yaml can't be read; two runs of a group have one seed.
     """
-    if not all((run.folder / "recipe.yaml").is_file() for run in runs):
+    if not all(run.files.has_recipe for run in runs):
         return None
     found: dict[tuple[tuple[str, Any], ...], dict[int, Run]] = {}
     again: list[tuple[Run, Run]] = []
@@ -78,14 +74,10 @@ def grouped(runs: Sequence[Run], *, models: bool = False) -> list[Group] | None:
 
 
 def _settings(run: Run) -> dict[str, Any]:
-    file = run.folder / "recipe.yaml"
-    try:
-        settings = dict(flat(plain(comparable(read(file), file)), ""))
-    except RecipeError as error:
-        raise InputError(f"{file} can't be read: {' '.join(str(error).split())}") from error
+    settings = dict(run.files.settings)
     for key in NUMBERS:
         if not isinstance(settings.get(key, 0), int):
-            raise InputError(f"{file}: {key} is no whole number")
+            raise InputError(f"{run.files.recipe_file}: {key} is no whole number")
     return settings
 
 

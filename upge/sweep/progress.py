@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from upge.files import parse_json
+from upge.errors import InputError
 from upge.runs import status
+from upge.runs.log_lines import metrics_line
 from upge.sweep.executor import Task
 from upge.tables import fixed, folding
 
@@ -43,8 +44,8 @@ class Followed:
             file.seek(self.position)
             whole = file.read().rpartition(b"\n")[0]
         try:
-            lines = [parse_json(line) for line in whole.splitlines()]
-        except ValueError:  # cut back and grown again: this began inside a line
+            lines = [metrics_line(line, str(self.file)) for line in whole.split(b"\n") if line]
+        except InputError:  # cut back and grown again: this began inside a line
             self.position = 0
             return
         self.position += len(whole) + 1 if whole else 0

@@ -11,7 +11,7 @@ from statistics import fmean, stdev
 from typing import Any, Literal
 
 from upge.evaluate.scores import LEVEL, Estimate
-from upge.runs.reader import Run
+from upge.runs.curves import Run
 from upge.sweep.groups import Group
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -26,14 +26,14 @@ from torch import Tensor
 from upge.distributed.ranks import Ranks
 from upge.distributed.strategies import Moments
 from upge.errors import InputError, ModelError
-from upge.files import parse_json
+from upge.files import is_count, parse_json
 from upge.model import lora, shards
 from upge.model.critic import Critic
 from upge.model.policy import Policy
 from upge.part import State
 from upge.runs import atomic_files
 from upge.runs.folder import LOGS, checkpoints
-from upge.runs.reader import is_count
+from upge.runs.reader import RunReader
 from upge.train import random_state
 from upge.train.optimizer import Optimization
 
@@ -184,17 +184,14 @@ def _saveable(block: str, remedy: str = "") -> Iterator[None]:
         raise ModelError(unsaved) from error
 
 
-def newest(run: Path, lack: Callable[[dict[str, int]], str | None]) -> Found:
-    """The newest checkpoint that is whole.
-
-    Args: lack: says what the run's logs lack of the bytes that a checkpoint counts on.
-    """
+def newest(run: RunReader) -> Found:
+    """The newest checkpoint of a run that is whole, and whose logs are."""
     damaged: dict[Path, str] = {}
-    for place in checkpoints(run):
+    for place in run.checkpoints:
         try:
             check(place)
             progress = _progress(place)
-            if fault := lack(progress.logged):
+            if fault := run.lacks(progress.logged):
                 raise ValueError(fault)
             return Found(place, progress, damaged)
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:

@@ -12,6 +12,7 @@ from typing import Any
 
 from upge.errors import InputError
 from upge.estimator.estimator import Estimator
+from upge.files import is_count, is_number
 from upge.recipe.schema import (
     ClipFraction,
     EntropyCollapse,
@@ -22,7 +23,6 @@ from upge.recipe.schema import (
     Recipe,
     Repetition,
 )
-from upge.runs.reader import is_count, is_number
 
 
 @dataclass(frozen=True)

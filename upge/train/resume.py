@@ -15,8 +15,8 @@ from upge.recipe.schema import Recipe
 from upge.recipe.yaml import plain
 from upge.runs import atomic_files, status
 from upge.runs.folder import RunFolder, free
-from upge.runs.recipe_file import changed, command, flat, kept, settings_of
-from upge.runs.status import ended_after
+from upge.runs.reader import RunReader, flat
+from upge.runs.recipe_file import changed, command
 from upge.schedule import Schedule
 from upge.train import checkpoint
 from upge.train.cautions import ended_rates
@@ -63,12 +63,12 @@ class Start:
 
     Attributes:
         folder: the run's. found: the checkpoint to go on from; None: a new run.
-        told: what is worth knowing about it, in sentences.
+        messages: what is worth knowing about it, in sentences.
     """
 
     folder: Path
     found: Found | None = None
-    told: tuple[str, ...] = ()
+    messages: tuple[str, ...] = ()
 
 
 def choose(recipe: Recipe, resume: Path | None = None, *, again: bool = False) -> Start:
@@ -82,15 +82,15 @@ def choose(recipe: Recipe, resume: Path | None = None, *, again: bool = False) -
         InputError: nothing can go on there; the message says what would.
     """
     if resume is not None:
-        return _going_on(recipe, resume)
+        return _going_on(recipe, RunReader(resume))
     left = unfinished(recipe)
     if again and left:
-        return _going_on(recipe, left[-1])
+        return _going_on(recipe, RunReader(left[-1]))
     idle = [folder for folder in left if not status.busy(folder)]
-    told = (
+    messages = (
         (f"{idle[-1]} is an unfinished run of this recipe; to resume it: {command(recipe, idle[-1])}",) if idle else ()
     )
-    return Start(free(recipe.log.path(recipe.name)), told=told)
+    return Start(free(recipe.log.path(recipe.name)), messages=messages)
 
 
 def unfinished(recipe: Recipe) -> list[Path]:
@@ -100,66 +100,67 @@ def unfinished(recipe: Recipe) -> list[Path]:
     found = {}
     for path in wanted.parent.iterdir() if wanted.parent.is_dir() else ():
         matched = numbered.fullmatch(path.name)
-        if matched and _is_unfinished(recipe, path):
+        if matched and _is_unfinished(recipe, RunReader(path)):
             found[int(matched[1] or 1)] = path
     return [found[number] for number in sorted(found)]
 
 
-def _is_unfinished(recipe: Recipe, folder: Path) -> bool:
-    if ended_after(folder) is not None or not (folder / "recipe.yaml").is_file():
+def _is_unfinished(recipe: Recipe, run: RunReader) -> bool:
+    if run.end is not None or not run.has_recipe:
         return False
     try:
-        return not changed(recipe, folder)
+        return not changed(recipe, run)
     except InputError:
         return False
 
 
-def _going_on(recipe: Recipe, folder: Path) -> Start:
+def _going_on(recipe: Recipe, run: RunReader) -> Start:
     """The start of a run that goes on in its folder."""
-    if not (folder / "recipe.yaml").is_file():
-        raise InputError(f"{folder} is not the folder of a run: it has no recipe.yaml")
-    found = checkpoint.newest(folder, RunFolder(folder, writes=False).holds)
-    done = max(found.progress.step if found.progress is not None else 0, ended_after(folder) or 0)
-    over = ended(plain(kept(folder)), done)
+    if not run.has_recipe:
+        raise InputError(f"{run.folder} is not the folder of a run: it has no recipe.yaml")
+    found = checkpoint.newest(run)
+    done = max(found.progress.step if found.progress is not None else 0, run.end or 0)
+    over = ended(plain(run.recipe), done)
     linked = following(recipe)
-    _refuse_others(recipe, folder, (*over, *linked))
-    _refuse_finished(recipe, folder, found)
-    told = [f"the checkpoint {place} is damaged: {fault}; it is left aside" for place, fault in found.damaged.items()]
-    if ended_after(folder) is not None:
-        told += _schedule_notes(recipe, folder, over, linked)
-    return Start(folder, found, (*told, _history(folder, found)))
+    _refuse_others(recipe, run, (*over, *linked))
+    _refuse_finished(recipe, run, found)
+    notes = [f"the checkpoint {place} is damaged: {fault}; it is left aside" for place, fault in found.damaged.items()]
+    if run.end is not None:
+        notes += _schedule_notes(recipe, run, over, linked)
+    return Start(run.folder, found, (*notes, _history(run, found)))
 
 
-def _schedule_notes(recipe: Recipe, folder: Path, over: Mapping[str, Schedule], linked: Sequence[str]) -> list[str]:
+def _schedule_notes(recipe: Recipe, run: RunReader, over: Mapping[str, Schedule], linked: Sequence[str]) -> list[str]:
     """What becomes of the schedules that a finished run has come to the end of, now that it goes on."""
-    new, steps = [line.split(":")[0].strip() for line in changed(recipe, folder)], recipe.train.steps
-    told = []
+    new, steps = [line.split(":")[0].strip() for line in changed(recipe, run)], recipe.train.steps
+    notes = []
     for place, schedule in over.items():
         if any(f"{key}.".startswith(f"{place}.") for key in new):
-            told.append(f"{place} follows its new schedule from here on; the steps before followed the old one")
+            notes.append(f"{place} follows its new schedule from here on; the steps before followed the old one")
         elif schedule.end != 0 or place not in (f"{block}.lr" for block in ended_rates(recipe)):
-            told.append(f"{place} stays at {schedule.end:g}, the end of its schedule, reached at step {schedule.steps}")
-    was = settings_of(kept(folder)).get("train.steps")
+            notes.append(
+                f"{place} stays at {schedule.end:g}, the end of its schedule, reached at step {schedule.steps}"
+            )
+    was = run.settings.get("train.steps")
     values = dict(flat(recipe.model_dump(mode="json"), ""))
-    told += [
+    notes += [
         f"{place} stays {was}, as train.steps was; to let it follow: {place}={steps}"
         for place in linked
         if place not in new and values.get(place) == was != steps
     ]
-    return told
+    return notes
 
 
-def _history(folder: Path, found: Found) -> str:
-    said = status.read(folder)
-    ended = "the run says nothing of its end" if said is None else f"the run {said.told}"
+def _history(run: RunReader, found: Found) -> str:
+    ended = "the run says nothing of its end" if run.status is None else f"the run {run.status.outcome}"
     if found.progress is None:
         return f"{ended}; there is no checkpoint to resume from: starting again from its beginning"
     return f"{ended}; resuming from the checkpoint of step {found.progress.step}"
 
 
-def _refuse_finished(recipe: Recipe, folder: Path, found: Found) -> None:
+def _refuse_finished(recipe: Recipe, run: RunReader, found: Found) -> None:
     """Raise InputError where there is nothing left to do."""
-    last, steps = ended_after(folder), recipe.train.steps
+    folder, last, steps = run.folder, run.end, recipe.train.steps
     done = found.progress.step if found.progress is not None else 0
     if steps < done:
         raise InputError(f"{folder}: {done} steps are done already; train.steps is {steps}")
@@ -185,17 +186,17 @@ def _more(recipe: Recipe, folder: Path, last: int, steps: int) -> str:
     return f"{command(recipe, folder)} train.steps={steps}" + "".join(ways)
 
 
-def _refuse_others(recipe: Recipe, folder: Path, ended: Sequence[str]) -> None:
+def _refuse_others(recipe: Recipe, run: RunReader, ended: Sequence[str]) -> None:
     """Raise InputError with what differs, unless the recipe is the run's own. Args: ended: what is free besides."""
-    if differing := changed(recipe, folder, free=(*FREE, *ended)):
-        head = f"{folder} was begun with other settings than these, and a run goes on as it began:"
+    if differing := changed(recipe, run, free=(*FREE, *ended)):
+        head = f"{run.folder} was begun with other settings than these, and a run goes on as it began:"
         free = f"free to change are {', '.join(FREE)}, and schedules that have ended"
         raise InputError("\n".join([head, *differing, free]))
 
 
 def describe(folder: RunFolder, recipe: Recipe, start: Start, policy: Policy) -> None:
     """Write into the run's folder what it is a run of, where that isn't there already."""
-    if start.found is None or changed(recipe, folder.path):
+    if start.found is None or changed(recipe, RunReader(folder.path)):
         folder.describe(recipe, policy.vocabulary_fingerprint())
 
 

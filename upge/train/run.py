@@ -48,7 +48,7 @@ def opened(recipe: Recipe, resume: Path | None, display: Display, *, again: bool
     accelerator, start = ranks.accelerator, ranks.broadcast(lambda: choose(recipe, resume, again=again))
     folder = RunFolder(start.folder, writes=accelerator.is_main_process)
     display.shown = accelerator.is_main_process
-    display.tell([*start.told, *fsdp.settings(accelerator)])
+    display.tell([*start.messages, *fsdp.settings(accelerator)])
     with ExitStack() as stack:
         if folder.writes:
             stack.callback(status.Lock(folder.path).release)

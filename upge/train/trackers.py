@@ -13,7 +13,7 @@ from accelerate.tracking import get_available_trackers
 
 from upge.errors import InputError
 from upge.recipe.schema import Recipe
-from upge.runs.recipe_file import flat
+from upge.runs.reader import flat
 
 _PACKAGES = {"comet_ml": "comet-ml", "tensorboard": "upge[tensorboard]"}
 _KNOWN = ("aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb")
