@@ -38,7 +38,7 @@ def refuse_links_out(folder: Path) -> None:
     for place, folders, files in os.walk(folder):
         for path in (Path(place) / name for name in (*folders, *files)):
             if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(inside):
-                raise InputError(f"{path}: a link that leads out of the run folder, where a run writes nothing")
+                raise InputError(f"{path}: a link that leads out of the run folder; a run writes only inside it")
 
 
 def read_text(path: Path) -> str:

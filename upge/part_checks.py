@@ -79,7 +79,7 @@ def check_declarations(kind: Any) -> None:
         raise TypeError(f"{name}.scope = {kind.scope!r}: {hint}")
     slots = {base.__dict__["slot"] for base in kind.__mro__ if "slot" in base.__dict__}
     if len(slots) > 1:
-        raise TypeError(f"{name}.slot = {kind.slot!r}: the slot is that of the base class, and nothing to be set")
+        raise TypeError(f"{name}.slot = {kind.slot!r}: the base class sets the slot; don't set it")
     if not isinstance(kind.trust_region, bool):
         raise TypeError(f"{name}.trust_region = {kind.trust_region!r}: should be True or False")
     packages = kind.packages
@@ -103,5 +103,5 @@ def unusable(kind: Any, base: Any, package: str) -> tuple[str, str] | None:
         return f"was written for version {kind.api} of the part API; this is {base.api}", older
     if lacking := sorted(kind.__abstractmethods__):
         slot = getattr(kind, "slot", "part")
-        return f"has no {' and no '.join(lacking)}, which every {slot} owes", ""
+        return f"has no {' and no '.join(lacking)}, which every {slot} needs", ""
     return None

@@ -101,7 +101,7 @@ def find(base: type[Kind], use: str) -> type[Kind]:
         raise UnknownPartError(f"no {slot} is called '{use}'", _nearest(slot, use))
     if len(matches) > 1:
         choices = " or ".join(f"'{offer.package}/{name}'" for offer in matches)
-        raise UnknownPartError(f"{len(matches)} packages offer a {slot} called '{name}'", f"say which: {choices}")
+        raise UnknownPartError(f"{len(matches)} packages define a {slot} called '{name}'", f"write one of: {choices}")
     return load(matches[0], base)
 
 

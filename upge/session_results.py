@@ -38,7 +38,7 @@ def as_list(values: Any, count: int) -> list[Any]:
     found = values.tolist() if getattr(values, "ndim", None) == 1 and hasattr(values, "tolist") else values
     if isinstance(found, str | bytes) or not isinstance(found, Sequence) or len(found) != count:
         counted = len(found) if isinstance(found, Sequence) else type(found).__name__
-        raise ValueError(f"{counted} for {count} responses; it owes a number for each")
+        raise ValueError(f"{counted} for {count} responses; it should return a number for each")
     return list(found)
 
 
@@ -57,11 +57,11 @@ def as_problems(values: Any, method: str, count: int | None = None) -> list[Prob
     """
     owed = "a list" if count is None else f"a list of {count}"
     if isinstance(values, str | bytes) or not isinstance(values, Sequence):
-        raise ValueError(f"{type(values).__name__} from `{method}`; it owes {owed}")
+        raise ValueError(f"{type(values).__name__} from `{method}`; it should return {owed}")
     wrong = next((each for each in values if not isinstance(each, Problem)), None)
     if wrong is not None or count not in (None, len(values)):
         found = str(len(values)) if wrong is None else type(wrong).__name__
-        raise ValueError(f"{found} from `{method}`; it owes {owed.removeprefix('a list of ')} of upge.Problem")
+        raise ValueError(f"{found} from `{method}`; it should return {owed.removeprefix('a list of ')} of upge.Problem")
     for problem in values:
         _check(problem, method)
     return list(values)

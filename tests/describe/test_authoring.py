@@ -269,7 +269,7 @@ def test_check_of_a_file_needs_leave_to_run_it(tmp_path: Path, monkeypatch: pyte
         Path("soft.py").write_text(SOUND.replace("trust_region = True", wrong))
         assert said in str(call("check", "soft.py:SoftClip", "--allow-code").exception)
     Path("soft.py").write_text("import upge\nclass SoftClip(upge.Mask): ...")
-    assert "has no __call__, which every mask owes" in str(call("check", "soft.py:SoftClip", "--allow-code").exception)
+    assert "has no __call__, which every mask needs" in str(call("check", "soft.py:SoftClip", "--allow-code").exception)
 
 
 def test_check_of_a_package_looks_at_what_is_sound_beside_what_is_not(site: Site) -> None:

@@ -189,10 +189,10 @@ def test_what_a_class_of_a_file_raises_names_its_line(tmp_path: Path, base: str,
 @pytest.mark.parametrize(
     ("base", "body", "said"),
     [
-        ("Data", "return None", "returned NoneType from `take`; it owes a list of 2"),
-        ("Data", "return (each for each in ())", "returned generator from `take`; it owes a list of 2"),
-        ("Data", "return []", "returned 0 from `take`; it owes 2 of upge.Problem"),
-        ("Data", "return [1, 2]", "returned int from `take`; it owes 2 of upge.Problem"),
+        ("Data", "return None", "returned NoneType from `take`; it should return a list of 2"),
+        ("Data", "return (each for each in ())", "returned generator from `take`; it should return a list of 2"),
+        ("Data", "return []", "returned 0 from `take`; it should return 2 of upge.Problem"),
+        ("Data", "return [1, 2]", "returned int from `take`; it should return 2 of upge.Problem"),
         (
             "Data",
             "return [upge.Problem('p', '?', 4.0)] * 2",
@@ -202,8 +202,8 @@ def test_what_a_class_of_a_file_raises_names_its_line(tmp_path: Path, base: str,
         ("Data", "return [upge.Problem('p', None, '4')] * 2", "returned the prompt None of the problem 'p'"),
         ("Data", "return [upge.Problem('p', [], '4')] * 2", "returned the prompt [] of the problem 'p'"),
         ("Data", "return [upge.Problem('p', [{'role': 'user'}], '4')] * 2", "messages with the texts 'role' and 'cont"),
-        ("Engine", "return [upge.Completion((1,), None, False)]", "returned 1 from `sample`; it owes 2"),
-        ("Engine", "return ['a', 'b']", "returned str from `sample`; it owes 2 of upge.Completion"),
+        ("Engine", "return [upge.Completion((1,), None, False)]", "returned 1 from `sample`; it should return 2"),
+        ("Engine", "return ['a', 'b']", "returned str from `sample`; it should return 2 of upge.Completion"),
     ],
 )
 def test_what_a_session_owes_is_asked_of_it(tmp_path: Path, base: str, body: str, said: str) -> None:
@@ -223,8 +223,8 @@ def test_a_split_owes_problems_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        ("return None", "returned NoneType from `{method}`; it owes a list"),
-        ("return ['p']", "returned str from `{method}`; it owes "),
+        ("return None", "returned NoneType from `{method}`; it should return a list"),
+        ("return ['p']", "returned str from `{method}`; it should return "),
         ("return [upge.Problem('p', '?', 4)]", "returned the answer 4 of the problem 'p' from `{method}`"),
     ],
 )
@@ -245,8 +245,8 @@ def test_what_a_source_of_a_mixture_returns_is_the_source_s(tmp_path: Path, meth
     [
         ("pass", "opened a Session, which has no `splits`"),
         ("splits = None", "opened a Session, which has no `splits`"),
-        ("splits = lambda self: 'test'", "returned 'test' from `splits`; it owes a list of names"),
-        ("splits = lambda self: [1]", "returned [1] from `splits`; it owes a list of names"),
+        ("splits = lambda self: 'test'", "returned 'test' from `splits`; it should return a list of names"),
+        ("splits = lambda self: [1]", "returned [1] from `splits`; it should return a list of names"),
     ],
 )
 def test_a_session_without_a_method_is_its_part_s(tmp_path: Path, within: bool, body: str, said: str) -> None:

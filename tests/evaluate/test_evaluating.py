@@ -99,7 +99,7 @@ def test_only_the_same_evaluation_goes_on(run: Path) -> None:
     assert "--completions" in refused(run, "--resume", "begun", "--completions", "begun/completions.jsonl")
     first, second, *rest = Path("begun/completions.jsonl").read_text().splitlines(keepends=True)
     Path("begun/completions.jsonl").write_text("".join([second, first, *rest]))
-    assert "completions.jsonl:1: is not what comes next" in refused(run, "--resume", "begun")
+    assert "completions.jsonl:1: isn't the expected next line" in refused(run, "--resume", "begun")
 
 
 def test_given_responses_are_nothing_to_go_on_with(run: Path) -> None:
@@ -146,7 +146,7 @@ def test_a_prompt_without_room_is_refused_before_anything_is_sampled(run: Path) 
     [
         ("", "name the model first"),
         ("eval.n=3", "name the model first"),
-        ("nobody/nothing", "say what to measure it on: --recipe"),
+        ("nobody/nothing", "pass the recipe to evaluate it on: --recipe"),
         ("./nowhere --recipe recipe.yaml", "there is no folder './nowhere'"),
         ("run --recipe nope", "neither a file nor a recipe called 'nope'"),
         ("run evel.n=3", "did you mean 'eval'"),

@@ -60,7 +60,7 @@ def test_a_reward_without_answers_gives_no_majority(run: Path) -> None:
     file = given_completions({"p0": ["a", "b"]})
     reward = ("reward={use: 'plain.py:Plain'}", "--allow-code")
     result = done("--completions", file, "--recipe", "recipe.yaml", "eval.limit=1", *reward, "--output", "out")
-    assert "the reward offers no answers" in result.stderr
+    assert "the reward's session has no `answer`" in result.stderr
     assert "maj@2" not in (Path("out") / "summary.json").read_text()
     assert "answers" not in lines(Path("out/problems.jsonl"))[0]
 

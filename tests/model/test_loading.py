@@ -138,7 +138,7 @@ def test_refusals_are_one_line_that_says_what_would_be_right(saved: Path, tmp_pa
     assert "no such folder" in refusal(tmp_path / "none")
     assert f"did you mean {saved}?" in refusal(f"{saved}s")
     assert "no config.json" in refusal(tmp_path)
-    assert "give the folder" in refusal(saved / "config.json")
+    assert "give its folder" in refusal(saved / "config.json")
     assert "no_such_attention" in refusal(saved, attention="no_such_attention")
 
 

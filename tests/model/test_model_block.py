@@ -184,7 +184,7 @@ def trapped(saved: Path) -> Path:
 def test_code_beside_a_model_is_not_run(trapped: Path, tmp_path: Path) -> None:
     own = models.policy()
     own.save(tmp_path / "tokenizer")
-    assert "code of its own, which is never run" in refusal(trapped, tokenizer=str(tmp_path / "tokenizer"))
+    assert "code of its own, which upge never runs" in refusal(trapped, tokenizer=str(tmp_path / "tokenizer"))
     refusal(tmp_path / "tokenizer", tokenizer=str(trapped))
     refusal(trapped, tokenizer=str(tmp_path / "tokenizer"), overrides={"rope_theta": 3})
     with pytest.raises(ModelError):

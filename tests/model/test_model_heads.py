@@ -204,7 +204,7 @@ def test_a_model_that_does_more_than_it_tells_gets_the_naive_formula_and_one_war
     model = models.llama()
     model.__class__ = Secretive
     plain = log_probs(model, PAIRS, TEMPERATURES, streaming=False)[0]
-    with pytest.warns(UserWarning, match="Secretive does more to its logits than its config tells"):
+    with pytest.warns(UserWarning, match="Secretive changes its logits in a way that isn't in its config"):
         first = log_probs(model, PAIRS, TEMPERATURES)[0]
     with warnings.catch_warnings():
         warnings.simplefilter("error")

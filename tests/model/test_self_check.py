@@ -99,7 +99,7 @@ def test_a_model_whose_head_lies_is_refused_once(
 ) -> None:
     model = wrap(make())
     with pytest.warns(
-        UserWarning, match=r"does more to its logits than its config tells: .* from whole logits"
+        UserWarning, match=r"changes its logits in a way that isn't in its config: .* from whole logits"
     ) as told:
         first = log_probs(model, PAIRS, TEMPERATURES)[0]
     assert [each.filename for each in told if "whole logits" in str(each.message)] == [__file__]

@@ -415,7 +415,7 @@ def test_a_short_engine_and_a_missing_template_are_told() -> None:
         ("hpt", ("431,360",)),
         pytest.param(
             "paper/qwen-7b/hpt",
-            ("7,615,616,512", "sharded (FSDP2)", "as upge knows it", "upge[vllm]", "16,384 tokens"),
+            ("7,615,616,512", "sharded (FSDP2)", "sizes built into upge", "upge[vllm]", "16,384 tokens"),
             marks=pytest.mark.heavy,
         ),
     ],

@@ -47,7 +47,7 @@ def test_a_file_comes_before_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_a_name_of_two_packages_has_to_say_whose(site: Site) -> None:
     bring(site, "plug-one", folder="one")
     bring(site, "plug-two", folder="two")
-    with pytest.raises(RecipeError, match=r"2 packages bring a recipe called 'mine'\n   say which: plug-one/mine or"):
+    with pytest.raises(RecipeError, match=r"2 packages have a recipe called 'mine'\n   write one of: plug-one/mine or"):
         find_recipe("mine")
     assert find_recipe("plug-two/mine").parent.parent.name == "two"
 

@@ -47,7 +47,7 @@ TERM = GRPO + "estimator: {{terms: {{rl: {{{}}}}}}}\n"
         (GRPO + "model: ${oc.env:MODEL,foo/bar}\n", "a recipe has no variables"),
         (GRPO + "train: {steps: ${STEPS}}\n", "a recipe has no variables, ${NAME}"),
         (GRPO + "log: {folder: 'runs/${USER}/x'}\n", "${USER} would stay as it is"),
-        (GRPO + "model: {{ model }}\n", "a recipe is no template"),
+        (GRPO + "model: {{ model }}\n", "a recipe isn't a template"),
         (GRPO + "train: !include t.yaml\n", "write extends: other.yaml, at the top"),
         ("defaults: [base]\n" + GRPO, "a recipe starts as another one with `extends: other.yaml`"),
         (GRPO + "optimizer: {learning_rate: 3e-4}\n", "it is called 'lr' here, in critic or optimizer"),

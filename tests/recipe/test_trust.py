@@ -166,7 +166,7 @@ def run(path: Path) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("scores", "opening", "said"),
     [
-        ("[1.0]", "pass", r"returned 1 for \d+ responses; it owes a number for each"),
+        ("[1.0]", "pass", r"returned 1 for \d+ responses; it should return a number for each"),
         ("None", "pass", "returned NoneType for"),
         ("[1e31 for _ in pairs]", "pass", "scored a response 1e\\+31; a score is a finite number, 1e\\+30 at most"),
         ("[float('nan') for _ in pairs]", "pass", "scored a response nan; a score is a finite number"),

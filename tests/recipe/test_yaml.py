@@ -146,8 +146,8 @@ def test_lines_are_counted_as_yaml_counts_them(line_break: str) -> None:
 @pytest.mark.parametrize(
     ("text", "where", "message", "hint"),
     [
-        ("a: 1\nb: 2\na: 3\n", "3:1", "duplicate key 'a'; the first stands at line 1, column 1", ""),
-        ("x: {a: 1, 'a': 2}", "1:11", "duplicate key 'a'; the first stands at line 1, column 5", ""),
+        ("a: 1\nb: 2\na: 3\n", "3:1", "duplicate key 'a'; the first is at line 1, column 1", ""),
+        ("x: {a: 1, 'a': 2}", "1:11", "duplicate key 'a'; the first is at line 1, column 5", ""),
         ("a: &x 1", "1:4", "anchors (&x)", "remove"),
         ("a: &x {b: 1}", "1:4", "anchors (&x)", "remove"),
         ("a: [*x]", "1:5", "aliases (*x)", "write the value out"),
@@ -186,10 +186,10 @@ def test_lines_are_counted_as_yaml_counts_them(line_break: str) -> None:
         (
             "a:\n  b: 1\n c: 2",
             "3:2",
-            "does not belong to the block",
+            "isn't part of the block",
             "in column 2, what is above it in 1 (line 1) or 3 (line 2)",
         ),
-        (" a: 1\nb: 2", "2:1", "does not belong to what stands above", "same column"),
+        (" a: 1\nb: 2", "2:1", "doesn't fit the lines above", "same column"),
         ("a: {b: 1}}", "1:10", "a '}' that no bracket was opened for", ""),
         ("a: 'x' y", "1:8", "a second text", "quotes"),
         ("a: 1\nb\n", "2:2", "a line without ':'", "key: value"),
@@ -197,7 +197,7 @@ def test_lines_are_counted_as_yaml_counts_them(line_break: str) -> None:
         ('a: "\\q"', "1:6", "unknown escape", "single quotes"),
         ('a: "\\UFFFFFFFF"', "1:2", "not YAML", ""),
         ('a: "\\ud83d"', "1:4", "half of a character", ""),
-        ("a:\n  - x\n  b: 1", "3:3", "does not belong", "indentation"),
+        ("a:\n  - x\n  b: 1", "3:3", "isn't part of the list", "indentation"),
         ("a: x\x07", "1:5", "U+0007", "escape"),
         ("a: \x00", "1:4", "U+0000", "escape"),
         ("a: \ud800", "1:4", "U+D800", "escape"),

@@ -107,7 +107,7 @@ def test_a_fault_of_the_file_has_its_line(tmp_path: Path) -> None:
         ("package = {'x': 'y'}", "did you mean 'packages'?"),
         ("need: 'ClassVar[set]' = {'logp'}", "did you mean 'needs'?"),
         ("low = 0.2", "write `low: float = 0.2`, if it is a parameter"),
-        ("slot = 'masks'", "the slot is that of the base class"),
+        ("slot = 'masks'", "the base class sets the slot"),
         ("scope = 'tokens'", "did you mean 'token'?"),
         ("needs = {'rewards'}", "did you mean 'reward'?"),
         ("needs = {'ratio'}", "b.ratio needs no declaration"),

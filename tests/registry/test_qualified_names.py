@@ -58,9 +58,9 @@ def test_anybody_else_has_to_say_whose(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(
         "extends: grpo.yaml\nestimator: {terms: {rl: {mask: {use: clip, low: 0.1, high: 0.1}}}}\n"
     )
-    with pytest.raises(upge.RecipeError, match=r"mine\.yaml:2:.*2 packages offer a mask called 'clip'"):
+    with pytest.raises(upge.RecipeError, match=r"mine\.yaml:2:.*2 packages define a mask called 'clip'"):
         upge.load(tmp_path / "mine.yaml")
-    with pytest.raises(upge.RecipeError, match="say which: 'theirs/clip' or 'upge/clip'"):
+    with pytest.raises(upge.RecipeError, match="write one of: 'theirs/clip' or 'upge/clip'"):
         upge.load("grpo", ["estimator.terms.rl.mask={use: clip, low: 0.1, high: 0.1}"])
 
 
@@ -105,5 +105,5 @@ def test_a_run_keeps_the_parts_that_it_had(tmp_path: Path, site: Site) -> None:
     assert changed(before, RunReader(folder)) == [], "nor does it matter what was installed when it began"
     (folder / "recipe.yaml").write_text(kept)
     (folder / "manifest.json").unlink()
-    with pytest.raises(upge.RecipeError, match="2 packages offer"):
+    with pytest.raises(upge.RecipeError, match="2 packages define"):
         upge.load(folder / "recipe.yaml")

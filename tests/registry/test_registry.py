@@ -179,8 +179,8 @@ def test_two_packages_may_offer_one_name_and_then_both_must_be_called_in_full(si
     site.install("Upge_Half", "[upge.mask]\nhalf = half_parts.masks:Half\n", {"half_parts.masks": MASK})
     site.install("upge-other", "[upge.mask]\nhalf = other_parts.masks:Half\n", {"other_parts.masks": MASK})
     error = unknown("mask", "half")
-    assert "2 packages offer a mask called 'half'" in str(error)
-    assert error.hint == "say which: 'upge-half/half' or 'upge-other/half'"
+    assert "2 packages define a mask called 'half'" in str(error)
+    assert error.hint == "write one of: 'upge-half/half' or 'upge-other/half'"
     ours, theirs = registry.find(SLOTS["mask"], "upge-half/half"), registry.find(SLOTS["mask"], "upge-other/half")
     assert ours is not theirs
     for kind, name in ((ours, "upge-half/half"), (theirs, "upge-other/half")):
@@ -200,7 +200,7 @@ def test_a_package_twice_on_the_path_counts_once(site: Site, tmp_path: Path, mon
 
 def test_a_shipped_name_offered_by_another_package_is_ambiguous_too(site: Site) -> None:
     site.install("upge-half", "[upge.mask]\nclip = half_parts.masks:Half\n", {"half_parts.masks": MASK})
-    assert unknown("mask", "clip").hint == "say which: 'upge/clip' or 'upge-half/clip'"
+    assert unknown("mask", "clip").hint == "write one of: 'upge/clip' or 'upge-half/clip'"
     assert registry.find(SLOTS["mask"], "upge/clip").__name__ == "Clip"
 
 
@@ -224,7 +224,7 @@ def test_a_shipped_name_offered_by_another_package_is_ambiguous_too(site: Site) 
         (
             "bad_parts.masks:Half",
             "from upge import Mask\nclass Half(Mask): ...",
-            "has no __call__, which every mask owes",
+            "has no __call__, which every mask needs",
         ),
         (
             "bad_parts.masks:Half",

@@ -278,7 +278,7 @@ def lying(canary: Path = Path("CANARY")) -> dict[str, tuple[dict[str, Any], str]
             {"pytorch_model.bin.index.json": json.dumps({"weight_map": {"a": "x.bin"}}), "x.bin": payload},
             "evil: .*safetensors",
         ),
-        "code of an unknown type": (own, "comes with code of its own|model type"),
+        "code of an unknown type": (own, "requires code of its own|model type"),
         "code of a known type": ({"config.json": json.dumps(base | auto), "evil.py": evil}, "evil: .*safetensors"),
         "no weights": ({}, "evil: .*safetensors"),
         "weights elsewhere": ({"model.safetensors.index.json": json.dumps(index)}, "evil: "),

@@ -265,9 +265,9 @@ def logs() -> Iterator[tuple[str, Make]]:
         '{"state": "finished", "step": "x", "pid": 1}',
         '{"state": [], "step": 1, "pid": 1}',
     ):
-        says = "the run says nothing of its end; resuming from the checkpoint of step 1"
+        says = "the run's status is missing; resuming from the checkpoint of step 1"
         yield f"status {value[:30]}", going_on(beside("status.json", value), says, code=0)
-    yield "a pipe for status", going_on(piped("status.json"), "says nothing of its end; resuming", code=0)
+    yield "a pipe for status", going_on(piped("status.json"), "status is missing; resuming", code=0)
     colours = '{"state": "failed", "step": 1, "pid": 1, "reason": "\\u001b[2J[red]x[/red]"}'
     yield "a status in colours", going_on(beside("status.json", colours), r"\\x1b\[2J\[red\]x\[/red\]", code=0)
     for text in ("&a [*a]", "name: !!python/name:os.system x", DEEP, "\xff", "a: &a [x]\nb: [*a, *a]"):

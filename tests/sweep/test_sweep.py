@@ -186,7 +186,7 @@ def test_wrong_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "name a recipe" in refused("--seeds", "2")
     assert "--resume is for a single run" in refused(one, other, "--resume", str(tmp_path))
     assert "--continue is for a single run" in refused(one, "--seeds", "2", "--continue")
-    assert "--jobs says how many" in refused(one, "--seeds", "2", "--processes", "2")
+    assert "--jobs is the number" in refused(one, "--seeds", "2", "--processes", "2")
     assert "varied twice" in refused(one, "--seeds", "2", "--vary", "train.seed=1,2")
     assert "an override needs a '='" in refused(one, "train.steps")
     monkeypatch.setenv("WORLD_SIZE", "2")

@@ -156,7 +156,7 @@ def test_a_checkpoint_from_before_there_were_checks_begins_them() -> None:
 
 @pytest.mark.parametrize("state", [{"failed": 3}, {"failed": {"no_signal": -1}}, {"warned": 1}, {"first": {"x": "1"}}])
 def test_a_checkpoint_that_counts_nothing_is_refused(state: dict[str, Any]) -> None:
-    with pytest.raises(upge.InputError, match="how the health checks stand"):
+    with pytest.raises(upge.InputError, match="the state of the health checks"):
         watch().restore(state)
 
 
@@ -324,7 +324,9 @@ def trained(folder: Path) -> list[dict[str, Any]]:
 def test_a_run_ends_saved_where_a_check_asks_for_it_and_goes_on_to_the_same_bytes(run: Run, tmp_path: Path) -> None:
     through, folder = run("through"), tmp_path / "run"
     for done, resume in ((2, False), (3, True)):  # 3 is to be measured: it is, when the run goes on
-        with pytest.raises(RunError, match=f"stopped after step {done} of 5, as health.stop asks: no_signal") as caught:
+        with pytest.raises(
+            RunError, match=f"stopped after step {done} of 5, as health.stop requires: no_signal"
+        ) as caught:
             run("run", "health.stop=no_signal", resume=resume)
         assert caught.value.__notes__ == [f"to resume from step-{done:06d}: upge run --resume {folder}"]
         found = status.read(folder)
@@ -358,7 +360,7 @@ def test_of_two_processes_both_end_and_one_speaks(tmp_path: Path, run: Run) -> N
     command = [UPGE, "run", str(tmp_path / "recipe.yaml"), *settings, "--processes", "2"]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 1, ended.stderr
-    assert ended.stderr.count("stopped after step 2 of 5, as health.stop asks: no_signal: ") == 1
+    assert ended.stderr.count("stopped after step 2 of 5, as health.stop requires: no_signal: ") == 1
     assert ended.stderr.count("health: no_signal at step 1") == 1
     assert "Traceback" not in ended.stderr
     assert f"to resume from step-000002: upge run --resume {folder}" in ended.stderr

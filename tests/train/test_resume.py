@@ -117,7 +117,8 @@ def test_what_was_logged_after_a_checkpoint_is_cut_off_to_the_byte(run: Run) -> 
     run("killed", resume=True, said=said)
     assert same(through, killed)
     assert said.lines == [
-        "the run ended without a word after step 4 (killed, or out of memory); resuming from the checkpoint of step 4"
+        "the run ended without a message after step 4 (killed, or out of memory); "
+        "resuming from the checkpoint of step 4"
     ]
     assert not list(killed.rglob("*.partial"))
 

@@ -220,7 +220,7 @@ def test_a_checkpoint_that_vanishes_while_it_is_written(run: Run, monkeypatch: p
         raise SafetensorError("Error while serializing: I/O error: No such file or directory (os error 2)")
 
     monkeypatch.setattr("upge.train.checkpoint.save_file", removing)
-    with pytest.raises(RunError, match=r"step-00000\d is gone while it is used: something else removes"):
+    with pytest.raises(RunError, match=r"step-00000\d is gone while it is used: another program removes"):
         run("run")
 
 

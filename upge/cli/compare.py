@@ -353,7 +353,7 @@ def _finished(given: Sequence[Group]) -> list[Group]:
     for group in given:
         whole, early = finished(group)
         for run in early:
-            typer.echo(f"{run.folder} is left out: the run has not come to its end", err=True)
+            typer.echo(f"{run.folder} is left out: the run has not finished", err=True)
         groups += [whole] if whole.runs else []
     if not groups:
         raise InputError("none of these runs has come to its end")

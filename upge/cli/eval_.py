@@ -128,7 +128,7 @@ def _own_recipe(model: str) -> str:
     files = RunReader(Path(model).expanduser())
     if files.has_recipe:
         return str(files.recipe_file)
-    raise InputError(f"{model}: has no recipe.yaml of its own; say what to measure it on: --recipe RECIPE")
+    raise InputError(f"{model}: has no recipe.yaml; pass the recipe to evaluate it on: --recipe RECIPE")
 
 
 def _overrides(model: str, given: list[str]) -> list[str]:
@@ -220,4 +220,4 @@ def _print(found: Evaluation) -> None:
             table.add_row(shown(place), name, fixed(it.value, digits), interval, str(found.problems[place]))
     Console(highlight=False, markup=False).print(table)
     if not found.answered:
-        typer.echo("no maj@n: the reward offers no answers to vote with", err=True)
+        typer.echo("no maj@n: the reward's session has no `answer`", err=True)

@@ -60,5 +60,5 @@ def _alike(recipe: Recipe) -> tuple[tuple[str, ...], str]:
         return (), f"with which recipes it has its gradient in common could not be tried: {error}"
     if silent:
         never = f"{' and '.join(silent)} made no difference on any of them"
-        return (), f"whether another recipe has the same gradient can't be told by {tried}: {never}"
+        return (), f"this comparison can't show whether another recipe has the same gradient: it used {tried}: {never}"
     return tuple(map(str, found)), f"tried on {tried}"

@@ -71,9 +71,9 @@ def refuse(options: Mapping[str, object]) -> None:
     from upge.errors import InputError
 
     reasons = {
-        "--resume": "the same command again goes on with a grid",
-        "--continue": "the same command again goes on with a grid",
-        "--processes": "each run of a grid has one process; --jobs says how many runs go at a time",
+        "--resume": "to resume a grid, repeat its command",
+        "--continue": "to resume a grid, repeat its command",
+        "--processes": "each run of a grid has one process; --jobs is the number of runs at a time",
     }
     for name, value in options.items():
         if value is not None:

@@ -74,7 +74,7 @@ def study(
     loaded = [_loaded(each, length, allow_code=allow_code) for each in recipes]
     estimators = {each.name: each.estimator for each, _ in loaded}
     if len(estimators) < len(loaded):
-        raise InputError("two of these recipes have one name; give each its own")
+        raise InputError("two of these recipes have the same name; give each another name")
     try:
         world = World(tuple(success) if success else World.success, vocabulary, length)
     except ValueError as error:

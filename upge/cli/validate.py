@@ -25,7 +25,7 @@ def validate(recipe: RecipePath, overrides: Overrides = None, allow_code: AllowC
 
         checked = check(recipe, overrides or (), allow_code=allow_code)
     if checked.recipe is None:
-        typer.echo(f"{recipe}: a fragment to extend, right as far as it goes")
+        typer.echo(f"{recipe}: an abstract recipe, without errors so far")
         return
     rehearse(checked.recipe, checked.composed)
     typer.echo(f"{recipe}: valid")

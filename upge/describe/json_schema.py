@@ -225,7 +225,7 @@ def _name(slot: str, parts: Parts) -> Schema:
     }
     for name in sorted({part.name for part in parts if not part.alone}):
         names = [part.full for part in parts if part.name == name]
-        message = f"{len(names)} packages offer a {slot} called '{name}'; say which: {' or '.join(names)}"
+        message = f"{len(names)} packages define a {slot} called '{name}'; write one of: {' or '.join(names)}"
         rule = {"if": {"const": name}, "then": {"enum": names, "errorMessage": message}, "else": rule}
     return rule
 

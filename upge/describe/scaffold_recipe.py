@@ -126,7 +126,7 @@ def _check_name(name: str) -> None:
     if _NAME.fullmatch(stem) is None:
         like = re.sub(r"[^\w.+-]+", "_", Path(stem).name).lstrip(".+-") or "mine"
         wanted = f"letters, digits, and '.', '+', '-', '_' after the first; '{like}' would do"
-        raise InputError(f"'{name}' can't be the name of a recipe: {wanted} (--folder says where it goes)")
+        raise InputError(f"'{name}' can't be the name of a recipe: {wanted} (set the folder with --folder)")
     if stem != name:
         raise InputError(f"'{name}' is a file; name the recipe alone: '{stem}'")
     for each in shelved():

@@ -47,7 +47,7 @@ _INSTEAD = {
     "offload_param": _OFFLOADED,
     "offload_param_device": _OFFLOADED,
     "zero3_init_flag": "every rank opens the whole model first: set it to false",
-    "deepspeed_moe_layer_cls_names": "nothing here has been written for it",
+    "deepspeed_moe_layer_cls_names": "upge doesn't support it",
 }
 """What to do where a key of the config says something."""
 

@@ -157,7 +157,7 @@ class LocalLauncher:
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         errors = self.folder / f"{rank}.stderr"
         tail = errors.read_text(encoding="utf-8", errors="replace").splitlines()[-20:] if errors.is_file() else []
-        return "\n".join([*tail, f"process {rank} {how}, without a word"])
+        return "\n".join([*tail, f"process {rank} {how}, without a message"])
 
 
 def _gist(text: str) -> str:

@@ -147,7 +147,7 @@ def _judging(
     with sessions.opened(recipe.data, "data", recipe.data.open, context) as data:
         if not recipe.eval.splits:
             there = ", ".join(data.splits())
-            raise InputError(f"eval.splits: names nothing to measure on; eval.splits=[{there}] names all there is")
+            raise InputError(f"eval.splits: names no split; eval.splits=[{there}] names all there is")
         given = answered or {}
         problems = {split: problems_of(recipe, data, split, given.get(split)) for split in recipe.eval.splits}
         if not any(problems.values()):
@@ -256,7 +256,7 @@ def _kept(file: Path, wanted: Iterator[tuple[str, str, int]]) -> int:
                 break
             said = _line_of(file, count + 1, line)
             if (said.get("stream"), said.get("problem"), said.get("sample")) != next(wanted, None):
-                raise InputError(f"{file}:{count + 1}: is not what comes next here: have the problems changed?")
+                raise InputError(f"{file}:{count + 1}: isn't the expected next line: have the problems changed?")
             count, size = count + 1, size + len(line)
     os.truncate(file, size)
     return count

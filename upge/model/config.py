@@ -36,7 +36,7 @@ def configure(arguments: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) 
     given = dict(arguments)
     kind = given.pop("model_type", None)
     if not isinstance(kind, str):
-        raise ModelError("model.config: say which architecture with model_type, for example 'llama'")
+        raise ModelError("model.config: set the architecture with model_type, for example 'llama'")
     given.setdefault("vocab_size", max(tokenizer.get_vocab().values()) + 1)
     # A pad id would be an embedding row without gradient, so it is set only where the tokenizer has one of its own.
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):

@@ -380,7 +380,7 @@ def find(path: str, of: str = "model") -> tuple[str, dict[str, str]]:
     folder = place(path) if names(path) else Path(path).expanduser()
     if folder.is_file():
         if folder.suffix != ".gguf":
-            raise ModelError(f"{path}: a file; give the folder that it lies in, in the Hub's format, or a .gguf file")
+            raise ModelError(f"{path}: a file; give its folder, in the Hub's format, or a .gguf file")
         return str(folder.parent), {"gguf_file": folder.name}
     if any((folder / "model" / name).is_file() for name in ("config.json", CONFIG)):
         return str(folder / "model"), {}
@@ -399,7 +399,8 @@ def _check_folder(path: str, folder: Path, of: str) -> None:
         return
     if files := sorted(folder.glob("*.gguf")):
         raise ModelError(f"{path}: has a GGUF file; name that, {files[0]}")
-    raise ModelError(f"{path}: no config.json in this folder; it takes a model in the Hub's format or a run folder")
+    hint = "give a folder with a model in the Hub's format, or a run folder"
+    raise ModelError(f"{path}: no config.json in this folder; {hint}")
 
 
 @contextmanager
@@ -423,7 +424,7 @@ def _reason(error: BaseException) -> str:
     if unknown := re.search(r"Unrecognized configuration class <class '[\w.]*\.(\w+)Config'> for .*?: (\w+)\.", text):
         return f"transformers has no {unknown[2]} of {unknown[1]}"
     if "trust_remote_code" in text:
-        return "it comes with code of its own, which is never run: take a model of an architecture transformers has"
+        return "it requires code of its own, which upge never runs: choose an architecture that transformers has"
     if "couldn't connect" in text or "offline mode" in text:
         return "not a folder here, not in the local cache, and the Hub can't be reached: give a folder, or go online"
     return f"{type(error).__name__}: {text[:300]}"

@@ -133,7 +133,7 @@ def _fault(model: PreTrainedModel) -> str | None:
     # 16 bits round a logit of 30 by as much. Divided models may compute in them, whatever their parameters are.
     tolerance = 0.1 if min(logits.itemsize, self_check.precision(model)) < 4 else 1e-3
     agree = torch.allclose(ours, plain, rtol=tolerance / 10, atol=tolerance, equal_nan=True)
-    return None if agree else "does more to its logits than its config tells"
+    return None if agree else "changes its logits in a way that isn't in its config"
 
 
 def _response_logits(model: PreTrainedModel, batch: Padded, forward: Callable[..., Any]) -> Tensor:

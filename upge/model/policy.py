@@ -186,7 +186,7 @@ class Policy:
             raise ModelError("the tokenizer has no tokens; set model.tokenizer to a folder or Hub id that has one")
         if max(ids) >= self.size:
             numbers = f"the tokenizer's ids go up to {max(ids)}, the model's embeddings to {self.size - 1}"
-            raise ModelError(f"{numbers}: model and tokenizer don't belong together")
+            raise ModelError(f"{numbers}: model and tokenizer don't fit together")
 
 
 def counted(names: Sequence[str]) -> str:

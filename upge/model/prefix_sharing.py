@@ -90,10 +90,10 @@ def _fault(model: PreTrainedModel, ask: Ask) -> str | None:
     if not apart <= tolerance:
         return f"sharing moves log-probs by {apart:.1g}"
     if not float((changed[:first] - tree[:first]).abs().max()) <= tolerance / 10:
-        return "a response sees what others say"
+        return "a response depends on other responses"
     # Where positions make no difference, it can't be told whether they were heard.
     if not 4 * apart <= float((wrong - own).abs().max()):
-        return "it doesn't tell positions apart"
+        return "its log-probs don't depend on positions"
     return None
 
 

@@ -74,7 +74,7 @@ def config_at(path: str, above: tuple[Path, ...] = ()) -> Found:
         return Found(config, path if folder.is_dir() else f"{path}, from the local cache")
     known = KNOWN / f"{path.replace('/', '--')}.json"
     if known.is_file():
-        return Found(_read(known), f"{path}, as upge knows it; nothing of it is in the local cache")
+        return Found(_read(known), f"{path} (sizes built into upge; not in the local cache)")
     wanted = "give a copy of its config.json with --config FILE"
     raise ModelError(f"{path}: not in the local cache, nor among the {len(names())} models upge knows; {wanted}")
 

@@ -17,7 +17,7 @@ GIB = 2**30
 
 def show(plan: Plan, console: Console) -> None:
     """Print a plan."""
-    console.print(f"{plan.recipe.name}: what a run would take; nothing was opened, fetched or written")
+    console.print(f"{plan.recipe.name}: the estimated cost of a run; nothing was opened, downloaded or written")
     console.print("\nthe model", _table(_model(plan)))
     console.print("a rollout batch, at most", _table(_work(plan)))
     console.print(_heading(plan), _memory(plan))
@@ -33,7 +33,7 @@ def _model(plan: Plan) -> Iterator[tuple[str, str]]:
     yield "trained", f"{count.trained:,}"
     yield "outside the layers", f"{count.outside:,}"
     yield "a layer", f"{count.layer:,}"
-    yield "context", "no limit said" if plan.context is None else f"{plan.context:,} tokens"
+    yield "context", "no limit given" if plan.context is None else f"{plan.context:,} tokens"
 
 
 def _work(plan: Plan) -> Iterator[tuple[str, str]]:

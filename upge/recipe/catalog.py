@@ -66,7 +66,7 @@ def _by_name(text: str) -> Path:
     if found:
         choices = " or ".join(f"{each.package}/{name}" for each in found)
         raise RecipeError(
-            [Fault(f"{len(found)} packages bring a recipe called '{name}'", None, f"say which: {choices}")]
+            [Fault(f"{len(found)} packages have a recipe called '{name}'", None, f"write one of: {choices}")]
         )
     names = [each.name for each in everything]
     hint = did_you_mean(name, names, "`upge list recipes` shows those that there are")

@@ -72,7 +72,7 @@ def _refill_without_gate(recipe: Recipe) -> Iterator[Broken]:
     if recipe.rollout.refill is None:
         return
     if not any("reward" in switch.reads() for switch in recipe.estimator.switch):
-        message = "nothing is ever refilled: no switch takes weight from a prompt for its rewards"
+        message = "nothing is ever refilled: no switch sets a coefficient to 0 because of rewards"
         yield (
             ("rollout", "refill"),
             message,
@@ -111,8 +111,8 @@ def _truncated_sampling(recipe: Recipe) -> Iterator[Broken]:
         for index, mask in bounds.items():
             if trials.cut_region(mask, mass):
                 message = (
-                    f"{_name(mask)} drops tokens of an unchanged policy: over the log-probs of an engine that {cut[0]} "
-                    "cuts, the ratio is the share of the distribution that is left, below 1"
+                    f"{_name(mask)} drops tokens of an unchanged policy: with the log-probs of an engine that {cut[0]} "
+                    "cuts, the ratio is the remaining share of the distribution, below 1"
                 )
                 yield _path(f"terms.{name}.mask.{index}"), message, f"give it {_unmoved(mask)}"
 

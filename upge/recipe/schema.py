@@ -226,7 +226,7 @@ class Model(StrictModel):
             return
         if self.lora.save == "adapter" and (self.config is not None or self.overrides):
             changed = "random weights" if self.config is not None else "a model with overrides"
-            self.refuse(("lora", "save"), f"an adapter of {changed} fits no model that can be opened: say 'merged'")
+            self.refuse(("lora", "save"), f"an adapter of {changed} fits no model that can be opened: write 'merged'")
         if self.lora.quantize is not None and (self.config is not None or str(self.path).endswith(".gguf")):
             self.refuse(("lora", "quantize"), "only the weights of a 'path' in the Hub's format can be quantized")
         if self.lora.quantize is not None and self.dtype == "float64":

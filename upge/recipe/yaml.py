@@ -129,7 +129,7 @@ _SAID_PLAINLY = (
     ),
     (
         "expected '<document start>'",
-        "this does not belong to what stands above it",
+        "this doesn't fit the lines above it",
         "check the indentation: all blocks of a recipe start in the same column",
     ),
     ("found undefined alias", "aliases (*name) have no meaning in a recipe", "write the value out"),
@@ -191,12 +191,10 @@ def _stray(problem: str, source: Source, start: int, *, in_list: bool) -> Fault:
     word = re.compile(r"[^\s:#]+").match(source.text, start)
     place = source.place(start, word.end() if word else None)
     if in_list:
-        return Fault(
-            "this does not belong to the list above it", place, "check the indentation; an item starts with '- '"
-        )
+        return Fault("this isn't part of the list above it", place, "check the indentation; an item starts with '- '")
     above = " or ".join(f"{column} (line {line})" for line, column in _columns_above(source.text, start))
     hint = f"check the indentation: this starts in column {place.column}, what is above it in {above}"
-    return Fault("this does not belong to the block above it", place, hint)
+    return Fault("this isn't part of the block above it", place, hint)
 
 
 def _columns_above(text: str, index: int) -> list[tuple[int, int]]:
@@ -328,7 +326,7 @@ class TreeBuilder:
             text = event.value if isinstance(event, ScalarEvent) else ""
             hint = f"in quotes it is one: '{text}'" if text else None
             if isinstance(name.value, dict) and self.source.text.startswith("{{", event.start_mark.index - 1):
-                hint = "a recipe is no template: write the value in place of {{ }}, or give it on the command line"
+                hint = "a recipe isn't a template: write the value in place of {{ }}, or give it on the command line"
             return Fault(f"a key must be a text, not {describe(name)}", name.place, hint)
         start = event.start_mark.index
         if self.source.text[start - 1 : start] == "?":
@@ -338,7 +336,7 @@ class TreeBuilder:
             return Fault("merge keys (<<) have no meaning in a recipe", name.place, "use extends: other.yaml")
         if name.value in members and (first := members[name.value].key) is not None:
             where = f"line {first.line}, column {first.column}"
-            return Fault(f"duplicate key {quoted(name.value)}; the first stands at {where}", name.place)
+            return Fault(f"duplicate key {quoted(name.value)}; the first is at {where}", name.place)
         return None
 
     def _check_properties(self, event: Event, place: Place) -> None:

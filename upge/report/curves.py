@@ -16,7 +16,7 @@ GROUPED = {
     "updates": "optimizer steps taken, and those not taken",
     "rows": "trajectories; alive: those that went through the forward pass",
     "demonstrations": "imitation that could not be had, prompts",
-    "refill": "rounds of fresh prompts, and prompts thrown away or left without weight",
+    "refill": "rounds of fresh prompts, and discarded prompts, and prompts left without weight",
 }
 """Charts of several metrics, `updates/made` and so on, with their notes. The notes of others are in the table."""
 

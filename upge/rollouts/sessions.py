@@ -71,17 +71,17 @@ def _problems(method: str, result: object, count: int | None) -> object:
 
 def _completions(result: object, count: int) -> object:
     if not isinstance(result, Sequence):
-        raise ContractViolation(f"returned {type(result).__name__} from `sample`; it owes a list of {count}")
+        raise ContractViolation(f"returned {type(result).__name__} from `sample`; it should return a list of {count}")
     wrong = next((each for each in result if not isinstance(each, Completion)), None)
     if wrong is not None or len(result) != count:
         found = str(len(result)) if wrong is None else type(wrong).__name__
-        raise ContractViolation(f"returned {found} from `sample`; it owes {count} of upge.Completion")
+        raise ContractViolation(f"returned {found} from `sample`; it should return {count} of upge.Completion")
     return result
 
 
 def _names(result: object) -> object:
     if not isinstance(result, list | tuple) or not all(isinstance(each, str) for each in result):
-        raise ContractViolation(f"returned {brief(result)} from `splits`; it owes a list of names")
+        raise ContractViolation(f"returned {brief(result)} from `splits`; it should return a list of names")
     return result
 
 
@@ -94,14 +94,14 @@ def _scores(result: Any, count: int) -> list[float]:
 
 def _answer(result: object) -> object:
     if result is not None and not isinstance(result, str):
-        raise ContractViolation(f"answered {result!r}; an answer is a text, or None where there is none")
+        raise ContractViolation(f"answered {result!r}; an answer should be text, or None")
     return result
 
 
 def _classes(result: object, count: int) -> object:
     whole = isinstance(result, Sequence) and all(isinstance(number, int) for number in result)
     if not whole or len(result) != count:  # type: ignore[arg-type]
-        raise ContractViolation(f"returned {result!r} for {count} answers; it owes each a class's number")
+        raise ContractViolation(f"returned {result!r} for {count} answers; it should return a class number for each")
     return result
 
 

@@ -108,7 +108,7 @@ def _disk(error: BaseException, folder: Path) -> str | None:
     if error.errno == errno.ENOENT and not folder.is_dir():
         return f"the run folder {folder} is gone: something has removed or renamed it"
     if error.errno == errno.ENOENT and error.filename and Path(error.filename).is_relative_to(folder):
-        return f"{error.filename} is gone while it is used: something else removes files in the run folder {folder}"
+        return f"{error.filename} is gone while it is used: another program removes files in the run folder {folder}"
     return None
 
 
@@ -125,4 +125,4 @@ def _others(error: BaseException) -> str | None:
     lost = isinstance(error, torch.distributed.DistBackendError) or (
         isinstance(error, RuntimeError) and "gloo" in str(error)
     )
-    return "another process of this run has failed or is gone; its own message says why" if lost else None
+    return "another process of this run has failed or ended; see its message" if lost else None

@@ -35,7 +35,7 @@ class Status:
     def outcome(self) -> str:
         """How the run came to its end."""
         if self.state == "running":
-            return f"ended without a word after step {self.step} (killed, or out of memory)"
+            return f"ended without a message after step {self.step} (killed, or out of memory)"
         return f"{self.state} after step {self.step}" + (f": {self.reason}" if self.reason else "")
 
 

@@ -47,7 +47,7 @@ def parse(text: str) -> Varied:
     try:
         items = YAML(typ="safe", pure=True).compose(f"[{listed}\n]").value
     except (YAMLError, AttributeError) as error:
-        hint = "values are YAML with commas between them; those that have commas themselves stand in quotes or brackets"
+        hint = "values are YAML with commas between them; write values that contain commas in quotes or brackets"
         raise InputError(f"--vary {text}: {hint}") from error
     values = tuple(f"[{listed}"[item.start_mark.index : item.end_mark.index] for item in items)
     unread = f"[{listed}"[items[-1].end_mark.index :].strip() if items else ""
@@ -100,7 +100,7 @@ class Cell:
         if run.busy:
             raise InputError(f"{self.folder}: a process is at work in this run folder")
         if differing := changed(self.recipe, run):
-            head = f"{self.folder} was begun with other settings than these, and a grid goes on as it began:"
+            head = f"{self.folder} was begun with other settings than these, and a grid can't change its settings:"
             raise InputError("\n".join([head, *differing, "set log.folder to keep both, or move the folder"]))
         return "unfinished" if run.end is None else "finished"
 

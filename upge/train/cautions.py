@@ -20,7 +20,7 @@ def _alone(recipe: Recipe) -> Iterator[str]:
     if recipe.rollout.n == 1:
         for name in trials.silent(recipe.estimator, prompts=min(4, recipe.train.prompts), rollouts=1):
             yield (
-                f"rollout.n: with one rollout a prompt the term '{name}' learns nothing, whatever the rewards: it "
+                f"rollout.n: with one rollout a prompt the term '{name}' learns nothing: its advantage "
                 "compares a rollout with the others of its prompt; set rollout.n to 2 or more"
             )
 
@@ -81,6 +81,6 @@ def _of_metrics(recipe: Recipe, metrics: Mapping[str, Any]) -> Iterator[tuple[st
             yield (
                 f"{name}/clamped",
                 f"step {step}: {count:.0f} tokens of '{name}' have a log-ratio beyond 20 nats, which is clamped to 20, "
-                "so they weigh e^20 = 4.9e8 times their advantage; to try: a mask that bounds large ratios, and a look "
-                "at whether the denominator is of the same model",
+                "so their weight is e^20 = 4.9e8 times their advantage; to try: a mask that bounds large ratios; also "
+                "check whether the denominator is of the same model",
             )

@@ -163,7 +163,7 @@ def rehearse(run: Path, learner: Trained, *, merge: bool, writes: bool = True) -
 
 
 def _try_saving(folder: Path, learner: Trained, *, merge: bool, writes: bool) -> None:
-    remedy = "; model.lora.save: adapter merges nothing" if merge and lora.adapted(learner.policy.model) else ""
+    remedy = "; model.lora.save: adapter avoids the merge" if merge and lora.adapted(learner.policy.model) else ""
     with _saveable("model", remedy):
         learner.policy.try_saving(folder / "model", merge=merge, writes=writes)
     if (critic := learner.critic_model()) is not None:

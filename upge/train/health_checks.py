@@ -126,7 +126,7 @@ def repetition(settings: Repetition, seen: Seen) -> Reading | None:
     if "repetition" not in seen.metrics:
         return None
     share = seen.metrics["repetition"]
-    said = f"{share:.3g} of the rollouts end in a phrase said three times; warns above {settings.above:.3g}"
+    said = f"{share:.3g} of the rollouts end in a phrase repeated three times; warns above {settings.above:.3g}"
     return Reading(share > settings.above, said)
 
 
@@ -144,7 +144,7 @@ SIGNS: Mapping[str, HealthCheck] = {
     "no_signal": HealthCheck(
         no_signal,
         "no token is pushed anywhere: the rollouts of a prompt all score the same, or no term weighs it",
-        "easier or harder problems, a larger rollout.n, rollout.refill, and a look at the reward in completions.jsonl",
+        "easier or harder problems, a larger rollout.n, rollout.refill; also check the rewards in completions.jsonl",
     ),
     "clip_fraction": HealthCheck(
         clip_fraction,
@@ -154,7 +154,7 @@ SIGNS: Mapping[str, HealthCheck] = {
     "length_explosion": HealthCheck(
         length_explosion,
         "responses no longer come to an end within the budget, and are scored unfinished",
-        "a look at the ends in completions.jsonl, a shaping that charges for length, or a larger rollout.max_tokens",
+        "a shaping that penalizes length, or a larger rollout.max_tokens; also read the ends in completions.jsonl",
     ),
     "repetition": HealthCheck(
         repetition,
@@ -245,7 +245,7 @@ class HealthMonitor:
         counted = isinstance(failed, dict) and all(map(is_count, failed.values()))
         measured = isinstance(first, dict) and all(map(is_number, first.values()))
         if not (counted and measured and isinstance(warned, list)):
-            raise InputError("the checkpoint's progress.json doesn't say how the health checks stand")
+            raise InputError("the checkpoint's progress.json lacks the state of the health checks")
         off = self.settings.off
         self.failed = {name: count for name, count in failed.items() if name not in off}
         self.warned = [name for name in warned if name not in off]

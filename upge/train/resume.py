@@ -124,7 +124,7 @@ def _going_on(recipe: Recipe, run: RunReader) -> Start:
     linked = following(recipe)
     _refuse_others(recipe, run, (*over, *linked))
     _refuse_finished(recipe, run, found)
-    notes = [f"the checkpoint {place} is damaged: {fault}; it is left aside" for place, fault in found.damaged.items()]
+    notes = [f"the checkpoint {place} is damaged: {fault}; it is ignored" for place, fault in found.damaged.items()]
     if run.end is not None:
         notes += _schedule_notes(recipe, run, over, linked)
     return Start(run.folder, found, (*notes, _history(run, found)))
@@ -152,7 +152,7 @@ def _schedule_notes(recipe: Recipe, run: RunReader, over: Mapping[str, Schedule]
 
 
 def _history(run: RunReader, found: Found) -> str:
-    ended = "the run says nothing of its end" if run.status is None else f"the run {run.status.outcome}"
+    ended = "the run's status is missing" if run.status is None else f"the run {run.status.outcome}"
     if found.progress is None:
         return f"{ended}; there is no checkpoint to resume from: starting again from its beginning"
     return f"{ended}; resuming from the checkpoint of step {found.progress.step}"
@@ -189,7 +189,7 @@ def _more(recipe: Recipe, folder: Path, last: int, steps: int) -> str:
 def _refuse_others(recipe: Recipe, run: RunReader, ended: Sequence[str]) -> None:
     """Raise InputError with what differs, unless the recipe is the run's own. Args: ended: what is free besides."""
     if differing := changed(recipe, run, free=(*FREE, *ended)):
-        head = f"{run.folder} was begun with other settings than these, and a run goes on as it began:"
+        head = f"{run.folder} was begun with other settings than these, and a run can't change its settings:"
         free = f"free to change are {', '.join(FREE)}, and schedules that have ended"
         raise InputError("\n".join([head, *differing, free]))
 

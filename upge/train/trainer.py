@@ -231,7 +231,8 @@ class Trainer:
         if self.saved != self.done:
             self.save()
         raise RunError(
-            f"stopped after step {self.done} of {self.recipe.train.steps}, as health.stop asks: {'; '.join(reasons)}\n"
+            f"stopped after step {self.done} of {self.recipe.train.steps}, as health.stop requires: "
+            f"{'; '.join(reasons)}\n"
             "to continue anyway, add health.stop=[] to the command below"
         )
 
