@@ -37,21 +37,24 @@ def function_of(name: str) -> Callable[..., Any]:
 
 
 def module_in(path: Path) -> Any:
-    """The module in a file, imported once per content. Raises InputError where it can't be."""
+    """The module in a file, imported once per content. Raises InputError where it can't be.
+
+    What is executed is the text of the file: bytecode beside it, which may be another's, is neither read nor written.
+    """
     if not path.is_file():
         raise InputError(f"there is no file '{path}'")
-    digest = hashlib.sha256(str(path).encode() + path.read_bytes()).hexdigest()[:16]
+    text = path.read_bytes()
+    digest = hashlib.sha256(str(path).encode() + text).hexdigest()[:16]
     name = f"upge_file_{path.stem}_{digest}"
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
-    assert spec.loader is not None
     sys.modules[name] = module = importlib.util.module_from_spec(spec)
     # Its `import` statements, also those that are executed later, find what lies beside the file.
     vars(module)["__builtins__"] = vars(builtins) | {"__import__": _importer(path.parent)}
     try:
-        spec.loader.exec_module(module)
+        exec(compile(text, str(path), "exec", dont_inherit=True), vars(module))
     except (InputError, Terminated):
         del sys.modules[name]
         raise

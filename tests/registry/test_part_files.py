@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import py_compile
 import re
 import sys
 from pathlib import Path
@@ -14,6 +16,7 @@ from typer.testing import CliRunner
 import upge
 from upge import View
 from upge.cli.main import app
+from upge.code import function_of
 from upge.recipe import RecipeError, check
 from upge.runs.folder import RunFolder
 from upge.testing.batches import RICH
@@ -80,6 +83,22 @@ def test_two_folders_with_neighbours_of_one_name_keep_their_own(tmp_path: Path) 
     values = [vars(sys.modules[type(part).__module__])["VALUE"] for part in parts]
     assert values == [2.0, 3.0]
     assert "helpers" not in sys.modules
+
+
+def test_what_runs_is_the_files_text_and_no_bytecode_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytecode of the same second and size would be taken for the file's, whoever made it; and none is left."""
+    file = tmp_path / "score.py"
+    file.write_text("def one():\n    return 1\n")
+    compiled = Path(py_compile.compile(str(file), doraise=True))
+    stat = file.stat()
+    file.write_text("def one():\n    return 2\n")
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert function_of(f"{file}:one")() == 2
+    compiled.unlink()
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    file.write_text("def one():\n    return 3\n")
+    assert function_of(f"{file}:one")() == 3
+    assert list(compiled.parent.iterdir()) == []
 
 
 def test_a_neighbour_hides_nothing_of_pythons_own(tmp_path: Path) -> None:
