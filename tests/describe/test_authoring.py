@@ -201,7 +201,7 @@ def test_distances_are_those_of_the_gradients() -> None:
 
 def test_check_passes_what_is_sound_and_shows_the_smallest_example_of_what_is_not(site: Site) -> None:
     site.install("sound", OFFERS, {"soft": SOUND})
-    text = shown("check", "sound", "--examples", "30")
+    text = shown("check", "sound", "--examples", "10")
     assert text.count("mask soft_clip  ok") == 15
     assert "BROKEN" not in text
     assert "mask soft_clip  ok" in shown("check", "soft_clip", "width=0.5", "--examples", "5")

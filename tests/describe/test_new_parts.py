@@ -23,6 +23,7 @@ from upge.cli.main import app
 from upge.describe.scaffold_package import new_plugin
 from upge.describe.scaffold_recipe import new_recipe
 from upge.part import API, SLOTS
+from upge.testing import check_part
 
 every_slot = pytest.mark.parametrize("slot", SLOTS)
 
@@ -150,8 +151,15 @@ def test_its_code_is_clean(installed: Installed) -> None:
         assert finished.returncode == 0, finished.stdout + finished.stderr
 
 
-def test_its_tests_pass_as_they_are(installed: Installed) -> None:
-    finished = installed.tested()
+@every_slot
+def test_its_part_keeps_the_laws(slot: str, installed: Installed) -> None:
+    """With few examples; the package's own test draws 50."""
+    check_part(registry.find(SLOTS[slot], f"my_{slot}"), examples=5)
+
+
+@pytest.mark.parametrize("chosen", [["-k", "not laws"], pytest.param([], marks=pytest.mark.heavy)], ids=str)
+def test_its_tests_pass_as_they_are(chosen: list[str], installed: Installed) -> None:
+    finished = installed.tested(*chosen)
     assert finished.returncode == 0, finished.stdout + finished.stderr
 
 

@@ -63,7 +63,7 @@ def test_so_do_micro_batches_of_any_size(done: Done, setting: ranks.Setting) -> 
     assert furthest(single, whole) <= BOUNDS[kind]
 
 
-@pytest.mark.parametrize("setting", cases(ranks.DIVIDED, ranks.FEW))
+@pytest.mark.parametrize("setting", cases(ranks.DIVIDED, ranks.FEW_DIVIDED))
 def test_so_do_models_divided_over_ranks(done: Done, setting: ranks.Setting) -> None:
     agree(done(1), done(2), setting, "divided")
 

@@ -25,7 +25,7 @@ every_reduction = pytest.mark.parametrize("value", [value for _, value in values
 every_method = pytest.mark.parametrize("name", METHODS)
 seeds = st.integers(0, 2**16)
 
-thrifty = settings(max_examples=max(5, settings().max_examples // 4))
+thrifty = settings(max_examples=max(5, settings().max_examples // 10))
 """For laws that every part is put to: there are many parts. `test_every_law_has_20_examples` counts them together."""
 
 

@@ -128,7 +128,9 @@ def textbook_overrides(method: str) -> list[str]:
     return [f"rollout.max_tokens={BUDGET}", *own.get(method, [])]
 
 
-@every
+@pytest.mark.parametrize(
+    ("model", "method"), spread([(model, method) for model in MODELS for method in METHODS], lambda pair: pair[1])
+)
 @pinned
 @given(cases())
 def test_the_gradient_is_the_textbooks(model: str, method: str, case: Case) -> None:

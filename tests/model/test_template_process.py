@@ -10,6 +10,7 @@ import pytest
 from support import tiny
 from support import tiny_models as models
 from support.hostile_case import Case, bounded, check
+from support.tiers import spread
 
 import upge
 from upge.model import ModelError
@@ -34,6 +35,8 @@ TAKING = {
     "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}": "recursion",
     "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}": "recursion",
 }
+LONG = "{{ 'a' * 4000001 }}"
+"""The one of these that is refused at once."""
 REACHING = {
     "{{ ''.__class__.__mro__[1].__subclasses__() }}": "unsafe",
     "{{ cycler.__init__.__globals__.os.mkdir('CANARY') }}": "unsafe",
@@ -48,7 +51,7 @@ REACHING = {
 }
 
 
-@pytest.mark.parametrize("template", [*TAKING, *REACHING])
+@pytest.mark.parametrize("template", spread([*TAKING, *REACHING], lambda template: (TAKING | REACHING)[template]))
 def test_a_template_that_takes_too_much_or_reaches_too_far_is_refused(
     template: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -100,14 +103,14 @@ def test_a_module_in_the_working_folder_is_not_taken_for_jinja(tmp_path: Path, m
 
 
 def test_the_policy_says_which_turns_it_was_at() -> None:
-    policy = models.policy(None, next(iter(TAKING)))
+    policy = models.policy(None, LONG)
     problem = upge.Problem(id="p", prompt="1+1", answer="2")
-    with bounded(), pytest.raises(ModelError, match=f"can't take turns by user: {SLOW}"):
+    with bounded(), pytest.raises(ModelError, match=f"can't take turns by user: {TAKING[LONG]}"):
         policy.templater().prompt(problem)
 
 
 def test_a_run_on_a_tokenizer_with_such_a_template_ends(tmp_path: Path) -> None:
     good = tiny.recipe(tmp_path, train={"steps": 1})
-    (tmp_path / "tokenizer" / "chat_template.jinja").write_text(next(iter(TAKING)))
+    (tmp_path / "tokenizer" / "chat_template.jinja").write_text(LONG)
     assert json.loads((tmp_path / "tokenizer" / "tokenizer_config.json").read_text())
-    check(Case(["run", str(good)], f"chat template can't take turns by user: {SLOW}"))
+    check(Case(["run", str(good)], f"chat template can't take turns by user: {TAKING[LONG]}"))

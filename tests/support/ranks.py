@@ -69,6 +69,8 @@ FEW: list[Setting] = [
     *[("kl", "three", "float64"), ("ppo", "three", "float64"), ("lora", "three", "float32")],
 ]
 """Each method, each cut into pieces and each type once."""
+FEW_DIVIDED: list[Setting] = [("hpt", "three", "float32"), ("ppo", "three", "float64"), ("lora", "three", "float32")]
+"""Both types, a critic, an adapter."""
 FEW_BY_ACCELERATE: list[Setting] = [("hpt", "three", "float32"), ("lora", "three", "float32")]
 PROMPTS = 8
 
@@ -311,7 +313,8 @@ def main(folder: Path, tier: str) -> None:
     """Do all of it, or a few of the settings."""
     torch.set_num_threads(1)
     whole, divided = (
-        [setting for setting in possible(settings) if tier == "all" or setting in FEW] for settings in (WHOLE, DIVIDED)
+        [setting for setting in possible(settings) if tier == "all" or setting in few]
+        for settings, few in ((WHOLE, FEW), (DIVIDED, FEW_DIVIDED))
     )
     by_accelerate = [setting for setting in divided if setting[0] not in ("sft", "grpo")]
 

@@ -22,7 +22,8 @@ from upge.train.metrics import StepMetrics
 from upge.train.run import train
 
 SETTINGS: list[ranks.Setting] = [
-    *product(ranks.METHODS, ("three",), ("float32", ranks.TIED)),
+    *product(ranks.METHODS, ("three",), ("float32",)),
+    *product(("hpt", "ppo", "lora"), ("three",), (ranks.TIED,)),
     *product(("hpt",), ("single", "all"), ("float32",)),
 ]
 UNEVEN: list[ranks.Setting] = [("kl", "three", "float32"), ("ppo", "three", "float32")]

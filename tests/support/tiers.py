@@ -19,8 +19,9 @@ def spread(cases: Iterable[Any], kind: Callable[[Any], Hashable], each: int = 1)
     counts: dict[Hashable, int] = {}
     found = []
     for case in cases:
-        param = case if isinstance(case, ParameterSet) else pytest.param(*(case if isinstance(case, tuple) else [case]))
-        key = kind(param.values if isinstance(case, tuple) or len(param.values) > 1 else param.values[0])
+        several = isinstance(case, tuple) and not (isinstance(case, ParameterSet) and len(case.values) == 1)
+        param = case if isinstance(case, ParameterSet) else pytest.param(*(case if several else [case]))
+        key = kind(param.values if several else param.values[0])
         counts[key] = counts.get(key, 0) + 1
         rest = counts[key] > each
         found.append(pytest.param(*param.values, id=param.id, marks=[*param.marks, *([heavy] if rest else [])]))

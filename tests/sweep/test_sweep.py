@@ -21,6 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 from support import tiny
+from support.processes import command
 from typer.testing import CliRunner
 
 import upge
@@ -73,8 +74,7 @@ def recipes(folder: Path, **train: Any) -> list[str]:
 
 
 def upge_run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [*UPGE, *arguments, "--allow-code"]
-    return subprocess.run(command, capture_output=True, text=True, check=False, env={**ENVIRONMENT, **environment})
+    return command("run", *arguments, "--allow-code", environment={**ENVIRONMENT, **environment})
 
 
 @dataclass(frozen=True)

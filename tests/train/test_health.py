@@ -372,7 +372,7 @@ def test_of_two_processes_both_end_and_one_speaks(tmp_path: Path, run: Run) -> N
     )
 
 
-@pytest.mark.parametrize("name", ["hpt", "grpo_kl"])
+@pytest.mark.parametrize("name", ["grpo_kl", pytest.param("hpt", marks=pytest.mark.heavy)])
 def test_the_defaults_are_silent_on_a_run_of_the_lab(name: str, tmp_path: Path) -> None:
     small = ["train.steps=6", "train.prompts=8", "train.minibatches=2", "eval.splits=[]", "train.check_problems=0"]
     text = io.StringIO()
