@@ -15,7 +15,7 @@ from support import hostile_runs, tiny
 from support.good_recipe import GOOD
 from support.hostile_case import said_by
 
-from upge.cli.errors import reported
+from upge.cli.app import reported
 from upge.errors import InputError
 from upge.files import shown
 

@@ -132,7 +132,7 @@ def test_explain_says_what_it_reduces_to() -> None:
 @pytest.mark.parametrize("form", ["markdown", "latex"])
 @pytest.mark.parametrize("recipe", shelved(), ids=lambda each: each.name)
 def test_explanations_for_papers_are_balanced_and_leave_no_unicode_in_formulas(recipe: object, form: str) -> None:
-    from upge.describe.formats import rendered
+    from upge.describe.recipe import rendered
 
     text = rendered(explained(upge.load(recipe.path)), form)  # type: ignore[attr-defined]
     formulas = re.findall(r"\$\$(.+?)\$\$|\$(.+?)\$", text)

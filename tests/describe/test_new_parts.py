@@ -18,10 +18,9 @@ from typer.main import get_command
 
 import upge
 from upge import InputError, RecipeError, registry
-from upge.cli.errors import reported
+from upge.cli.app import reported
 from upge.cli.main import app
-from upge.describe.scaffold_package import new_plugin
-from upge.describe.scaffold_recipe import new_recipe
+from upge.describe.scaffold import new_plugin, new_recipe
 from upge.part import API, SLOTS
 from upge.testing import check_part
 

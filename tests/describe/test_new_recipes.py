@@ -9,7 +9,7 @@ import pytest
 
 import upge
 from upge import InputError
-from upge.describe.scaffold_recipe import new_recipe
+from upge.describe.scaffold import new_recipe
 from upge.recipe.catalog import shelved, shipped_recipes
 
 UPGES_OWN = [each.name for each in shelved() if each.package == "upge"]

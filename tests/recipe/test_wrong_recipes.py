@@ -12,7 +12,7 @@ from support.good_recipe import GOOD
 from typer.testing import CliRunner
 
 import upge
-from upge.cli.errors import is_about_input
+from upge.cli.app import is_about_input
 from upge.cli.main import app
 from upge.recipe import RecipeError
 from upge.recipe.resolve import check

@@ -19,8 +19,7 @@ from test_report import HOSTILE, a_run
 import upge
 from upge.report.study import write_study
 from upge.report.write import write
-from upge.study.draws import Setting
-from upge.study.exact import World
+from upge.study.exact import Setting, World
 from upge.study.study import Case, study
 from upge.train.run import train
 

@@ -20,10 +20,20 @@ from upge import Estimator
 from upge.cli.main import app
 from upge.errors import InputError
 from upge.study import exact
-from upge.study.draws import Setting, draws, outcomes, sampled
-from upge.study.exact import ExactProblem, Kind, World, add, exact_problem, listed, start
-from upge.study.measurement import BLOCKS, Finding, Gradients, gradients, measure
-from upge.study.study import Case, remarks, study
+from upge.study.exact import (
+    ExactProblem,
+    Kind,
+    Setting,
+    World,
+    add,
+    draws,
+    exact_problem,
+    listed,
+    outcomes,
+    sampled,
+    start,
+)
+from upge.study.study import BLOCKS, Case, Finding, Gradients, gradients, measure, remarks, study
 
 TWO = World(success=(0.25,), vocabulary=2, length=1)
 """Two answers of one token, the second of which is right: everything can be worked out by hand."""

@@ -13,8 +13,7 @@ from typer.testing import CliRunner
 from upge.cli.main import app
 from upge.errors import InputError
 from upge.report.study import MOST, study_page, write_study
-from upge.study.measurement import Finding, Number
-from upge.study.study import Row
+from upge.study.study import Finding, Number, Row
 
 
 def number(value: float, wide: float = 0.0) -> Number:

@@ -11,7 +11,7 @@ from support import tiny
 from typer.testing import CliRunner, Result
 
 import upge
-from upge.cli.errors import is_about_input
+from upge.cli.app import is_about_input
 from upge.cli.main import app
 from upge.train.run import train
 

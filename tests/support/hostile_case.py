@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from upge.cli.errors import reported
+from upge.cli.app import reported
 from upge.cli.main import app
 
 SECONDS = 10

@@ -114,7 +114,7 @@ ROOM_MUTANTS = [
     ),
     _row(
         "the variance around 0",
-        "study.measurement",
+        "study.study",
         "chance @ (g - mean).square()",
         "chance @ g.square()",
         killed_by(STUDY, "two_tokens_by_hand"),

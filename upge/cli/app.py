@@ -1,6 +1,13 @@
-"""The Typer app that each verb registers itself at."""
+"""The Typer app that each verb registers itself at, and that reports errors as messages, never as a traceback."""
 
 from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import typer
 
@@ -20,3 +27,69 @@ def _options(version: bool = typer.Option(False, "--version", help="Print the ve
     if version:
         typer.echo(__version__)
         raise typer.Exit
+
+
+FAILED, INPUT_WRONG, INTERRUPTED = 1, 2, 130
+
+
+@contextmanager
+def reported() -> Iterator[None]:
+    """Turn errors about the input into a message and exit 2, those of a run into exit 1, a signal into 130 or 143."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        _say("interrupted")
+        sys.exit(INTERRUPTED)
+    except SystemExit as error:
+        if isinstance(interrupt := _origin(error), KeyboardInterrupt):
+            _say("\n".join(["interrupted", *_notes(interrupt)]))
+        raise
+    except BaseException as error:
+        code = _code(error)
+        if code is None and "UPGE_MESSAGES" not in os.environ:
+            raise  # a fault of the program: its traceback is what helps
+        _say("\n".join([str(error), *_notes(error)]) if code is not None else traceback.format_exc())
+        sys.exit(FAILED if code is None else code)
+
+
+def _origin(error: SystemExit) -> BaseException | None:
+    """What an exit was made of: typer makes one of Ctrl-C, and says nothing."""
+    return None if error.__context__ is None else error.__context__.__cause__
+
+
+def _say(message: str) -> None:
+    """Say it on stderr, or, where this is one of several processes, leave it to the one that has launched them."""
+    if folder := os.environ.get("UPGE_MESSAGES"):
+        (Path(folder) / os.environ["RANK"]).write_text(message, encoding="utf-8")
+    else:
+        from upge.files import shown
+
+        print(shown(message), file=sys.stderr)
+
+
+def _code(error: BaseException) -> int | None:
+    """What to exit with, if the error's message says all."""
+    if is_about_input(error):
+        return INPUT_WRONG
+    if _is(error, "Stopped"):
+        return int(getattr(error, "code", INTERRUPTED))
+    return FAILED if _is(error, "PartError", "RunError", "FloatingPointError") else None
+
+
+def _notes(error: BaseException | None) -> list[str]:
+    """What was added to an error, and to those that it was made of, on its way here."""
+    notes: list[str] = []
+    while error is not None:
+        notes += [note for note in getattr(error, "__notes__", ()) if note not in notes]
+        error = error.__cause__
+    return notes
+
+
+def is_about_input(error: BaseException) -> bool:
+    """Whether the error says that what the user gave is wrong, rather than that the program failed."""
+    return _is(error, "RecipeError", "InputError")
+
+
+def _is(error: BaseException, *names: str) -> bool:
+    """Whether the error is of a class so named: by name, since importing the classes would import torch."""
+    return any(kind.__name__ in names for kind in type(error).__mro__)

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from upge.cli.app import app
+from upge.cli.app import INTERRUPTED, app
 from upge.cli.arguments import AllowCode, Overrides, Processes
-from upge.cli.errors import INTERRUPTED
 from upge.errors import Terminated
 from upge.tables import fixed, folding
 

@@ -21,8 +21,7 @@ def explain(
     recipe: RecipePath, overrides: Overrides = None, form: Form = "text", allow_code: AllowCode = False
 ) -> None:
     """Print a recipe's gradient as a formula: its factors, where their settings come from, what it reduces to."""
-    from upge.describe.formats import FORMATS, rendered
-    from upge.describe.recipe import explained
+    from upge.describe.recipe import FORMATS, explained, rendered
     from upge.files import shown
     from upge.recipe.resolve import load_composed
 

@@ -21,8 +21,7 @@ from upge.cli import (
     study,  # noqa: F401
     validate,  # noqa: F401
 )
-from upge.cli.app import app
-from upge.cli.errors import reported
+from upge.cli.app import app, reported
 from upge.errors import Terminated
 
 

@@ -22,7 +22,7 @@ def recipe(
     folder: Folder = Path(),
 ) -> None:
     """Write a copy of a recipe, with its estimator written out: change one word, and run it."""
-    from upge.describe.scaffold_recipe import new_recipe
+    from upge.describe.scaffold import new_recipe
 
     typer.echo(new_recipe(name, like, folder))
 
@@ -35,7 +35,7 @@ def plugin(
     folder: Folder = Path(),
 ) -> None:
     """Write a package with a part, a recipe that uses it, and tests that pass: install it, and change it."""
-    from upge.describe.scaffold_package import new_plugin
+    from upge.describe.scaffold import new_plugin
 
     for path in new_plugin(name, slot, part, folder):
         typer.echo(path)

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from upge.cli.app import app
+from upge.cli.app import FAILED, app
 from upge.cli.arguments import AllowCode
-from upge.cli.errors import FAILED
 from upge.tables import folding
 
 if TYPE_CHECKING:
@@ -21,8 +20,7 @@ if TYPE_CHECKING:
     from upge.estimator.part_calls import PartError
     from upge.recipe.compose import Composed
     from upge.recipe.schema import Recipe
-    from upge.study.measurement import Finding
-    from upge.study.study import Row
+    from upge.study.study import Finding, Row
 
 
 class Policy(StrEnum):
@@ -65,8 +63,7 @@ def study(
     import torch
 
     from upge.errors import InputError
-    from upge.study.draws import Setting
-    from upge.study.exact import World
+    from upge.study.exact import Setting, World
     from upge.study.study import SWEEPS, Case, remarks
     from upge.study.study import study as studied
 

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 def validate(recipe: RecipePath, overrides: Overrides = None, allow_code: AllowCode = False) -> None:
     """Check a recipe without a run: call its estimator's parts once, and list what it would open, run and write."""
     with uncollected():
-        from upge.describe.trial_calls import rehearse
         from upge.files import shown
         from upge.recipe.resolve import check
+        from upge.recipe.trials import rehearse
 
         checked = check(recipe, overrides or (), allow_code=allow_code)
     if checked.recipe is None:

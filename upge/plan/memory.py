@@ -10,8 +10,7 @@ from torch import nn
 
 from upge.errors import ModelError
 from upge.model.recompute import check
-from upge.plan.config import config_at
-from upge.plan.fake_model import DTYPES, Pass, critic_peak, imagined, policy_peak
+from upge.plan.fake_model import DTYPES, Pass, config_at, critic_peak, imagined, policy_peak
 from upge.recipe.schema import Recipe
 
 _LOOKED_AT = 10_000

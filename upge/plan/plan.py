@@ -12,8 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from upge.errors import InputError
 from upge.plan import memory
-from upge.plan.config import Found, config_of, tokenizer_of
-from upge.plan.fake_model import DTYPES
+from upge.plan.fake_model import DTYPES, Found, config_of, tokenizer_of
 from upge.plan.memory import Count, Share, Work, work_of
 from upge.recipe.compose import Composed, place_of
 from upge.recipe.faults import Fault, RecipeError

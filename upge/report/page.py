@@ -13,8 +13,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from upge.describe.formats import product_of, sum_of
-from upge.describe.recipe import explained
+from upge.describe.recipe import explained, product_of, sum_of
 from upge.report import measurements, responses
 from upge.report.allocation import ANY, chosen, picture, shares_down
 from upge.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, written

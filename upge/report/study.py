@@ -11,8 +11,7 @@ from upge.report.charts import Chart, Point, Series
 from upge.report.curves import Group
 from upge.report.page import rendered
 from upge.report.write import written_to
-from upge.study.measurement import Number
-from upge.study.study import Row
+from upge.study.study import Number, Row
 
 DRAWN = {
     "cosine": "of one batch's gradient to ∇J",
