@@ -63,9 +63,9 @@ def measure(*, tokens: int = 1024, vocabulary: int = 49152, hidden: int = 576, r
     }
     rows, facts = [], {}
     for name, (count, size, entropy) in sizes.items():
-        found = _measured(Head(count, size, hidden, entropy=entropy), repeats)
-        facts[name] = {"tokens": count, "vocabulary": size, "hidden": hidden, "entropy": entropy, **found}
-        rows.append(_row(name, count, size, found))
+        results = _measured(Head(count, size, hidden, entropy=entropy), repeats)
+        facts[name] = {"tokens": count, "vocabulary": size, "hidden": hidden, "entropy": entropy, **results}
+        rows.append(_row(name, count, size, results))
     columns = ["", "T × V", "streaming, s (least to most)", "÷ naive", "÷ products", "extra MiB", "naive's", "apart"]
     notes = [
         "Forward and backward in float32. Products: the same three matrix products alone, 6·T·V·H operations.",
@@ -87,16 +87,16 @@ def _measured(head: Head, repeats: int) -> dict[str, Any]:
     }
 
 
-def _row(name: str, tokens: int, vocabulary: int, found: dict[str, Any]) -> list[str]:
-    ratios = [f"{found[key]:.2f}" for key in ("to_naive", "to_products")]
-    memory = [f"{found[f'{key}_extra_bytes'] / 2**20:.0f}" for key in ("streaming", "naive")]
+def _row(name: str, tokens: int, vocabulary: int, results: dict[str, Any]) -> list[str]:
+    ratios = [f"{results[key]:.2f}" for key in ("to_naive", "to_products")]
+    memory = [f"{results[f'{key}_extra_bytes'] / 2**20:.0f}" for key in ("streaming", "naive")]
     return [
         name,
         f"{tokens} × {vocabulary}",
-        f"{Timing(found['streaming']):.2f}",
+        f"{Timing(results['streaming']):.2f}",
         *ratios,
         *memory,
-        f"{found['apart']:.0e}",
+        f"{results['apart']:.0e}",
     ]
 
 

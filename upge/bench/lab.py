@@ -58,8 +58,8 @@ def _sampled(folder: Path) -> int:
 def _bare(recipe: Recipe, tokens: dict[str, int]) -> Callable[[], None]:
     with recipe.data.open(Context(seed=recipe.train.seed)) as session:
         steps, prompts = recipe.train.steps, recipe.train.prompts
-        tasks = [_task(each) for step in range(steps) for each in session.take(step, prompts)]
-        splits = [[_task(each) for each in session.split(name)] for name in recipe.eval.splits]
+        tasks = [_task(problem) for step in range(steps) for problem in session.take(step, prompts)]
+        splits = [[_task(problem) for problem in session.split(name)] for name in recipe.eval.splits]
     folder = find(str(recipe.model.path))[0]
 
     def run() -> None:

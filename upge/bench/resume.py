@@ -144,8 +144,8 @@ class Killer:
         return target
 
     def _reached(self, folder: Path, process: BaseProcess, target: Moment) -> bool:
-        said = status.read(folder)
-        if said is None or said.pid != process.pid:
+        state = status.read(folder)
+        if state is None or state.pid != process.pid:
             return False  # it has yet to take up what the last one left
         now = look(folder, self.steps)
         return now == target or now.step > target.step + 1
@@ -266,8 +266,8 @@ def _last(path: Path) -> dict[str, Any] | None:
     """The last whole line of a log."""
     with suppress(OSError, ValueError), path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - 65536))
-        found: dict[str, Any] = json.loads(file.read().rpartition(b"\n")[0].rpartition(b"\n")[2])
-        return found
+        record: dict[str, Any] = json.loads(file.read().rpartition(b"\n")[0].rpartition(b"\n")[2])
+        return record
     return None
 
 

@@ -109,7 +109,7 @@ class Step:
         """Bytes of tensors that a step holds at once, at most, beside the weights and the optimizer's state."""
         optimization = self.learner.optimization
         states = optimization.strategy.adamw.state.values()
-        state = [each for values in states for each in values.values() if isinstance(each, Tensor)]
+        state = [tensor for values in states for tensor in values.values() if isinstance(tensor, Tensor)]
         with Held([*optimization.model.parameters(), *state]) as held:
             self.run()
         return int(held.peak)
@@ -134,10 +134,10 @@ def _draw(path: Path, measured: Sequence[Point], seconds: Mapping[str, float], h
         raise InputError(f"--plot: {error}") from error
 
 
-def _growth(title: str, measured: Sequence[Point], found: Mapping[str, float]) -> Chart:
+def _growth(title: str, measured: Sequence[Point], values: Mapping[str, float]) -> Chart:
     """How many times as much, by how many times as large; on both axes equal steps are doublings."""
     curves = {
-        grows: [(each.factor, found[each.name] / found["base"]) for each in measured if each.grows == grows]
+        grows: [(point.factor, values[point.name] / values["base"]) for point in measured if point.grows == grows]
         for grows in GROWTH
     }
     series = [curve(name, its, index) for index, (name, its) in enumerate(curves.items())]
@@ -149,8 +149,8 @@ def _table(work: Work, measured: Sequence[Point], timings: Mapping[str, Timing],
     rows = [_row(point, timings[point.name], timings["base"], held[point.name], held["base"]) for point in measured]
     facts: dict[str, Any] = {grows: [] for grows in GROWTH}
     for point in measured:
-        found = {"seconds": timings[point.name].seconds, "held_bytes": held[point.name]}
-        facts[point.grows].append({"size": point.size, "tokens": point.work.tokens, **found})
+        values = {"seconds": timings[point.name].seconds, "held_bytes": held[point.name]}
+        facts[point.grows].append({"size": point.size, "tokens": point.work.tokens, **values})
     return Table(
         title=f"A training step on {work.prompts} × {work.samples} rollouts and what they grow to",
         columns=["grows", "to", "tokens", SECONDS, "÷ first", "held, MiB", "÷ first"],

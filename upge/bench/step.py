@@ -54,11 +54,11 @@ def unavoidable(work: Work, model: PreTrainedModel) -> float:
     config = model.config
     head = model.get_output_embeddings().weight
     tables = {id(head), id(model.get_input_embeddings().weight)}  # one where they are tied; looking up takes nothing
-    body = sum(each.numel() for each in model.parameters() if id(each) not in tables)
+    body = sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in tables)
     fed = answered = pairs = 0
-    for _, members in groupby(work.trajectories, key=lambda each: each.group):
+    for _, members in groupby(work.trajectories, key=lambda trajectory: trajectory.group):
         trajectories = list(members)
-        prompt, lengths = len(trajectories[0].prompt), [len(each.response) for each in trajectories]
+        prompt, lengths = len(trajectories[0].prompt), [len(trajectory.response) for trajectory in trajectories]
         fed += prompt + sum(length - 1 for length in lengths)
         answered += sum(lengths)
         pairs += _below(prompt) + sum((length - 1) * prompt + _below(length - 1) for length in lengths)

@@ -49,9 +49,9 @@ def peak(action: Callable[[], Any]) -> int:
 
 
 def _read(name: str) -> int:
-    found = re.search(rf"^{name}:\s*(\d+) kB", _STATUS.read_text(encoding="utf-8"), re.MULTILINE)
-    assert found is not None, f"proc(5) promises {name}"
-    return int(found[1]) * 1024
+    match = re.search(rf"^{name}:\s*(\d+) kB", _STATUS.read_text(encoding="utf-8"), re.MULTILINE)
+    assert match is not None, f"proc(5) promises {name}"
+    return int(match[1]) * 1024
 
 
 RECIPE, LOSS_TYPE = "bench/trl", "grpo"
@@ -91,11 +91,11 @@ def measure(work: Work, *, repeats: int = 5, batch_size: int | None = None) -> T
 def batch_sizes(work: Work, sizes: Sequence[int] = BATCH_SIZES) -> list[int]:
     """Those that divide the work. Raises InputError where none does."""
     count = work.prompts * work.samples
-    found = [size for size in sizes if count % size == 0]
-    if not found:
+    divisors = [size for size in sizes if count % size == 0]
+    if not divisors:
         tried = ", ".join(map(str, sizes))
         raise InputError(f"--prompts times --samples: {count} trajectories, which none of TRL's {tried} divides")
-    return found
+    return divisors
 
 
 def _fastest(work: Work, sizes: Sequence[int]) -> int:
@@ -162,7 +162,7 @@ class Theirs:
             warnings.filterwarnings("ignore", message="You are using 'rollout_func'")
             trainer = GRPOTrainer(
                 policy.model,
-                reward_funcs=[lambda completion_ids, **_: [each.reward for each in self.work.trajectories]],
+                reward_funcs=[lambda completion_ids, **_: [trajectory.reward for trajectory in self.work.trajectories]],
                 args=self._settings(folder),
                 train_dataset=Dataset.from_dict({"prompt": ["?"] * self.work.prompts}),
                 processing_class=policy.tokenizer,
@@ -194,8 +194,8 @@ class Theirs:
         del prompts, trainer
         trajectories = self.work.trajectories
         return {
-            "prompt_ids": [list(each.prompt) for each in trajectories],
-            "completion_ids": [list(each.response) for each in trajectories],
+            "prompt_ids": [list(trajectory.prompt) for trajectory in trajectories],
+            "completion_ids": [list(trajectory.response) for trajectory in trajectories],
             "logprobs": None,
         }
 

@@ -104,20 +104,20 @@ class Work:
             length = int(torch.randint(low, high + 1, (), generator=random))
             return tuple(torch.randint(0, self.shape["vocab_size"], (length,), generator=random).tolist())
 
-        slack, found = self.prompt_tokens // 8, []
+        slack, rows = self.prompt_tokens // 8, []
         for group in range(self.prompts):
             problem = Problem(str(group), "?", "")
             prompt = text(self.prompt_tokens - slack, self.prompt_tokens + slack)
             informative = group < round(self.prompts * self.signal)
             for sample in range(self.samples):
                 response, reward = text(self.shortest, self.longest), float(informative and sample % 2)
-                found.append(Trajectory(problem, prompt, response, "", reward, False, sample=sample, group=group))
-        return found
+                rows.append(Trajectory(problem, prompt, response, "", reward, False, sample=sample, group=group))
+        return rows
 
     @property
     def tokens(self) -> int:
         """All tokens, each prompt counted once for every response to it."""
-        return sum(len(each.prompt) + len(each.response) for each in self.trajectories)
+        return sum(len(trajectory.prompt) + len(trajectory.response) for trajectory in self.trajectories)
 
     def recipe(self, name: str = RECIPE) -> Recipe:
         """A shipped recipe over the model, whose optimizer steps move nothing: lr 0."""

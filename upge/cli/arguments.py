@@ -40,20 +40,20 @@ def named(name: str, *, slot: str | None = None, allow_code: bool = False) -> li
 
     if slot is not None and slot not in SLOTS:
         raise InputError(f"there is no slot '{slot}'; there are {', '.join(SLOTS)}")
-    wanted = [slot] if slot is not None else list(SLOTS)
+    slots = [slot] if slot is not None else list(SLOTS)
     if names_file(name):
-        return [_in_file(name, wanted, allow_code=allow_code)]
+        return [_in_file(name, slots, allow_code=allow_code)]
     package, _, bare = name.rpartition("/")
-    held = [s for s in wanted if any(o.name == bare and package in ("", o.package) for o in registry.entries(s))]
+    held = [s for s in slots if any(o.name == bare and package in ("", o.package) for o in registry.entries(s))]
     if not held:
-        raise InputError(f"no part is called '{name}'" + _hint(bare, wanted))
+        raise InputError(f"no part is called '{name}'" + _hint(bare, slots))
     try:
         return [(its_slot, registry.find(SLOTS[its_slot], name)) for its_slot in held]
     except registry.UnknownPartError as unknown:
         raise InputError(f"{unknown}\n   {unknown.hint}".rstrip()) from unknown
 
 
-def _in_file(name: str, wanted: list[str], *, allow_code: bool) -> tuple[str, type[Part]]:
+def _in_file(name: str, slots: list[str], *, allow_code: bool) -> tuple[str, type[Part]]:
     from upge.part import Part
     from upge.recipe.schema import class_in_file
 
@@ -62,8 +62,8 @@ def _in_file(name: str, wanted: list[str], *, allow_code: bool) -> tuple[str, ty
     except registry.UnknownPartError as unknown:
         raise InputError(f"{unknown}\n   {unknown.hint}".rstrip()) from unknown
     its_slot = getattr(kind, "slot", None)
-    if its_slot not in wanted:
-        raise InputError(f"{name} is a {its_slot or 'part of no slot'}, and none of {', '.join(wanted)}")
+    if its_slot not in slots:
+        raise InputError(f"{name} is a {its_slot or 'part of no slot'}, and none of {', '.join(slots)}")
     return its_slot, kind
 
 

@@ -27,15 +27,15 @@ Draws = Annotated[int, typer.Option(min=1, help="Drawn examples for each law.")]
 
 
 @app.command()
-def check(what: What, given: Given = None, examples: Draws = 100, allow_code: AllowCode = False) -> None:
+def check(what: What, settings: Given = None, examples: Draws = 100, allow_code: AllowCode = False) -> None:
     """Check a part, a package's parts, or a recipe against the laws: detachment, shapes, splitting, declared needs, …
 
     Exits with 1 if a law is broken, and prints its smallest counterexample.
     """
     if _is_recipe(what):
-        broken = _report(f"recipe {what}", _of_recipe(what, given or [], examples, allow_code))
+        broken = _report(f"recipe {what}", _of_recipe(what, settings or [], examples, allow_code))
     else:
-        parameters = dict(map(_parameter, given or ()))
+        parameters = dict(map(_parameter, settings or ()))
         broken = sum(_of_part(name, kind, parameters, examples) for name, kind in _parts_of(what, allow_code))
     if broken:
         typer.echo("1 law is broken" if broken == 1 else f"{broken} laws are broken", err=True)
@@ -49,16 +49,16 @@ def _is_recipe(what: str) -> bool:
     if what.endswith((".yaml", ".yml")):
         return True
     entries, bare = registry.entries(), what.rpartition("/")[2]
-    called = any(what in (each.name, each.package, f"{each.package}/{each.name}") for each in entries)
-    return not called and any(each.name == bare for each in shelved())
+    called = any(what in (entry.name, entry.package, f"{entry.package}/{entry.name}") for entry in entries)
+    return not called and any(entry.name == bare for entry in shelved())
 
 
 def _of_recipe(what: str, overrides: list[str], examples: int, allow_code: bool) -> Iterator[Finding]:
     from upge.recipe.resolve import load
 
     recipe = load(what, overrides, allow_code=allow_code)
-    found: Iterator[Finding] = _testing().examined_estimator(recipe.estimator, examples=examples)
-    return found
+    findings: Iterator[Finding] = _testing().examined_estimator(recipe.estimator, examples=examples)
+    return findings
 
 
 def _parts_of(what: str, allow_code: bool) -> list[tuple[str, type[Part] | str]]:
@@ -69,13 +69,13 @@ def _parts_of(what: str, allow_code: bool) -> list[tuple[str, type[Part] | str]]
     offered = [offer for offer in registry.entries() if offer.package == what.lower().replace("_", "-")]
     if not offered or "/" in what:
         return [(f"{slot} {what}", kind) for slot, kind in named(what, allow_code=allow_code)]
-    found: list[tuple[str, type[Part] | str]] = []
+    kinds: list[tuple[str, type[Part] | str]] = []
     for offer in offered:
         try:
-            found.append((f"{offer.slot} {offer.name}", registry.load(offer, SLOTS[offer.slot])))
+            kinds.append((f"{offer.slot} {offer.name}", registry.load(offer, SLOTS[offer.slot])))
         except registry.UnknownPartError as unknown:  # no reason not to look at the others
-            found.append((f"{offer.slot} {offer.name}", str(unknown)))
-    return found
+            kinds.append((f"{offer.slot} {offer.name}", str(unknown)))
+    return kinds
 
 
 def _parameter(text: str) -> tuple[str, Any]:
@@ -128,7 +128,7 @@ def _report(name: str, findings: Iterable[Finding]) -> int:
             continue
         cause = finding.failure.rpartition(" raised ")[2]  # one error, whichever call of the part meets it
         before = next((law for law, earlier in broken.items() if earlier == cause), None)
-        said = [finding.failure, *([f"on {finding.example}"] if finding.example else [])]
-        typer.echo("    " + (f"as above ({before})" if before else "\n        ".join("\n".join(said).splitlines())))
+        lines = [finding.failure, *([f"on {finding.example}"] if finding.example else [])]
+        typer.echo("    " + (f"as above ({before})" if before else "\n        ".join("\n".join(lines).splitlines())))
         broken[finding.law] = cause
     return len(broken)

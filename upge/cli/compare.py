@@ -88,23 +88,23 @@ def compare_runs(
     from upge.runs.curves import opened, shared_metrics
     from upge.sweep.groups import grouped
 
-    found = opened(runs)
-    shared = shared_metrics(found)
+    readers = opened(runs)
+    shared = shared_metrics(readers)
     unknown = [name for name in metric if name not in shared]
     if unknown:
         raise InputError(f"no two of these runs have the metric '{unknown[0]}'; there are {', '.join(shared)}")
     usual = [name for name in shared if name == "reward" or "avg@" in name]
-    wanted = list(dict.fromkeys([*usual, *metric]))
-    if groups := grouped(found):
-        compare_groups(groups, wanted, metric, against or "samples", output)
+    metrics = list(dict.fromkeys([*usual, *metric]))
+    if groups := grouped(readers):
+        compare_groups(groups, metrics, metric, against or "samples", output)
         return
     if against is not None:
         raise InputError("--against is for recipes with several seeds each")
-    Console(highlight=False, markup=False).print(curves(wanted, found))
+    Console(highlight=False, markup=False).print(curves(metrics, readers))
     if output is not None:
-        _write(output, found, metric or wanted)
-    if len(found) == 1:
-        _compare_ends(found[0])
+        _write(output, readers, metric or metrics)
+    if len(readers) == 1:
+        _compare_ends(readers[0])
 
 
 def _write(output: Path, runs: Sequence[Run], metrics: Sequence[str]) -> None:
@@ -145,8 +145,8 @@ def _compare_evaluations(folders: list[Path], metric: Sequence[str], output: Pat
         compare_evaluated(groups, metric, output)
         return
     if metric or (output is not None and output.suffix in (".svg", ".md")):
-        told = "--metric is" if metric else f"{output}: pictures and tables are"
-        raise InputError(f"{told} for evaluations of recipes with several seeds each; these have one")
+        subject = "--metric is" if metric else f"{output}: pictures and tables are"
+        raise InputError(f"{subject} for evaluations of recipes with several seeds each; these have one")
     first, *others = paired.opened(folders)
     for other in others:
         Console(highlight=False, markup=False).print(*_tables(first, other))
@@ -156,8 +156,8 @@ def _compare_evaluations(folders: list[Path], metric: Sequence[str], output: Pat
                 err=True,
             )
     if output is not None:
-        said = paired.exported(first, others)
-        output.write_text(json.dumps(said, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        numbers = paired.exported(first, others)
+        output.write_text(json.dumps(numbers, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         typer.echo(f"wrote {output}", err=True)
 
 
@@ -165,15 +165,15 @@ def _tables(first: Evaluated, other: Evaluated) -> tuple[Table, Table, Table]:
     from upge.evaluate.paired import differences, solved
     from upge.files import shown
 
-    names = [shown(each.name) for each in (first, other)]
+    names = [shown(evaluation.name) for evaluation in (first, other)]
     table, exclusive = folding(), folding()
     for column in ("measured on", "score", *names, "difference", "95 % interval"):
         table.add_column(column, justify="left" if column in ("measured on", "score") else "right")
-    for each in differences(first, other):
-        digits, gap = (1 if each.score == "length" else 3), each.difference
+    for difference in differences(first, other):
+        digits, gap = (1 if difference.score == "length" else 3), difference.difference
         interval = f"{gap.low:+.{digits}f} … {gap.high:+.{digits}f}"
-        means = (f"{each.first:.{digits}f}", f"{each.second:.{digits}f}", f"{gap.value:+.{digits}f}")
-        table.add_row(shown(each.place), shown(each.score), *means, interval)
+        means = (f"{difference.first:.{digits}f}", f"{difference.second:.{digits}f}", f"{gap.value:+.{digits}f}")
+        table.add_row(shown(difference.place), shown(difference.score), *means, interval)
     for column in ("solved on", "by both", *(f"only by {name}" for name in names)):
         exclusive.add_column(column, justify="left" if column == "solved on" else "right")
     for it in solved(first, other):
@@ -190,8 +190,8 @@ def _bands(first: Evaluated, other: Evaluated) -> Table:
     for column in ("problems of", "solved by", "never", "in less than half", "in half or more"):
         table.add_column(column, justify="left" if column in ("problems of", "solved by") else "right")
     for by in (first, other):
-        for each in bands(by):
-            table.add_row(shown(each.place), shown(by.name), str(each.never), str(each.sometimes), str(each.often))
+        for band in bands(by):
+            table.add_row(shown(band.place), shown(by.name), str(band.never), str(band.sometimes), str(band.often))
     return table
 
 
@@ -238,7 +238,7 @@ class Compared:
     def tables(self) -> dict[str, list[Score]]:
         """The scores of the metrics by their titles, in the metrics' order."""
         return {
-            title: [each for metric in self.metrics for each in self.scores[name] if each.metric == metric]
+            title: [score for metric in self.metrics for score in self.scores[name] if score.metric == metric]
             for name, title in self.titles.items()
         }
 
@@ -246,7 +246,9 @@ class Compared:
         """All scores as plain data."""
         from upge.sweep.scores import exported
 
-        folders = {each.name: {str(seed): str(run.folder) for seed, run in each.runs.items()} for each in self.groups}
+        folders = {
+            group.name: {str(seed): str(run.folder) for seed, run in group.runs.items()} for group in self.groups
+        }
         scores = {name: exported(its) for name, its in self.scores.items()}
         return {"groups": folders, "until": dict(self.until), **scores}
 
@@ -293,9 +295,9 @@ WIDTH = 200
 
 
 def compare_groups(
-    given: Sequence[Group],
+    all_groups: Sequence[Group],
     metrics: Sequence[str],
-    asked: Sequence[str],
+    named: Sequence[str],
     against: Against,
     output: Path | None,
 ) -> None:
@@ -309,19 +311,19 @@ def compare_groups(
 
     from upge.sweep.scores import areas, fewest, lasts
 
-    groups, measured = _finished(given), [metric for metric in metrics if "avg@" in metric]
+    groups, measured = _finished(all_groups), [metric for metric in metrics if "avg@" in metric]
     until = fewest(groups, against)
-    others = list(dict.fromkeys(metric for metric in asked if metric not in measured))
+    others = list(dict.fromkeys(metric for metric in named if metric not in measured))
     scores = {"last": lasts(groups, [*measured, *others]), "area": areas(groups, measured, against, until)}
     titles = {"last": "The last values", "area": f"Means over the first {until:,.0f} {against}"}
     console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else WIDTH)
     console.print(curves(metrics, [group.mean() for group in groups]))
-    console.print(*(_table(titles[name], groups[0].name, found) for name, found in scores.items() if found))
+    console.print(*(_table(titles[name], groups[0].name, rows) for name, rows in scores.items() if rows))
     if output is not None:
-        write_groups(output, Compared(groups, asked or metrics, scores, titles, {against: until}))
+        write_groups(output, Compared(groups, named or metrics, scores, titles, {against: until}))
 
 
-def compare_evaluated(groups: Sequence[Group], asked: Sequence[str], output: Path | None) -> None:
+def compare_evaluated(groups: Sequence[Group], named: Sequence[str], output: Path | None) -> None:
     """Print the scores of evaluations, a model for each seed.
 
     Args: asked: those given by name; if there are any, only they are in tables.
@@ -335,22 +337,22 @@ def compare_evaluated(groups: Sequence[Group], asked: Sequence[str], output: Pat
     from upge.sweep.scores import lasts
 
     every = metrics(groups)
-    if unknown := [name for name in asked if name not in every]:
+    if unknown := [name for name in named if name not in every]:
         raise InputError(f"these evaluations have no score '{unknown[0]}' in common; they have {', '.join(every)}")
     scores, title = {"last": lasts(groups, every)}, "The evaluations"
     console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else WIDTH)
     console.print(_table(title, groups[0].name, scores["last"]))
     if output is not None:
-        write_evaluated(output, Compared(groups, asked or every, scores, {"last": title}))
+        write_evaluated(output, Compared(groups, named or every, scores, {"last": title}))
 
 
-def _finished(given: Sequence[Group]) -> list[Group]:
+def _finished(all_groups: Sequence[Group]) -> list[Group]:
     """The groups without runs that have not come to their end, which are told."""
     from upge.errors import InputError
     from upge.sweep.scores import finished
 
     groups = []
-    for group in given:
+    for group in all_groups:
         whole, early = finished(group)
         for run in early:
             typer.echo(f"{run.folder} is left out: the run has not finished", err=True)
@@ -368,12 +370,12 @@ def _table(title: str, first: str, scores: Sequence[Score]) -> Table:
     for column in ("metric", "recipe", "seeds", "mean", "95 %", "shared", "difference", "95 %"):
         table.add_column(column, justify="left" if column in ("metric", "recipe") else "right")
     before = None
-    for each in scores:
-        metric, before = ("" if each.metric == before else each.metric), each.metric
-        gap = each.difference
-        differing = ("", "", "") if gap is None else (str(each.shared), f"{gap.value:+.3f}", _interval(gap, "+.3f"))
-        own = (str(len(each.values)), f"{each.mean.value:.3f}", _interval(each.mean, ".3f"))
-        table.add_row(*map(shown, (metric, each.group, *own, *differing)))
+    for score in scores:
+        metric, before = ("" if score.metric == before else score.metric), score.metric
+        gap = score.difference
+        differing = ("", "", "") if gap is None else (str(score.shared), f"{gap.value:+.3f}", _interval(gap, "+.3f"))
+        cells = (str(len(score.values)), f"{score.mean.value:.3f}", _interval(score.mean, ".3f"))
+        table.add_row(*map(shown, (metric, score.group, *cells, *differing)))
     return table
 
 

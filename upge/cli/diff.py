@@ -53,7 +53,7 @@ def _distances(one: tuple[Recipe, Composed], other: tuple[Recipe, Composed]) -> 
     moving = sorted({turn for recipe in (a, b) for turn in turns(recipe.estimator)})
     steps, longest = tried_steps(max(last, 0), moving), longest_of(a, b)
     subjects = [
-        Subject(each.estimator, steps, longest, functools.partial(located, tree)) for each, tree in (one, other)
+        Subject(side.estimator, steps, longest, functools.partial(located, tree)) for side, tree in (one, other)
     ]
     for distance in apart_subjects(*subjects):
         norms = " and ".join(f"{norm:.4g}" for norm in distance.norms)
@@ -68,13 +68,13 @@ def _settings(recipe: Recipe, everything: bool) -> dict[str, str]:
     """Every part, and what else a term says, by its place; with `everything` the other blocks' settings too."""
     from upge.describe.table import brief
 
-    found = {place.removeprefix("terms."): brief(part) for place, part in recipe.estimator.parts().items()}
+    settings = {place.removeprefix("terms."): brief(part) for place, part in recipe.estimator.parts().items()}
     for name, term in recipe.estimator.terms.items():
-        said = term.model_dump(include={"source", "weight", "direction", "count_with"}, exclude_defaults=True)
-        found |= dict(_flat(said, name))
+        fields = term.model_dump(include={"source", "weight", "direction", "count_with"}, exclude_defaults=True)
+        settings |= dict(_flat(fields, name))
     if everything:
-        found |= dict(_flat(recipe.model_dump(exclude={"name", "about", "estimator"}), ""))
-    return found
+        settings |= dict(_flat(recipe.model_dump(exclude={"name", "about", "estimator"}), ""))
+    return settings
 
 
 def _flat(value: Any, path: str) -> Iterator[tuple[str, str]]:

@@ -70,13 +70,13 @@ def evaluate(
     from upge.distributed.launcher import due, launch
     from upge.recipe.resolve import load, load_composed
 
-    model, given = _told_apart(model, overrides or [], completions)
-    given += [f"train.precision={precision}"] if precision else []
-    _check(output, resume, completions, given)
+    model, changes = _told_apart(model, overrides or [], completions)
+    changes += [f"train.precision={precision}"] if precision else []
+    _check(output, resume, completions, changes)
     named = recipe or _own_recipe(model)
     if data is not None:
-        given = [*_data(data, load(named, _overrides(model, []), allow_code=allow_code)), *given]
-    settings, composed = load_composed(named, _overrides(model, given), allow_code=allow_code)
+        changes = [*_data(data, load(named, _overrides(model, []), allow_code=allow_code)), *changes]
+    settings, composed = load_composed(named, _overrides(model, changes), allow_code=allow_code)
     if due(processes):
         raise typer.Exit(launch(processes or 1, sys.argv[1:]))
     from upge.evaluate import evaluation
@@ -87,11 +87,11 @@ def evaluate(
     size = chunk or CHUNK
     with located(composed), _interrupted(show):
         if completions is not None:
-            found = evaluation.evaluate_completions(settings, folder, completions, chunk=size, show=show)
+            result = evaluation.evaluate_completions(settings, folder, completions, chunk=size, show=show)
         else:
-            found = evaluation.evaluate_model(settings, folder, resume=resume is not None, chunk=size, show=show)
+            result = evaluation.evaluate_model(settings, folder, resume=resume is not None, chunk=size, show=show)
     if os.environ.get("RANK", "0") == "0":
-        _print(found)
+        _print(result)
 
 
 def _told_apart(model: str | None, overrides: list[str], completions: Path | None) -> tuple[str, list[str]]:
@@ -130,7 +130,7 @@ def _own_recipe(model: str) -> str:
     raise InputError(f"{model}: has no recipe.yaml; pass the recipe to evaluate it on: --recipe RECIPE")
 
 
-def _overrides(model: str, given: list[str]) -> list[str]:
+def _overrides(model: str, overrides: list[str]) -> list[str]:
     """What an evaluation settles itself, after what the user gave, so that messages count the user's from 1.
 
     Of the recipe's model only what it is run in stays; the rest says how another one came to be.
@@ -138,9 +138,9 @@ def _overrides(model: str, given: list[str]) -> list[str]:
     from upge.recipe.schema import Model
 
     others = [f"model.{key}" for key in Model.model_fields if key not in ("path", "dtype", "attention")]
-    removed = [key for key in others if not any(re.match(rf"{re.escape(key)}[.=]", each) for each in given)]
+    removed = [key for key in others if not any(re.match(rf"{re.escape(key)}[.=]", override) for override in overrides)]
     settled = ["abstract=false", f"model.path={json.dumps(model)}", "log.folder='runs/{name}'"]
-    return [*given, *settled, *(f"{key}=null" for key in removed)]
+    return [*overrides, *settled, *(f"{key}=null" for key in removed)]
 
 
 def _data(value: str, recipe: Recipe) -> list[str]:
@@ -202,7 +202,7 @@ class _Progress:
             typer.echo(f"{done}/{total} responses", err=True)
 
 
-def _print(found: Evaluation) -> None:
+def _print(evaluation: Evaluation) -> None:
     from rich.console import Console
 
     from upge.files import shown
@@ -212,11 +212,11 @@ def _print(found: Evaluation) -> None:
     table.add_column("score")
     for column in ("mean", "95 % interval", "problems"):
         table.add_column(column, justify="right")
-    for place, scores in found.scores.items():
+    for place, scores in evaluation.scores.items():
         for name, it in scores.items():
             digits = 1 if name == "length" else 3
             interval = f"{fixed(it.low, digits)} … {fixed(it.high, digits)}"
-            table.add_row(shown(place), name, fixed(it.value, digits), interval, str(found.problems[place]))
+            table.add_row(shown(place), name, fixed(it.value, digits), interval, str(evaluation.problems[place]))
     Console(highlight=False, markup=False).print(table)
-    if not found.answered:
+    if not evaluation.answered:
         typer.echo("no maj@n: the reward's session has no `answer`", err=True)

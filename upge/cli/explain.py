@@ -42,9 +42,9 @@ def _alike(recipe: Recipe) -> tuple[tuple[str, ...], str]:
     from upge.recipe.resolve import load
 
     others = {}
-    for each in shelved():
+    for entry in shelved():
         try:
-            others[each.name] = load(each.path).estimator
+            others[entry.name] = load(entry.path).estimator
         except RecipeError:  # another's fault is no reason not to explain this one
             continue
     others = {name: estimator for name, estimator in others.items() if name != recipe.name}
@@ -53,11 +53,11 @@ def _alike(recipe: Recipe) -> tuple[tuple[str, ...], str]:
     ours = Subject(recipe.estimator, steps, longest)
     tried = words(longest, steps)
     try:
-        found = alike_subjects(ours, {name: Subject(other, steps, longest) for name, other in others.items()})
+        likenesses = alike_subjects(ours, {name: Subject(other, steps, longest) for name, other in others.items()})
         silent = ours.silent
     except PartError as error:
         return (), f"with which recipes it has its gradient in common could not be tried: {error}"
     if silent:
         never = f"{' and '.join(silent)} made no difference on any of them"
         return (), f"this comparison can't show whether another recipe has the same gradient: it used {tried}: {never}"
-    return tuple(map(str, found)), f"tried on {tried}"
+    return tuple(map(str, likenesses)), f"tried on {tried}"

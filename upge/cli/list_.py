@@ -59,10 +59,10 @@ def _imported(offer: registry.Entry) -> str | None:
 def _recipes(fault_of: Callable[[str], str | None] | None) -> Iterator[Row]:
     from upge.recipe.catalog import shelved
 
-    for each in shelved():
-        fault = fault_of(str(each.path)) if fault_of else None
-        about = re.search(r"^about:\s*(.+)$", each.path.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
-        yield "recipe", each.name, each.package, fault or (about[1] if about else ""), bool(fault)
+    for entry in shelved():
+        fault = fault_of(str(entry.path)) if fault_of else None
+        about = re.search(r"^about:\s*(.+)$", entry.path.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
+        yield "recipe", entry.name, entry.package, fault or (about[1] if about else ""), bool(fault)
 
 
 def _checked_recipe(path: str) -> str | None:

@@ -82,7 +82,7 @@ def refuse(options: Mapping[str, object]) -> None:
         raise InputError("a grid starts processes itself; start it without a launcher")
 
 
-def run_grid(asked: Grid, *, allow_code: bool, dry_run: bool) -> None:
+def run_grid(grid: Grid, *, allow_code: bool, dry_run: bool) -> None:
     """Run what is asked for, and compare it.
 
     Raises InputError or RecipeError: something is wrong with what was given. Exit: 1 where a run failed; 130, 143.
@@ -91,17 +91,17 @@ def run_grid(asked: Grid, *, allow_code: bool, dry_run: bool) -> None:
     from upge.sweep.axes import parse, planned, standings
     from upge.sweep.executor import Task
 
-    if not asked.recipes:
+    if not grid.recipes:
         raise InputError("name a recipe, or several (upge list recipes lists the shipped ones)")
-    varied = [parse(text) for text in asked.vary]
-    cells = planned(asked.recipes, asked.overrides, varied, asked.seeds, allow_code=allow_code)
+    varied = [parse(text) for text in grid.vary]
+    cells = planned(grid.recipes, grid.overrides, varied, grid.seeds, allow_code=allow_code)
     tasks = [Task(cell, standing) for cell, standing in zip(cells, standings(cells), strict=True)]
     for task in tasks:
         task.state = "finished" if task.standing == "finished" else "waiting"
     if dry_run:
         _list(tasks)
     else:
-        number = _work(tasks, asked.jobs)
+        number = _work(tasks, grid.jobs)
         _conclude(tasks, number)
 
 
@@ -164,8 +164,8 @@ def check_given(dry_run: bool, config: Path | None, prompt_tokens: int | None) -
     """Raise InputError where an option of `--dry-run` stands without it."""
     from upge.errors import InputError
 
-    given = {"--config": config, "--prompt-tokens": prompt_tokens}
-    for name, value in given.items():
+    options = {"--config": config, "--prompt-tokens": prompt_tokens}
+    for name, value in options.items():
         if value is not None and not dry_run:
             raise InputError(f"{name} goes with --dry-run")
 
@@ -241,15 +241,15 @@ def run(
     from upge.recipe.resolve import load_composed
 
     check_given(dry_run, config, prompt_tokens)
-    given = words or []
-    if (grid := asked_for(given, seeds, vary or [], jobs)) is not None:
+    arguments = words or []
+    if (grid := asked_for(arguments, seeds, vary or [], jobs)) is not None:
         single = {"--resume": resume, "--continue": again or None, "--processes": processes}
         refuse({**single, "--config": config, "--prompt-tokens": prompt_tokens})
         run_grid(grid, allow_code=allow_code, dry_run=dry_run)
         return
     if resume is not None and again:
         raise InputError("--resume names the run to resume, --continue finds it: give one of them")
-    path, overrides = named(given[0] if given else None, given[1:], resume)
+    path, overrides = named(arguments[0] if arguments else None, arguments[1:], resume)
     loaded, composed = load_composed(path, overrides, allow_code=allow_code)
     if dry_run:
         show_plan(loaded, composed, processes, config, prompt_tokens)

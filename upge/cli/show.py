@@ -23,8 +23,8 @@ def show(part: Name, slot: OfSlot = None, allow_code: AllowCode = False) -> None
     """Show a part: formula, parameters with bounds and defaults, fields read, source, recipes that use it, file."""
     from upge.cli.arguments import named
 
-    found = named(part, slot=slot, allow_code=allow_code)
-    typer.echo("\n\n".join("\n".join(_sheet(part, its_slot, kind)) for its_slot, kind in found))
+    kinds = named(part, slot=slot, allow_code=allow_code)
+    typer.echo("\n\n".join("\n".join(_sheet(part, its_slot, kind)) for its_slot, kind in kinds))
 
 
 def _sheet(name: str, slot: str, kind: type[Part]) -> Iterator[str]:
@@ -37,10 +37,10 @@ def _sheet(name: str, slot: str, kind: type[Part]) -> Iterator[str]:
         yield from ("", sheet.text)
     if sheet.parameters:
         yield from ("", "parameters")
-    for each in sheet.parameters:
-        kind_and_bounds = f"{each.kind} {each.bounds}".strip()
-        yield f"    {each.name}: {kind_and_bounds}; {each.default}"
-        yield from (f"        {line}" for line in each.about.splitlines())
+    for parameter in sheet.parameters:
+        kind_and_bounds = f"{parameter.kind} {parameter.bounds}".strip()
+        yield f"    {parameter.name}: {kind_and_bounds}; {parameter.default}"
+        yield from (f"        {line}" for line in parameter.about.splitlines())
     yield from ("", *sheet.traits)
     users = used_by(kind)
     yield f"used by {', '.join(users)}" if users else "no installed recipe uses it"

@@ -68,8 +68,8 @@ def study(
     from upge.study.study import study as studied
 
     torch.set_num_threads(1)  # tensors of a few hundred numbers
-    loaded = [_loaded(each, length, allow_code=allow_code) for each in recipes]
-    estimators = {each.name: each.estimator for each, _ in loaded}
+    loaded = [_loaded(path, length, allow_code=allow_code) for path in recipes]
+    estimators = {path.name: path.estimator for path, _ in loaded}
     if len(estimators) < len(loaded):
         raise InputError("two of these recipes have the same name; give each another name")
     try:
@@ -141,8 +141,8 @@ def _tables(rows: Sequence[Row], failed: Sequence[str] = ()) -> list[Table]:
 def _centre(rows: Sequence[Row], failed: Sequence[str]) -> Table:
     table = _table("Against the exact gradient", ["μ", "recipe", "scale", "bias", "variance", "error²", "cosine"])
     for row in sorted(rows, key=lambda row: row.mu):
-        found = row.finding
-        numbers = (found.scale, found.bias, found.variance, found.error, found.cosine)
+        finding = row.finding
+        numbers = (finding.scale, finding.bias, finding.variance, finding.error, finding.cosine)
         table.add_row(f"{row.mu:g}", row.recipe, *map(str, numbers))
     for name in failed:
         table.add_row("", name, "failed")
@@ -153,15 +153,15 @@ def _sweep(what: str, mu: float, rows: Sequence[Row]) -> Table:
     values = list(dict.fromkeys(row.value for row in rows))
     table = _table(f"error² (bias) at μ = {mu:g}, by {what}", ["recipe", *(f"{value:g}" for value in values)])
     for recipe in dict.fromkeys(row.recipe for row in rows):
-        found = {row.value: row.finding for row in rows if row.recipe == recipe}
-        cells = (_cell(found.get(value)) for value in values)
+        findings = {row.value: row.finding for row in rows if row.recipe == recipe}
+        cells = (_cell(findings.get(value)) for value in values)
         table.add_row(recipe, *cells)
     return table
 
 
-def _cell(found: Finding | None) -> str:
+def _cell(finding: Finding | None) -> str:
     """The error and the bias; nothing of a case that wasn't reached."""
-    return "" if found is None else f"{found.error.value:.2f} ({found.bias.value:.2f})"
+    return "" if finding is None else f"{finding.error.value:.2f} ({finding.bias.value:.2f})"
 
 
 def _table(title: str, columns: Sequence[str]) -> Table:

@@ -50,8 +50,8 @@ def _touched(recipe: Recipe) -> Iterator[tuple[str, str]]:
         ("reward", brief(recipe.reward)),
         ("engine", brief(recipe.rollout.engine)),
     )
-    if (own := recipe.engine_of_its_own()) is not None:
-        yield "measured by", brief(own)
+    if (engine := recipe.engine_of_its_own()) is not None:
+        yield "measured by", brief(engine)
     named = dict.fromkeys(name for part in recipe.parts().values() for name in _code(part))
     yield from (("code", name) for name in named)
     if recipe.log.trackers:

@@ -128,30 +128,30 @@ def _pieces(line: str, part: Part) -> list[str]:
         if pieces and piece.startswith("with "):  # what the formula's letters are
             pieces[-1] += f"   {piece}"
             continue
-        own = piece.partition(":")[0] if ":" in piece else ""
-        label = own if _choosing(own, part) else label
-        pieces.append(f"{label}: {piece}" if label and label != own else piece)
+        prefix = piece.partition(":")[0] if ":" in piece else ""
+        label = prefix if _choosing(prefix, part) else label
+        pieces.append(f"{label}: {piece}" if label and label != prefix else piece)
     return pieces
 
 
 def _without_label(piece: str, part: Part) -> str | None:
     """The formula behind its label; None where the label is of another choice than the part's."""
     label, _, rest = piece.partition(":")
-    wanted = _choosing(label, part)
-    if not wanted:
+    choice = _choosing(label, part)
+    if not choice:
         return piece
-    return rest.strip() if any(getattr(part, name) == value for name, value in wanted.items()) else None
+    return rest.strip() if any(getattr(part, name) == value for name, value in choice.items()) else None
 
 
 def _choosing(label: str, part: Part) -> dict[str, object]:
     """The part's parameters that a label speaks of, with the value for which it stands."""
-    found: dict[str, object] = {}
+    values: dict[str, object] = {}
     for name, field in type(part).model_fields.items():
         if label == name and field.annotation is bool:
-            found[name] = True
+            values[name] = True
         elif get_origin(field.annotation) is Literal and label in get_args(field.annotation):
-            found[name] = label
-    return found
+            values[name] = label
+    return values
 
 
 def _with_values(piece: str, part: Part) -> str:
@@ -180,7 +180,7 @@ def written(value: object) -> str:
         case {"start": start, "end": end, "steps": steps, "shape": shape}:
             return f"{start:g} → {end:g} in {steps} steps" + ("" if shape == "linear" else f", {shape}")
         case dict():
-            return "{" + ", ".join(f"{key}: {written(each)}" for key, each in value.items()) + "}"
+            return "{" + ", ".join(f"{key}: {written(element)}" for key, element in value.items()) + "}"
         case list() | tuple():
             return "+".join(map(written, value))
         case bool():

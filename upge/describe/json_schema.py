@@ -232,11 +232,11 @@ def _name(slot: str, parts: Parts) -> Schema:
 
 def _alone(part: Choice) -> Schema:
     """What there is to say of a name alone: what the part is, or that it needs parameters."""
-    told: Schema = {"title": part.title, "markdownDescription": part.documentation}
+    described: Schema = {"title": part.title, "markdownDescription": part.documentation}
     if part.needed:
         message = f"'{part.label}' needs {' and '.join(part.needed)}: {in_outline(part.needed, use=part.label)}"
-        told |= {"type": "object", "errorMessage": message}  # which a name never is
-    return {"if": {"pattern": part.pattern}, "then": told}
+        described |= {"type": "object", "errorMessage": message}  # which a name never is
+    return {"if": {"pattern": part.pattern}, "then": described}
 
 
 def _map(slot: str, parts: Parts, *, whole: bool) -> Schema:
@@ -255,12 +255,12 @@ def _where_used(part: Choice) -> Schema:
 
 def _any_parameter(slot: str, parts: Parts) -> Schema:
     """The parameters of all parts, for a map that doesn't say which part's it changes."""
-    found: dict[str, list[Schema]] = {}
+    schemas: dict[str, list[Schema]] = {}
     for _, schema in parts.values():
         for key, value in schema.get("properties", {}).items():
-            if key != "use" and (shared := _titled(value, slot)) not in found.setdefault(key, []):
-                found[key].append(shared)
-    return {key: HIDDEN | (values[0] if len(values) == 1 else {"anyOf": values}) for key, values in found.items()}
+            if key != "use" and (shared := _titled(value, slot)) not in schemas.setdefault(key, []):
+                schemas[key].append(shared)
+    return {key: HIDDEN | (values[0] if len(values) == 1 else {"anyOf": values}) for key, values in schemas.items()}
 
 
 def _titled(value: Schema, title: str) -> Schema:
@@ -363,8 +363,8 @@ class RecipeSchema(GenerateJsonSchema):
     def _slot(self, base: type[Part], reference: CoreRef) -> JsonSchemaValue:
         self._slots[self.get_cache_defs_ref_schema(reference)[1]["$ref"]] = base.slot
         self._open.add(reference)
-        made = ((each, self._part(each)) for each in self.choices[base.slot])
-        parts = {each: (found, self.resolve_ref_schema(found)) for each, found in made if found is not None}
+        made = ((offered, self._part(offered)) for offered in self.choices[base.slot])
+        parts = {offered: (schema, self.resolve_ref_schema(schema)) for offered, schema in made if schema is not None}
         self._open.remove(reference)
         return choice(base.slot, parts, whole=self.whole)
 
@@ -383,7 +383,7 @@ class RecipeSchema(GenerateJsonSchema):
     def _title(self, kind: type) -> str:
         if not issubclass(kind, Part):
             return kind.__name__.lower()
-        return next((each.title for each in self.choices[kind.slot] if each.kind is kind), kind.slot)
+        return next((choice.title for choice in self.choices[kind.slot] if choice.kind is kind), kind.slot)
 
     def _of_recipe(self, properties: dict[str, JsonSchemaValue]) -> dict[str, JsonSchemaValue]:
         """What only the loader knows of: `extends`, `abstract`, and the blocks that a bare path stands for."""
@@ -446,8 +446,8 @@ class RecipeSchema(GenerateJsonSchema):
     def tagged_union_schema(self, schema: core.TaggedUnionSchema) -> JsonSchemaValue:
         """A number or a map, whichever it is, so that what is wrong with a map (a schedule) is said of the map."""
         made = super().tagged_union_schema(schema)
-        maps = [each for each in made["oneOf"] if "$ref" in each]
-        others = [each for each in made["oneOf"] if "type" in each]
+        maps = [option for option in made["oneOf"] if "$ref" in option]
+        others = [option for option in made["oneOf"] if "type" in option]
         return _by_type(maps[0], self.resolve_ref_schema(maps[0]), others[0]) if len(maps) == len(others) == 1 else made
 
     def dict_schema(self, schema: core.DictSchema) -> JsonSchemaValue:
@@ -460,7 +460,7 @@ class RecipeSchema(GenerateJsonSchema):
     def get_union_of_schemas(self, schemas: list[JsonSchemaValue]) -> JsonSchemaValue:
         """`oneOf` where the types exclude each other: of an `anyOf` editors repeat the title for each of them."""
         made = super().get_union_of_schemas(schemas)
-        types = [each.get("type") for each in made.get("anyOf", [])]
+        types = [option.get("type") for option in made.get("anyOf", [])]
         exclusive = None not in types and len(set(types)) == len(types) and not {"integer", "number"} <= {*types}
         return {"oneOf": made["anyOf"]} if "anyOf" in made and exclusive else made
 
@@ -526,7 +526,7 @@ def _proposed(schema: JsonSchemaValue) -> JsonSchemaValue:
 def _without_null(schema: JsonSchemaValue) -> JsonSchemaValue:
     """The schema of what a key holds if it isn't null."""
     for union in {"anyOf", "oneOf"} & schema.keys():
-        kept: list[JsonSchemaValue] = [each for each in schema[union] if each != {"type": "null"}]
+        kept: list[JsonSchemaValue] = [option for option in schema[union] if option != {"type": "null"}]
         rest = {key: value for key, value in schema.items() if key != union}
         return rest | (kept[0] if len(kept) == 1 else {union: kept})
     return schema

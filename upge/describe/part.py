@@ -60,7 +60,7 @@ def described(kind: type[Part]) -> Description:
 
 def used_by(kind: type[Part]) -> list[str]:
     """The installed recipes that use this part; those with a fault are passed over."""
-    return [each.name for each in shelved() if kind in _parts_of(each.path)]
+    return [entry.name for entry in shelved() if kind in _parts_of(entry.path)]
 
 
 def _parts_of(path: Path) -> set[type[Part]]:
@@ -94,7 +94,7 @@ def kind_of(annotation: Any) -> str:
     """A type in words: `number`, `whole number`, `a | b`, `list of text`, …"""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        bounds = (bounds_of(each) for each in arguments[1:] if isinstance(each, FieldInfo | Within))
+        bounds = (bounds_of(constraint) for constraint in arguments[1:] if isinstance(constraint, FieldInfo | Within))
         return " ".join([kind_of(arguments[0]), *filter(None, bounds)])
     if origin is Literal:
         return " | ".join(map(str, arguments))
@@ -121,13 +121,13 @@ def bounds_of(field: FieldInfo | Within) -> str:
 
 
 def _constraints(metadata: Iterable[Any]) -> Iterator[tuple[str, Any]]:
-    for each in metadata:
-        if isinstance(each, Within):
-            yield ("gt" if each.open_below else "ge"), each.low
-            if each.high < math.inf:
-                yield "le", each.high
+    for constraint in metadata:
+        if isinstance(constraint, Within):
+            yield ("gt" if constraint.open_below else "ge"), constraint.low
+            if constraint.high < math.inf:
+                yield "le", constraint.high
         for name in ("gt", "ge", "lt", "le"):
-            if (bound := getattr(each, name, None)) is not None:
+            if (bound := getattr(constraint, name, None)) is not None:
                 yield name, bound
 
 

@@ -110,8 +110,8 @@ class Explainer:
             self._piece("n", term.reduction, (*place, "reduction")),
         )
         together = [other for other in self.recipe.estimator.counting_with(name) if other != name]
-        said = stated(self.root, ("estimator", *place, "weight"))
-        notes = [] if said is None else [f"weight {_weight(term) or 1} ({source_of(said)})"]
+        node = stated(self.root, ("estimator", *place, "weight"))
+        notes = [] if node is None else [f"weight {_weight(term) or 1} ({source_of(node)})"]
         notes += [f"counted together with {' and '.join(together)}"] if together else []
         return Section(f"{name}: over {SOURCES[term.source]}", self._product(name, term), pieces, tuple(notes))
 
@@ -135,10 +135,10 @@ class Explainer:
         return Piece(symbol, str(dumped["use"]), tuple(filled(part)), settings, tuple(sorted(part.reads())))
 
     def _setting(self, part: Part, name: str, value: object, place: tuple[str | int, ...]) -> Setting:
-        said = stated(self.root, ("estimator", *place, name))
+        node = stated(self.root, ("estimator", *place, name))
         extra = part.fields()[name].json_schema_extra
-        if said is not None:
-            origin = source_of(said)
+        if node is not None:
+            origin = source_of(node)
         elif isinstance(extra, dict) and "follows" in extra:
             followed = str(extra["follows"])
             behind = stated(self.root, followed.split("."))

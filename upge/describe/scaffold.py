@@ -127,24 +127,26 @@ def new_recipe(name: str, like: str, folder: Path = Path()) -> Path:
 def _text(name: str, parent: str, root: Node, extended: str | None) -> str:
     """The recipe: what it extends, or else all that its parent says, and in either case the parent's estimator."""
     assert isinstance(root.value, dict)
-    own: dict[str, Node | str] = {"extends": extended} if extended else {}
-    own |= {"name": name, "about": f"{parent}, until you change it"}
+    keys: dict[str, Node | str] = {"extends": extended} if extended else {}
+    keys |= {"name": name, "about": f"{parent}, until you change it"}
     if not extended:
-        own |= {key: node for key, node in root.value.items() if key not in (*own, "abstract", "estimator")}
-    return as_yaml(own) + _block("estimator", root.value["estimator"])
+        keys |= {key: node for key, node in root.value.items() if key not in (*keys, "abstract", "estimator")}
+    return as_yaml(keys) + _block("estimator", root.value["estimator"])
 
 
 def _check_name(name: str) -> None:
     stem = re.sub(r"\.ya?ml$", "", name)
     if _NAME.fullmatch(stem) is None:
         like = re.sub(r"[^\w.+-]+", "_", Path(stem).name).lstrip(".+-") or "mine"
-        wanted = f"letters, digits, and '.', '+', '-', '_' after the first; '{like}' would do"
-        raise InputError(f"'{name}' can't be the name of a recipe: {wanted} (set the folder with --folder)")
+        hint = f"letters, digits, and '.', '+', '-', '_' after the first; '{like}' would do"
+        raise InputError(f"'{name}' can't be the name of a recipe: {hint} (set the folder with --folder)")
     if stem != name:
         raise InputError(f"'{name}' is a file; name the recipe alone: '{stem}'")
-    for each in shelved():
-        if each.name == name:
-            raise InputError(f"the package {each.package} brings a recipe called '{name}' already: choose another name")
+    for entry in shelved():
+        if entry.name == name:
+            raise InputError(
+                f"the package {entry.package} brings a recipe called '{name}' already: choose another name"
+            )
 
 
 def _extendable(parent: Path, folder: Path, *, pointed_at: bool) -> str | None:
@@ -185,8 +187,8 @@ def _files(node: Node) -> Iterator[str]:
     yield node.place.file
     inner = tuple(node.value.values()) if isinstance(node.value, dict) else node.value
     if isinstance(inner, tuple):
-        for each in inner:
-            yield from _files(each)
+        for inner_node in inner:
+            yield from _files(inner_node)
 
 
 def _said(file: Path, key: str) -> str | None:

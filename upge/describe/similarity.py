@@ -64,9 +64,9 @@ def _numbers(estimator: Estimator, batch: Batch, step: int, state: State) -> Ite
     credit = estimator.count(batch, estimator.credit(batch, step, state=state))
     weighed = estimator.weigh(batch, credit)
     for name, term in estimator.terms.items():
-        own, weights = credit.terms[name], weighed.terms[name]
+        term_credit, weights = credit.terms[name], weighed.terms[name]
         shaped = {"reward": credit.reward, "shaping": credit.shaping}
-        view = PartCaller(batch, step, rows=own.rows, active=own.active, known=shaped)
+        view = PartCaller(batch, step, rows=term_credit.rows, active=term_credit.active, known=shaped)
         view.known |= {"advantage": weights.advantage, "ratio": weights.ratio}
         view.known["mask"] = mask = torch.ones_like(weights.ratio)
         counts = weights.active & (weights.advantage != 0)
@@ -127,14 +127,14 @@ def _extremes() -> tuple[tuple[Batch, dict[str, Tensor]], ...]:
     def drawn(shape: torch.Size) -> Tensor:
         return values[torch.randint(0, len(values), shape, generator=random)]
 
-    found = []
+    extremes = []
     many = Case((Prompt(2000, 1),), longest=1)
     long = Case((Prompt(1, 1),), longest=50_000, shortest=50_000)
     for batch in (*(RICH.batch for _ in range(8)), many.batch, long.batch):
         per_token: dict[str, Any] = {name: drawn(batch.trajectory.shape) for name in PER_TOKEN}
         known = {name: drawn(batch.trajectory.shape) for name in ("advantage", "ratio", "mask", "shaping")}
-        found.append((replace(batch, reward=drawn(batch.reward.shape), **per_token), known))
-    return tuple(found)
+        extremes.append((replace(batch, reward=drawn(batch.reward.shape), **per_token), known))
+    return tuple(extremes)
 
 
 @dataclass(frozen=True)
@@ -184,29 +184,29 @@ def alike_subjects(ours: Subject, others: Mapping[str, Subject]) -> list[Likenes
     """As `alike`."""
     if ours.silent:
         return []
-    found: dict[tuple[str, Conditions], dict[tuple[int, ...], float]] = {}
+    distances: dict[tuple[str, Conditions], dict[tuple[int, ...], float]] = {}
     for conditions in combinations():
         for name, theirs in others.items():
             for steps in _kinds(ours, theirs):
-                known = [its for (other, its), held in found.items() if other == name and steps in held]
+                known = [its for (other, its), held in distances.items() if other == name and steps in held]
                 if any(set(its) <= set(conditions) for its in known):
                     continue  # fewer conditions do
                 factor = _factor(ours, theirs, conditions, steps)
                 if factor is not None and not theirs.silent:
-                    found.setdefault((name, conditions), {})[steps] = factor
-    return [_likeness(name, conditions, held, ours.steps) for (name, conditions), held in found.items()]
+                    distances.setdefault((name, conditions), {})[steps] = factor
+    return [_likeness(name, conditions, held, ours.steps) for (name, conditions), held in distances.items()]
 
 
 def apart(one: Estimator, other: Estimator, *, steps: Sequence[int] = (0,), longest: int = LONGEST) -> list[Distance]:
     """How far two estimators are apart: on a batch in which everything happens, on the same one on-policy, and on
     whichever of all batches, steps and carried states the difference is greatest relative to the gradients."""
-    a, b = (Subject(each, tuple(steps), longest) for each in (one, other))
+    a, b = (Subject(estimator, tuple(steps), longest) for estimator in (one, other))
     return apart_subjects(a, b)
 
 
 def apart_subjects(a: Subject, b: Subject) -> list[Distance]:
     """As `apart`."""
-    found = [_distance(label, *_pair(a, b, its, (0, 0, 0))) for label, its in _POLICIES.items()]
+    distances = [_distance(label, *_pair(a, b, its, (0, 0, 0))) for label, its in _POLICIES.items()]
     trials = [
         (label, its, trial)
         for label, its in _POLICIES.items()
@@ -216,7 +216,7 @@ def apart_subjects(a: Subject, b: Subject) -> list[Distance]:
     label, its, (index, step, history) = max(trials, key=lambda trial: _difference(*_pair(a, b, *trial[1:])))
     carried = ", state carried" if history else ""
     where = f"{label}, where they differ most (step {step}{carried})"
-    return [*found, _distance(where, *_pair(a, b, its, (index, step, history)))]
+    return [*distances, _distance(where, *_pair(a, b, its, (index, step, history)))]
 
 
 _POLICIES: dict[str, Conditions] = {"off-policy": (), "on-policy": (ON_POLICY,)}
@@ -347,7 +347,7 @@ def _likeness(
 ) -> Likeness:
     factors = held.values()
     when = _when(sorted(step for some in held for step in some), steps)
-    return Likeness(name, tuple(each.words for each in conditions), (min(factors), max(factors)), when)
+    return Likeness(name, tuple(condition.words for condition in conditions), (min(factors), max(factors)), when)
 
 
 def _when(held: Sequence[int], steps: Sequence[int]) -> str:

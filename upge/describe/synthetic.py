@@ -153,16 +153,16 @@ def _whole(value: Any) -> Iterator[int]:
     if isinstance(value, int) and not isinstance(value, bool) and value > 0:
         yield value
     elif isinstance(value, Mapping | list | tuple):
-        for each in value.values() if isinstance(value, Mapping) else value:
-            yield from _whole(each)
+        for element in value.values() if isinstance(value, Mapping) else value:
+            yield from _whole(element)
 
 
 def _schedules(value: Any) -> Iterator[int]:
     if isinstance(value, Mapping) and {"start", "end", "steps"} <= value.keys():
         yield from _whole(value["steps"])
     elif isinstance(value, Mapping | list | tuple):
-        for each in value.values() if isinstance(value, Mapping) else value:
-            yield from _schedules(each)
+        for element in value.values() if isinstance(value, Mapping) else value:
+            yield from _schedules(element)
 
 
 def _long(longest: int) -> Batch:

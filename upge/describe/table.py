@@ -35,10 +35,10 @@ def brief(part: Part) -> str:
     """A part in a word: its name, with the parameters that differ from their defaults."""
     dumped = part.dump()
     fields = {field.alias or name: field for name, field in type(part).model_fields.items()}
-    said = {k: v for k, v in dumped.items() if k != "use" and not _usual(fields[k], v)}
+    parameters = {k: v for k, v in dumped.items() if k != "use" and not _usual(fields[k], v)}
     return (
-        f"{dumped['use']}({', '.join(f'{key}={written(value)}' for key, value in said.items())})"
-        if said
+        f"{dumped['use']}({', '.join(f'{key}={written(value)}' for key, value in parameters.items())})"
+        if parameters
         else (str(dumped["use"]))
     )
 

@@ -31,8 +31,8 @@ _LONGEST = 2000
 
 def tags_at_end(text: str) -> str:
     """The tags that a text ends with, `<think>` and a line break, say; "" where it ends otherwise."""
-    found = _TAGS.search(text)
-    return found[0] if found else ""
+    match = _TAGS.search(text)
+    return match[0] if match else ""
 
 
 def repeated(tail: str, opening: str, text: str) -> int:
@@ -159,8 +159,8 @@ class Templater:
         taken once, and the two are encoded as one text where this gives the prompt's own ids: no blank comes between.
         Raises ModelError for a token that the model has no embedding for.
         """
-        own = text if prompt is None else text[prompt.repeated(text) :]
-        ids = self._known(self._following(prompt, own), "its demonstration")
+        suffix = text if prompt is None else text[prompt.repeated(text) :]
+        ids = self._known(self._following(prompt, suffix), "its demonstration")
         if not self.text(ids).strip():
             return ()
         # Data that were written by a chat template have its end of a turn, and often a line break behind that.
@@ -214,11 +214,11 @@ class Templater:
         turns = self._turns(problem)
         roles = [turn.get("role") for turn in turns]
         if not self.plain:
-            wanted = "the tokenizer has no chat template for it: set data.template, for example '{prompt}'"
-            raise ModelError(f"problem {problem.id}: its prompt is a conversation, and {wanted}")
+            hint = "the tokenizer has no chat template for it: set data.template, for example '{prompt}'"
+            raise ModelError(f"problem {problem.id}: its prompt is a conversation, and {hint}")
         if roles not in (["user"], ["system", "user"]):
-            wanted = "data.template takes one user turn, with or without a system turn before it"
-            raise ModelError(f"problem {problem.id}: a conversation of {', '.join(map(str, roles))}; {wanted}")
+            hint = "data.template takes one user turn, with or without a system turn before it"
+            raise ModelError(f"problem {problem.id}: a conversation of {', '.join(map(str, roles))}; {hint}")
         if len(turns) == 2 and turns[0]["content"].strip() and "{system}" not in self.template:
             raise ModelError(f"problem {problem.id}: data.template has no {{system}} for its system prompt")
         return {"prompt": turns[-1]["content"], "system": turns[0]["content"] if len(turns) == 2 else ""}
@@ -249,20 +249,20 @@ class Templater:
         if not self.stop_ids:
             beyond = [self._beyond(token) for token in _ids(self.tokenizer.eos_token_id)]
             lacking = "the tokenizer has no end-of-sequence token, nor has the model's config"
-            wanted = f"the tokenizer's end of sequence is {beyond[0]}" if beyond else lacking
-            raise ModelError(f"nothing ends a response: {wanted}; set eos_token in the tokenizer's files")
+            problem = f"the tokenizer's end of sequence is {beyond[0]}" if beyond else lacking
+            raise ModelError(f"nothing ends a response: {problem}; set eos_token in the tokenizer's files")
         after = self._after_a_turn() if self.chat else ()
-        own = tuple(_ids(self.tokenizer.eos_token_id))
-        return next(token for token in (*after, *own, *self.stop_ids) if token in self.stop_ids)
+        end_ids = tuple(_ids(self.tokenizer.eos_token_id))
+        return next(token for token in (*after, *end_ids, *self.stop_ids) if token in self.stop_ids)
 
     def _after_a_turn(self) -> tuple[int, ...]:
         """The ids that the chat template puts right after an assistant's turn; none if it can't render one."""
         turns = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": _SENTINEL}]
         try:
-            _, found, after = self._render(turns, generation=False).rpartition(_SENTINEL)
+            _, sentinel, after = self._render(turns, generation=False).rpartition(_SENTINEL)
         except ModelError:
             return ()
-        return self._ids(after, special=False)[:1] if found else ()
+        return self._ids(after, special=False)[:1] if sentinel else ()
 
     @cached_property
     def _opening(self) -> str:
@@ -270,15 +270,15 @@ class Templater:
 
         The turn is looked at as an earlier one of the conversation, since some templates give the last one a thought.
         """
-        asked = self._turns(Problem("", _ASKED, ""))
+        turns_of_probe = self._turns(Problem("", _ASKED, ""))
         turn, more = {"role": "assistant", "content": _SENTINEL}, {"role": "user", "content": "Hello"}
-        for turns in ([*asked, turn, more], [*asked, turn]):
+        for turns in ([*turns_of_probe, turn, more], [*turns_of_probe, turn]):
             try:
-                prompt = self._render(asked)
-                head, found, _ = self._render(turns, generation=False).partition(_SENTINEL)
+                prompt = self._render(turns_of_probe)
+                head, sentinel, _ = self._render(turns, generation=False).partition(_SENTINEL)
             except ModelError:
                 continue
-            if found and _ASKED in head and prompt.startswith(head):
+            if sentinel and _ASKED in head and prompt.startswith(head):
                 opening = prompt[len(head) :]
                 return opening if opening.strip() else ""
         return ""
@@ -292,9 +292,9 @@ def _refuse_lost(turns: Sequence[Message], text: str, problem: Problem) -> None:
     for turn in turns:
         role, content = turn["role"], turn["content"].strip()
         if role in ("system", "developer", "user") and not _has_words_of(text, content):
-            wanted = "put it into the user's turn, or set data.template"
+            hint = "put it into the user's turn, or set data.template"
             where = f" of problem {problem.id}" if problem.id else ""
-            raise ModelError(f"the tokenizer's chat template leaves out the turn by {role}{where}; {wanted}")
+            raise ModelError(f"the tokenizer's chat template leaves out the turn by {role}{where}; {hint}")
 
 
 def _has_words_of(text: str, content: str) -> bool:

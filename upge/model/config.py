@@ -33,15 +33,15 @@ def configure(arguments: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) 
     Raises:
         ModelError: no `model_type`, or an argument that it doesn't have. Transformers' own errors: a wrong value.
     """
-    given = dict(arguments)
-    kind = given.pop("model_type", None)
+    settings = dict(arguments)
+    kind = settings.pop("model_type", None)
     if not isinstance(kind, str):
         raise ModelError("model.config: set the architecture with model_type, for example 'llama'")
-    given.setdefault("vocab_size", max(tokenizer.get_vocab().values()) + 1)
+    settings.setdefault("vocab_size", max(tokenizer.get_vocab().values()) + 1)
     # A pad id would be an embedding row without gradient, so it is set only where the tokenizer has one of its own.
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-        given.setdefault(name, getattr(tokenizer, name))
-    config = AutoConfig.for_model(kind, **given)
+        settings.setdefault(name, getattr(tokenizer, name))
+    config = AutoConfig.for_model(kind, **settings)
     known = _known(config)
     for name in sorted(set(arguments) - known - {"model_type"}):
         raise ModelError(f"model.config: {kind} has no argument {name!r}; {did_you_mean(name, known, _UNREAD)}")
@@ -96,7 +96,7 @@ def _read(module: str) -> frozenset[str]:
 def _set(config: PreTrainedConfig, name: str, value: Any) -> None:
     rope = getattr(config, "rope_parameters", None)
     if name == "rope_theta" and not hasattr(config, "rope_theta"):
-        if any(isinstance(each, dict) for each in (rope or {}).values()):
+        if any(isinstance(nested, dict) for nested in (rope or {}).values()):
             kinds = ", ".join(sorted(rope or {}))
             raise ModelError(f"model.overrides: this model has a rope_theta for each of {kinds}; set rope_parameters")
         config.rope_parameters = {**(rope or {}), "rope_theta": float(value)}

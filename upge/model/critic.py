@@ -116,8 +116,8 @@ def _opened(policy: Policy, path: str) -> PreTrainedModel:
         raise ModelError(f"{path}: it lacks weights of {type(model).__name__} ({', '.join(sorted(body)[:3])})")
     if report["missing_keys"]:
         _silence_head(model)
-    found: PreTrainedModel = model
-    return found
+    loaded: PreTrainedModel = model
+    return loaded
 
 
 def _silence_head(model: PreTrainedModel) -> None:

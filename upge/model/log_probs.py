@@ -95,9 +95,9 @@ def _streamed(
     model: PreTrainedModel, batch: Padded, heat: Tensor | None, forward: Callable[..., Any], entropy: bool
 ) -> Tensor:
     """(T, 1 or 2) log-probs and entropies; the logits are never whole."""
-    with streamed_by(model, batch.rows, batch.tokens.shape, batch.targets, heat, entropy) as found:
+    with streamed_by(model, batch.rows, batch.tokens.shape, batch.targets, heat, entropy) as record:
         logits: Tensor = forward(input_ids=batch.tokens, **understood(model, batch)).logits
-    result = found.result(logits)
+    result = record.result(logits)
     if result is not None:
         return result
     # The model projects in a way of its own, without the head: its logits are (B, L, V).
@@ -118,7 +118,7 @@ _STREAMS = Proof(
 
 def _streams(model: PreTrainedModel) -> bool:
     """Whether a model's streamed log-probs are those of its own logits."""
-    if any(isinstance(each, FakeTensor) for each in model.parameters()):
+    if any(isinstance(parameter, FakeTensor) for parameter in model.parameters()):
         return True  # without numbers there is nothing to compare
     kind = (type(model.get_output_embeddings()), processing(model))
     return _STREAMS.holds(model, kind, partial(_fault, model), stacklevel=4)

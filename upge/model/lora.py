@@ -49,7 +49,7 @@ _SHOWN = 4
 
 def divided(model: nn.Module, targets: tuple[str, ...]) -> tuple[list[str], list[str]]:
     """The targets that end names of layers (or of nothing), and those that end names of stacks of experts."""
-    stacks = [name for name, each in model.named_parameters() if len(shards.shape(each)) == STACK]
+    stacks = [name for name, parameter in model.named_parameters() if len(shards.shape(parameter)) == STACK]
     layers = [name for name, _ in model.named_modules()]
     of_stacks = [target for target in targets if any(_ends(name, target) for name in stacks)]
     of_layers = [target for target in targets if any(_ends(name, target) for name in layers)]
@@ -59,8 +59,8 @@ def divided(model: nn.Module, targets: tuple[str, ...]) -> tuple[list[str], list
 def routers(model: nn.Module) -> Iterator[str]:
     """Linear layers that answer with more than a product, which an adapter would add its own to: Llama 4's routers."""
     for name, module in model.named_modules():
-        own = type(module)
-        if isinstance(module, nn.Linear) and own.__module__.startswith("transformers.models."):
+        kind = type(module)
+        if isinstance(module, nn.Linear) and kind.__module__.startswith("transformers.models."):
             with torch.no_grad():
                 answer = module(module.weight.new_zeros(1, module.in_features))
             if not isinstance(answer, Tensor):
@@ -76,21 +76,23 @@ def bare(model: PreTrainedModel, without: tuple[str, ...] = ()) -> str | None:
 
     Args: without: modules that aren't looked at.
     """
-    found: dict[str, int] = {}
+    sizes: dict[str, int] = {}
     stacks = set()
     for name, weight in _matrices(model):
         if within(name, without):
             continue
         kind = re.sub(r"(?<=\.)\d+(?=\.)", "*", name)
-        found[kind] = found.get(kind, 0) + math.prod(shards.shape(weight))
+        sizes[kind] = sizes.get(kind, 0) + math.prod(shards.shape(weight))
         if len(shards.shape(weight)) == STACK:
             stacks.add(kind.rpartition(".")[2])
-    if not found:
+    if not sizes:
         return None
-    whole = sum(math.prod(shards.shape(each)) for name, each in model.named_parameters() if ".lora_" not in name)
-    kinds = sorted(found, key=lambda kind: -found[kind])
+    whole = sum(
+        math.prod(shards.shape(parameter)) for name, parameter in model.named_parameters() if ".lora_" not in name
+    )
+    kinds = sorted(sizes, key=lambda kind: -sizes[kind])
     names = ", ".join(kinds[:_SHOWN]) + (f" and {len(kinds) - _SHOWN} more" if len(kinds) > _SHOWN else "")
-    share = f"{sum(found.values()) / whole:.0%} of the weights"
+    share = f"{sum(sizes.values()) / whole:.0%} of the weights"
     hint = f"; stacks of experts get one where model.lora.targets names them: {', '.join(sorted(stacks))}"
     untrained = f"model.lora.targets: all-linear puts no adapter on {names} ({share}), which stay as they are"
     return untrained + (hint if stacks else "")
@@ -102,8 +104,10 @@ def _matrices(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     wrapped = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
-    layers = {id(each.get_base_layer()) for each in wrapped if not isinstance(each, ParamWrapper)}
-    single = {(id(each.get_base_layer()), each.parameter_name) for each in wrapped if isinstance(each, ParamWrapper)}
+    layers = {id(layer.get_base_layer()) for layer in wrapped if not isinstance(layer, ParamWrapper)}
+    single = {
+        (id(layer.get_base_layer()), layer.parameter_name) for layer in wrapped if isinstance(layer, ParamWrapper)
+    }
     ends = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
     for place, module in model.named_modules():
         if id(module) in layers | ends or isinstance(module, nn.Embedding | _ConvNd) or ".lora_" in place:
@@ -285,11 +289,11 @@ def merge(model: PreTrainedModel, *, safe: bool = True) -> None:
 
 def restore(model: PreTrainedModel, weights: dict[str, Tensor]) -> None:
     """Give the adapter saved weights. Raises ModelError where they are another adapter's."""
-    own = {_saved_name(name): name for name in model.state_dict() if ".lora_" in name}
-    odd = sorted(own.keys() ^ weights.keys())
+    names = {_saved_name(name): name for name in model.state_dict() if ".lora_" in name}
+    odd = sorted(names.keys() ^ weights.keys())
     if odd:
         raise ModelError(f"another adapter's weights: {odd[0]} doesn't fit")
-    shards.load(model, {own[name]: x for name, x in weights.items()})
+    shards.load(model, {names[name]: x for name, x in weights.items()})
 
 
 def _saved_name(name: str) -> str:
@@ -334,9 +338,9 @@ def merge_from(model: PreTrainedModel, folder: Path) -> None:
 
 def _refuse_lacking(wrapped: Any, folder: Path) -> None:
     """Raise ModelError where an adapter's file lacks weights that its config has places for: peft would draw them."""
-    wanted = _peft().get_peft_model_state_dict(wrapped, save_embedding_layers=False)
+    expected = _peft().get_peft_model_state_dict(wrapped, save_embedding_layers=False)
     with safe_open(folder / WEIGHTS, framework="pt") as file:
-        lacking = sorted(wanted.keys() - set(file.keys()))
+        lacking = sorted(expected.keys() - set(file.keys()))
     if lacking:
         raise ModelError(f"{folder}: {WEIGHTS} lacks {lacking[0]}, which its {CONFIG} has a place for")
 
@@ -347,7 +351,7 @@ def warned(place: str) -> Iterator[None]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         yield
-    texts = dict.fromkeys((" ".join(str(each.message).split()), each.category) for each in caught)
+    texts = dict.fromkeys((" ".join(str(warning.message).split()), warning.category) for warning in caught)
     for text, category in texts:
         if not _HANDLED.search(text) and not issubclass(category, DeprecationWarning | FutureWarning):
             warnings.warn(f"{place}: peft warns: {text[:300]}", stacklevel=3)

@@ -92,20 +92,20 @@ def _by_branches(
 ) -> Tensor:
     """(B, heads, L, width) the same attention; 0 where there is padding, which nobody reads."""
     attend = partial(scaled_dot_product_attention, **named)
-    rows = zip(*(each.split(1) for each in (query, key, value)), attn_mask.branches, strict=True)
+    rows = zip(*(tensor.split(1) for tensor in (query, key, value)), attn_mask.branches, strict=True)
     return torch.cat([_row(attend, q, k, v, branches) for q, k, v, branches in rows])
 
 
 def _row(attend: Callable[..., Tensor], query: Tensor, key: Tensor, value: Tensor, branches: Sequence[int]) -> Tensor:
-    parts = [each.split(list(branches), dim=2) for each in (query, key, value)]
+    parts = [tensor.split(list(branches), dim=2) for tensor in (query, key, value)]
     (query, *queries), (key, *keys), (value, *values) = parts
-    found = [attend(query, key, value, is_causal=True)]
-    for asked, own_key, own_value in zip(queries[:-1], keys, values, strict=False):
-        if asked.shape[2]:
-            seen = _after(branches[0], asked.shape[2], asked.device)
+    outputs = [attend(query, key, value, is_causal=True)]
+    for branch_query, own_key, own_value in zip(queries[:-1], keys, values, strict=False):
+        if branch_query.shape[2]:
+            seen = _after(branches[0], branch_query.shape[2], branch_query.device)
             mine = torch.cat([key, own_key], 2), torch.cat([value, own_value], 2)
-            found.append(attend(asked, *mine, attn_mask=seen))
-    return torch.cat([*found, torch.zeros_like(queries[-1])], 2)
+            outputs.append(attend(branch_query, *mine, attn_mask=seen))
+    return torch.cat([*outputs, torch.zeros_like(queries[-1])], 2)
 
 
 def _after(prompt: int, response: int, device: torch.device) -> Tensor:
@@ -201,10 +201,10 @@ def layout(sequences: Sequence[tuple[Tokens, int]], reach: PrefixSharing | None)
     """
     if reach is None:
         return [[index] for index in range(len(sequences))]
-    found: list[list[int]] = []
+    rows: list[list[int]] = []
     for _, members in groupby(range(len(sequences)), key=lambda index: tuple(sequences[index][0])):
-        found += _cheapest(list(members), sequences, reach)
-    return found
+        rows += _cheapest(list(members), sequences, reach)
+    return rows
 
 
 def width(sequences: Sequence[tuple[Tokens, int]]) -> int:
@@ -218,9 +218,9 @@ def understood(model: PreTrainedModel, batch: Padded) -> dict[str, Any]:
     if mask.ndim == 4 and model.config._attn_implementation != "sdpa":  # which adds its mask to the scores
         least = torch.finfo(model.dtype).min
         mask = torch.zeros(mask.shape, dtype=model.dtype, device=mask.device).masked_fill(~mask, least)
-    wanted = {"attention_mask": mask, "position_ids": batch.positions, "use_cache": False}
+    arguments = {"attention_mask": mask, "position_ids": batch.positions, "use_cache": False}
     parameters = inspect.signature(type(model).forward).parameters
-    return {name: value for name, value in wanted.items() if name in parameters}
+    return {name: value for name, value in arguments.items() if name in parameters}
 
 
 class _Row:

@@ -156,11 +156,11 @@ class Policy:
         adapted = lora.adapted(self.model)
         model = lora.merged_outline(self.model) if adapted and merge else self.model
         every = self.model.state_dict(keep_vars=True).items()
-        own = [(name, x) for name, x in every if ".lora_" in name]
+        tensors = [(name, x) for name, x in every if ".lora_" in name]
         if merge or not adapted:
-            own = [min(self.model.named_parameters(), key=lambda item: math.prod(shards.shape(item[1])))]
-            own = [(lora.plain_name(name), x) for name, x in own]
-        weights = shards.whole(own, keep=writes)
+            tensors = [min(self.model.named_parameters(), key=lambda item: math.prod(shards.shape(item[1])))]
+            tensors = [(lora.plain_name(name), x) for name, x in tensors]
+        weights = shards.whole(tensors, keep=writes)
         if writes:
             self._write(folder, model, weights)
 
@@ -197,10 +197,10 @@ def counted(names: Sequence[str]) -> str:
 def _stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     """The end-of-sequence ids that tokenizer, config and generation config name, in that order, once each."""
     named = [tokenizer, model.config, model.config.get_text_config(), model.generation_config]
-    found: dict[int, None] = {}
+    stop_ids: dict[int, None] = {}
     for ids in (getattr(place, "eos_token_id", None) for place in named):
-        found.update(dict.fromkeys([] if ids is None else [ids] if isinstance(ids, int) else ids))
-    return tuple(found)
+        stop_ids.update(dict.fromkeys([] if ids is None else [ids] if isinstance(ids, int) else ids))
+    return tuple(stop_ids)
 
 
 @contextmanager

@@ -47,7 +47,9 @@ def reach(model: PreTrainedModel, ask: Ask) -> PrefixSharing | None:
 
 def _may(model: PreTrainedModel) -> bool:
     """Whether a model looks as if it took a mask of pairs and positions that start again."""
-    if shards.sharded(model) or any(isinstance(each, FakeTensor) or each.is_meta for each in model.parameters()):
+    if shards.sharded(model) or any(
+        isinstance(parameter, FakeTensor) or parameter.is_meta for parameter in model.parameters()
+    ):
         return False  # ranks would try it at different times; without numbers there is nothing to try
     config = model.config.get_text_config()
     parameters = inspect.signature(type(model).forward).parameters
@@ -84,15 +86,15 @@ def _fault(model: PreTrainedModel, ask: Ask) -> str | None:
     other = [(prompt, [token + 1 for token in response]) for prompt, response in known]
     sibling = collate(self_check.within(model, [known[0], *other[1:]]), 0, device, reach=_FAR)
     onward = replace(shared, positions=torch.arange(shared.tokens.shape[1], device=device).expand_as(shared.tokens))
-    own, tree, changed, wrong = (ask(batch) for batch in (plain, shared, sibling, onward))
-    apart, tolerance = float((tree - own).abs().max()), _tolerance(model)
+    reference, tree, changed, wrong = (ask(batch) for batch in (plain, shared, sibling, onward))
+    apart, tolerance = float((tree - reference).abs().max()), _tolerance(model)
     first = int(shared.lengths[0])
     if not apart <= tolerance:
         return f"sharing moves log-probs by {apart:.1g}"
     if not float((changed[:first] - tree[:first]).abs().max()) <= tolerance / 10:
         return "a response depends on other responses"
     # Where positions make no difference, it can't be told whether they were heard.
-    if not 4 * apart <= float((wrong - own).abs().max()):
+    if not 4 * apart <= float((wrong - reference).abs().max()):
         return "its log-probs don't depend on positions"
     return None
 

@@ -37,10 +37,10 @@ def recomputed(model: PreTrainedModel) -> Iterator[None]:
     try:
         yield
     finally:
-        for layer, own in zip(layers, kept, strict=True):
+        for layer, original in zip(layers, kept, strict=True):
             del layer.forward
-            if own is not None:
-                layer.forward = own
+            if original is not None:
+                layer.forward = original
 
 
 def _forgetting(forward: Callable[..., Any], *inputs: Any, **named: Any) -> Any:

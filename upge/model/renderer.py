@@ -27,10 +27,10 @@ def main() -> None:
     with contextlib.suppress(EOFError, OSError):  # whoever asked is gone
         outside.send_bytes(b"")
         while True:
-            asked = json.loads(outside.recv_bytes())
+            request = json.loads(outside.recv_bytes())
             spent = resource.getrusage(resource.RUSAGE_SELF)
             _limit(resource.RLIMIT_CPU, int(spent.ru_utime + spent.ru_stime) + 1 + seconds)
-            outside.send_bytes(json.dumps(_answer(asked, longest)).encode())
+            outside.send_bytes(json.dumps(_answer(request, longest)).encode())
 
 
 def _limit(kind: int, most: int) -> None:
@@ -39,13 +39,13 @@ def _limit(kind: int, most: int) -> None:
     resource.setrlimit(kind, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
 
 
-def _answer(asked: dict[str, Any], longest: int) -> dict[str, str]:
+def _answer(request: dict[str, Any], longest: int) -> dict[str, str]:
     try:
         answered: Any = render_jinja_template(
-            conversations=[asked["turns"]],
-            chat_template=asked["template"],
-            add_generation_prompt=asked["generation"],
-            **asked["tokens"],
+            conversations=[request["turns"]],
+            chat_template=request["template"],
+            add_generation_prompt=request["generation"],
+            **request["tokens"],
         )
     except MemoryError:
         return {"refused": "it needs too much memory"}

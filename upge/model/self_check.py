@@ -57,8 +57,8 @@ class Proof:
             fault = self._fault(model, trial)
             known[kind] = fault is None
             if fault is not None:
-                said = self._refusal.format(model=type(model).__name__, fault=fault)
-                warnings.warn(said, stacklevel=stacklevel)
+                message = self._refusal.format(model=type(model).__name__, fault=fault)
+                warnings.warn(message, stacklevel=stacklevel)
         return known[kind]
 
     def _fault(self, model: PreTrainedModel, trial: Callable[[], str | None]) -> str | None:
@@ -76,14 +76,14 @@ def undisturbed(model: PreTrainedModel) -> Iterator[None]:
     Half precision's rounding would pass for a fault. What was is put back, and so are torch's random states.
     """
     modes = [(module, module.training) for module in model.modules()]
-    prepared, own = vars(model).get("forward"), vars(model).get("_original_forward")  # accelerate's names
+    prepared, original = vars(model).get("forward"), vars(model).get("_original_forward")  # accelerate's names
     device = model.device
-    drawing = {each.device for each in model.parameters() if each.device.type in ("cuda", "xpu")}
+    drawing = {parameter.device for parameter in model.parameters() if parameter.device.type in ("cuda", "xpu")}
     try:
         for module, _ in modes:
             module.training = False
-        if prepared is not None and own is not None:
-            model.forward = own
+        if prepared is not None and original is not None:
+            model.forward = original
         with (
             torch.no_grad(),
             torch.autocast(device.type, enabled=False),
@@ -102,12 +102,12 @@ def sequences(model: PreTrainedModel) -> Sequences:
     return within(model, _SEQUENCES)
 
 
-def within(model: PreTrainedModel, given: Sequences) -> Sequences:
+def within(model: PreTrainedModel, sequences: Sequences) -> Sequences:
     """The same pairs, with ids that a small vocabulary has."""
     size = int(model.config.get_text_config().vocab_size)
-    return [([token % size for token in prompt], [token % size for token in answer]) for prompt, answer in given]
+    return [([token % size for token in prompt], [token % size for token in answer]) for prompt, answer in sequences]
 
 
 def precision(model: nn.Module) -> int:
     """Bytes of the narrowest floating-point parameter: how finely the model's answers can be told apart."""
-    return min((each.itemsize for each in model.parameters() if each.is_floating_point()), default=4)
+    return min((parameter.itemsize for parameter in model.parameters() if parameter.is_floating_point()), default=4)

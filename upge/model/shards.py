@@ -78,15 +78,15 @@ def _by_zero(x: Tensor) -> bool:
 
 def whole(tensors: Iterable[tuple[str, Tensor]], *, keep: bool) -> dict[str, Tensor]:
     """Named tensors on the CPU, whole, one after another; empty on ranks that don't `keep` them. Tied ones stay one."""
-    found: dict[str, Tensor] = {}
+    state: dict[str, Tensor] = {}
     seen: dict[int, tuple[Tensor, Tensor]] = {}  # with the tensor itself: an id is free again once that is gone
     for name, x in tensors:
         if id(x) not in seen:
             gathered = full(x)
             seen[id(x)] = x, gathered.cpu().contiguous() if keep else torch.empty(0)
         if keep:
-            found[name] = seen[id(x)][1]
-    return found
+            state[name] = seen[id(x)][1]
+    return state
 
 
 def weights(model: nn.Module, *, keep: bool) -> dict[str, Tensor]:
@@ -112,16 +112,16 @@ def _parted_by_zero(x: Tensor, like: Any) -> Tensor:
     return nn.functional.pad(flat, (0, size - flat.numel()))
 
 
-def load(model: nn.Module, given: dict[str, Tensor]) -> None:
+def load(model: nn.Module, state: dict[str, Tensor]) -> None:
     """Give a model weights that every rank has whole; tied ones may be there once."""
     settle(model)
-    own = model.state_dict(keep_vars=True)
-    known = {name: x for name, x in given.items() if name in own}
-    parts = {name: parted(x, own[name]) for name, x in known.items() if not _by_zero(own[name])}
+    parameters = model.state_dict(keep_vars=True)
+    known = {name: x for name, x in state.items() if name in parameters}
+    parts = {name: parted(x, parameters[name]) for name, x in known.items() if not _by_zero(parameters[name])}
     model.load_state_dict(parts, strict=False)
     for name in known:
         if name not in parts:
-            _load_by_zero(own[name], known[name])
+            _load_by_zero(parameters[name], known[name])
 
 
 def _load_by_zero(parameter: Tensor, x: Tensor) -> None:

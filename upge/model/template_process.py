@@ -53,11 +53,11 @@ class Renderer:
         Raises:
             RenderingError: the template refuses them, or takes too long for it, or too much.
         """
-        asked = {"template": template, "turns": list(turns), "tokens": dict(tokens), "generation": generation}
+        request = {"template": template, "turns": list(turns), "tokens": dict(tokens), "generation": generation}
         with self._lock:
             self._process = self._process or _Process()
             try:
-                answer = self._process.ask(asked)
+                answer = self._process.ask(request)
             except (EOFError, OSError) as error:
                 ended, self._process = self._process.end(), None
                 slow = f"it takes more than {SECONDS} s of processor time"
@@ -95,9 +95,9 @@ class _Process:
         except (EOFError, OSError) as error:
             raise RenderingError(f"the process that renders it can't be started ({self.end()})") from error
 
-    def ask(self, asked: dict[str, Any]) -> dict[str, str]:
+    def ask(self, request: dict[str, Any]) -> dict[str, str]:
         """The answer. Raises EOFError or OSError where the process has ended."""
-        self._connection.send_bytes(json.dumps(asked).encode())
+        self._connection.send_bytes(json.dumps(request).encode())
         answer: dict[str, str] = json.loads(self._connection.recv_bytes())
         return answer
 

@@ -68,8 +68,8 @@ def note(model: PreTrainedModel, places: tuple[str, ...]) -> str | None:
     """What is frozen, in a sentence; None: nothing."""
     if not places:
         return None
-    frozen = sum(each.numel() for name, each in model.named_parameters() if within(name, places))
-    share = frozen / max(1, sum(each.numel() for each in model.parameters()))
+    frozen = sum(parameter.numel() for name, parameter in model.named_parameters() if within(name, places))
+    share = frozen / max(1, sum(parameter.numel() for parameter in model.parameters()))
     more = f" and {len(places) - _SHOWN} more" if len(places) > _SHOWN else ""
     return (
         f"model: no text reaches {', '.join(places[:_SHOWN])}{more} ({share:.0%} of the weights): frozen, saved as is"
@@ -82,12 +82,12 @@ def unreached(model: PreTrainedModel, forward: Callable[..., Any] | None = None)
     Args: forward: what to call in place of the model. Raises ModelError: it refuses text alone.
     """
     with undisturbed(model), torch.enable_grad(), _called(model) as called:
-        found = reached(_asked(model, (4, 1, 6), forward or model))
+        ids = reached(_asked(model, (4, 1, 6), forward or model))
     names = {
         f"{place}.{name}".removeprefix(".")
         for place, module in model.named_modules()
-        for name, each in module.named_parameters(recurse=False)
-        if id(each) not in found and (each.requires_grad or module not in called)
+        for name, parameter in module.named_parameters(recurse=False)
+        if id(parameter) not in ids and (parameter.requires_grad or module not in called)
     }
     return tuple(_places(model, names))
 
@@ -96,7 +96,10 @@ def unreached(model: PreTrainedModel, forward: Callable[..., Any] | None = None)
 def _called(model: nn.Module) -> Iterator[set[nn.Module]]:
     """While open, the modules that have been called gather."""
     called: set[nn.Module] = set()
-    handles = [module.register_forward_pre_hook(lambda own, _: called.add(own)) for module in model.modules()]
+    handles = [
+        module.register_forward_pre_hook(lambda called_module, _: called.add(called_module))
+        for module in model.modules()
+    ]
     try:
         yield called
     finally:
@@ -129,7 +132,7 @@ def _refuse_foresight(model: PreTrainedModel) -> None:
 
 def reached(x: Tensor) -> set[int]:
     """The ids of the leaves that a tensor's gradient goes to."""
-    found: set[int] = set()
+    ids: set[int] = set()
     seen: set[Any] = set()
     left: list[Any] = [x.grad_fn]
     while left:
@@ -138,9 +141,9 @@ def reached(x: Tensor) -> set[int]:
             continue
         seen.add(node)
         if hasattr(node, "variable"):
-            found.add(id(node.variable))
+            ids.add(id(node.variable))
         left += [following for following, _ in node.next_functions]
-    return found
+    return ids
 
 
 def _places(model: nn.Module, names: set[str], place: str = "") -> Iterator[str]:
@@ -149,8 +152,8 @@ def _places(model: nn.Module, names: set[str], place: str = "") -> Iterator[str]
         if f"{place}{name}" in names and parameter is not None:
             yield f"{place}{name}"
     for child, module in model.named_children():
-        own = [f"{place}{child}.{name}" for name, _ in module.named_parameters()]
-        if own and names.issuperset(own):
+        parameters = [f"{place}{child}.{name}" for name, _ in module.named_parameters()]
+        if parameters and names.issuperset(parameters):
             yield f"{place}{child}"
-        elif own:
+        elif parameters:
             yield from _places(module, names, f"{place}{child}.")

@@ -64,7 +64,7 @@ def _memory(plan: Plan) -> Table:
     for share in plan.shares:
         if several or share.whole:
             row(share.name, share.whole, share.sharded)
-    row("together", sum(each.whole for each in plan.shares), sum(each.sharded for each in plan.shares))
+    row("together", sum(item.whole for item in plan.shares), sum(item.sharded for item in plan.shares))
     return table
 
 

@@ -139,13 +139,15 @@ def policy_peak(model: PreTrainedModel, work: Pass) -> int:
 
 def critic_peak(config: PreTrainedConfig, dtype: str, attention: str | None, work: Pass) -> tuple[int, int]:
     """A critic's parameters, and the bytes that a pass over it holds at most beside them and their gradients."""
-    own = copy.deepcopy(config)
-    own.num_labels = 1
+    critic_config = copy.deepcopy(config)
+    critic_config.num_labels = 1
     with FakeTensorMode():
-        model: PreTrainedModel = AutoModelForTokenClassification.from_config(own, **_arguments(dtype, attention)).eval()
+        model: PreTrainedModel = AutoModelForTokenClassification.from_config(
+            critic_config, **_arguments(dtype, attention)
+        ).eval()
         critic = Critic(model)
         peak = _peak(model, lambda: critic.values([_tokens(work)], forward=_forward(model, work.precision)).sum())
-        return sum(each.numel() for each in model.parameters()), peak
+        return sum(parameter.numel() for parameter in model.parameters()), peak
 
 
 def _tokens(work: Pass) -> tuple[list[int], list[int]]:
@@ -172,10 +174,14 @@ def _forward(model: PreTrainedModel, precision: str, temperature: float = 1.0) -
 
 
 def _peak(model: nn.Module, loss: Callable[[], Tensor]) -> int:
-    trained = [each for each in model.parameters() if each.requires_grad]
-    for each in trained:
-        each.grad = torch.zeros_like(each)  # as from the second micro-batch on
-    settled = [*model.parameters(), *model.buffers(), *(each.grad for each in trained if each.grad is not None)]
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.grad = torch.zeros_like(parameter)  # as from the second micro-batch on
+    settled = [
+        *model.parameters(),
+        *model.buffers(),
+        *(parameter.grad for parameter in trained if parameter.grad is not None),
+    ]
     with Held(settled) as held:
         loss().backward()
     peak: int = held.peak
@@ -189,14 +195,14 @@ class Held(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.live: int = 0
         self.peak: int = 0
-        self._settled = [each.untyped_storage() for each in settled]  # kept, so that their ids stay theirs
-        self._known: dict[int, Any] = {id(each): None for each in self._settled}
+        self._settled = [tensor.untyped_storage() for tensor in settled]  # kept, so that their ids stay theirs
+        self._known: dict[int, Any] = {id(tensor): None for tensor in self._settled}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))
-        for each in tree_leaves(made):
-            if isinstance(each, Tensor):
-                self._hold(each.untyped_storage())
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, Tensor):
+                self._hold(tensor.untyped_storage())
         return made
 
     def _hold(self, storage: torch.UntypedStorage) -> None:

@@ -112,7 +112,7 @@ def count(model: PreTrainedModel) -> Count:
     kinds = set(getattr(model, "_no_split_modules", None) or ())
     layers = [_size(module) for module in model.modules() if type(module).__name__ in kinds]
     whole = _size(model)
-    trained = sum(each.numel() for each in model.parameters() if each.requires_grad)
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     return Count(whole, trained, whole - sum(layers), max(layers, default=0))
 
 
@@ -128,21 +128,21 @@ def shares(recipe: Recipe, config: PreTrainedConfig, work: Work, ranks: int) -> 
     moved = _compute_size(recipe) if _mixed(recipe) else size
     peak = peaks[-1] if model.gradient_checkpointing else peaks[0]
     divided = _sharded_peak(recipe, config, task) if _mixed(recipe) else peak
-    found = [
+    shares_of_run = [
         Share("weights", weights, weights / ranks),
         Share("gradients", trained, trained / ranks),
         Share("AdamW's two moments", 2 * trained, 2 * trained / ranks),
         Share("gathered for a pass", 0, moved * (counted.outside + 3 * counted.layer) if ranks > 1 else 0),
     ]
     if "value" in needs and recipe.critic is not None:
-        own = config if recipe.critic.path is None else config_at(recipe.critic.path).config
-        parameters, its = critic_peak(own, model.dtype, model.attention, task)
-        found.append(Share("critic, trained", 4 * size * parameters, 4 * size * parameters / ranks))
+        critic_config = config if recipe.critic.path is None else config_at(recipe.critic.path).config
+        parameters, its = critic_peak(critic_config, model.dtype, model.attention, task)
+        shares_of_run.append(Share("critic, trained", 4 * size * parameters, 4 * size * parameters / ranks))
         peak, divided = max(peak, its), max(divided, its)
     if "reference_logp" in needs and not (model.lora is not None and recipe.reference.path is None):
         reference = size * (counted.parameters if recipe.reference.path is None else _parameters(recipe))
-        found.append(Share("reference", reference, reference / ranks))
-    return counted, [*found, Share("activations at their peak", peak, divided)], peaks
+        shares_of_run.append(Share("reference", reference, reference / ranks))
+    return counted, [*shares_of_run, Share("activations at their peak", peak, divided)], peaks
 
 
 def logits(work: Work, config: PreTrainedConfig) -> float:
@@ -209,13 +209,15 @@ def _weights(model: PreTrainedModel, recipe: Recipe) -> float:
     lora = recipe.model.lora
     packed = None if lora is None or lora.quantize is None else _PACKED[lora.quantize]
     return sum(
-        each.numel() * (packed if packed is not None and ".base_layer.weight" in name else each.itemsize)
-        for name, each in model.named_parameters()
+        parameter.numel() * (packed if packed is not None and ".base_layer.weight" in name else parameter.itemsize)
+        for name, parameter in model.named_parameters()
     )
 
 
 def _trained_bytes(model: PreTrainedModel) -> float:
-    return float(sum(each.numel() * each.itemsize for each in model.parameters() if each.requires_grad))
+    return float(
+        sum(parameter.numel() * parameter.itemsize for parameter in model.parameters() if parameter.requires_grad)
+    )
 
 
 def _parameters(recipe: Recipe) -> int:
@@ -224,4 +226,4 @@ def _parameters(recipe: Recipe) -> int:
 
 
 def _size(module: nn.Module) -> int:
-    return sum(each.numel() for each in module.parameters())
+    return sum(parameter.numel() for parameter in module.parameters())

@@ -25,8 +25,8 @@ def notes(recipe: Recipe, tokenizer: PreTrainedTokenizerBase | None, processes: 
     """One sentence each. Args: length: tokens of prompt and response together, at most."""
     yield from missing_packages(recipe)
     yield from cautions.before(recipe)
-    if (own := recipe.engine_of_its_own()) is not None:
-        yield f"eval.engine: {own.dump()['use']} is open beside the rollouts' engine, and takes memory of its own"
+    if (engine := recipe.engine_of_its_own()) is not None:
+        yield f"eval.engine: {engine.dump()['use']} is open beside the rollouts' engine, and takes memory of its own"
     yield from _dividing(recipe, processes)
     yield from _templating(recipe, tokenizer)
     limit = getattr(recipe.rollout.engine, "max_model_len", None)
@@ -108,11 +108,11 @@ def plan(
     """
     ranks = processes or _world_size()
     try:
-        found = config_of(recipe.model, config)
-        context = _context(found)
+        source = config_of(recipe.model, config)
+        context = _context(source)
         prompt = _prompt(recipe, context, prompt_tokens, composed)
         work = work_of(recipe, prompt, ranks)
-        counted, shares, peaks = memory.shares(recipe, found.config, work, ranks)
+        counted, shares, peaks = memory.shares(recipe, source.config, work, ranks)
     except InputError as error:
         at = "model.config" if recipe.model.path is None else "model.path"
         raise _fault(str(error), at, composed) from error
@@ -123,15 +123,15 @@ def plan(
     share = getattr(engine, "gpu_memory_utilization", None)
     return Plan(
         recipe=recipe,
-        origin=found.origin,
+        origin=source.origin,
         processes=ranks,
         context=context,
         count=counted,
         work=work,
         shares=tuple(shares),
         peaks=tuple(peaks),
-        logits=memory.logits(work, found.config),
-        cache=memory.cache(found.config, size),
+        logits=memory.logits(work, source.config),
+        cache=memory.cache(source.config, size),
         engine=share if isinstance(share, float) else None,
         notes=(
             *notes(recipe, tokenizer_of(recipe.model), ranks, length),
@@ -147,20 +147,20 @@ def _world_size() -> int:
     return int(text)
 
 
-def _context(found: Found) -> int | None:
-    length = getattr(found.config.get_text_config(), "max_position_embeddings", None)
+def _context(source: Found) -> int | None:
+    length = getattr(source.config.get_text_config(), "max_position_embeddings", None)
     return int(length) if length else None
 
 
-def _prompt(recipe: Recipe, context: int | None, given: int | None, composed: Composed | None) -> int:
+def _prompt(recipe: Recipe, context: int | None, requested: int | None, composed: Composed | None) -> int:
     """Tokens of the longest prompt. Raises RecipeError where it and its response exceed the model's context."""
     response = recipe.rollout.max_tokens
     left = PROMPT if context is None else context - response
-    wanted = given or max(1, min(PROMPT, left))
-    if wanted > left and context is not None:
-        message = f"a prompt of {wanted} tokens and a response of {response} exceed the model's context of {context}"
+    length = requested or max(1, min(PROMPT, left))
+    if length > left and context is not None:
+        message = f"a prompt of {length} tokens and a response of {response} exceed the model's context of {context}"
         raise _fault(message, "rollout.max_tokens", composed)
-    return wanted
+    return length
 
 
 def _fault(message: str, at: str, composed: Composed | None) -> RecipeError:

@@ -60,14 +60,14 @@ def _shipped(file: Path) -> Path | None:
 def _by_name(text: str) -> Path:
     package, _, name = text.rpartition("/")
     everything = shelved()
-    found = [each for each in everything if each.name == name and package in ("", each.package)]
-    if len(found) == 1:
-        return found[0].path
-    if found:
-        choices = " or ".join(f"{each.package}/{name}" for each in found)
+    matches = [entry for entry in everything if entry.name == name and package in ("", entry.package)]
+    if len(matches) == 1:
+        return matches[0].path
+    if matches:
+        choices = " or ".join(f"{entry.package}/{name}" for entry in matches)
         raise RecipeError(
-            [Fault(f"{len(found)} packages have a recipe called '{name}'", None, f"write one of: {choices}")]
+            [Fault(f"{len(matches)} packages have a recipe called '{name}'", None, f"write one of: {choices}")]
         )
-    names = [each.name for each in everything]
+    names = [entry.name for entry in everything]
     hint = did_you_mean(name, names, "`upge list recipes` shows those that there are")
     raise RecipeError([Fault(f"there is neither a file nor a recipe called '{text}'", None, hint)])

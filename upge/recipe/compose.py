@@ -336,7 +336,9 @@ class Composed:
         kept = [(path, place) for path, place in self.removed if means_null(path, self.root)]
         for path, place in kept:
             root = _with_null(root, path, place)
-        return replace(self, root=root, removed=tuple(each for each in self.removed if each not in kept))
+        return replace(
+            self, root=root, removed=tuple(removed_path for removed_path in self.removed if removed_path not in kept)
+        )
 
 
 def compose(

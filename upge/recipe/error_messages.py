@@ -74,18 +74,18 @@ class Wording:
 
     def faults(self, details: Sequence[ErrorDetails], *, abstract: bool = False) -> Iterator[Fault]:
         """A fault for each error, but for those that another explains; a fragment may lack what it likes."""
-        found = [(self._place_in_tree(detail), detail) for detail in details]
-        meant = {(*path[:-1], self._meant(path)): path for (kind, path), _ in found if kind == "extra_forbidden"}
+        located = [(self._place_in_tree(detail), detail) for detail in details]
+        meant = {(*path[:-1], self._meant(path)): path for (kind, path), _ in located if kind == "extra_forbidden"}
         wholes = {("extends",), ("abstract",)}  # what decides whether anything is missing
-        astray = {path[:3] for (_, path), _ in found if self._is_astray(path[:3])}
+        astray = {path[:3] for (_, path), _ in located if self._is_astray(path[:3])}
         yield from map(self._astray, astray)
-        for (kind, path), detail in found:
+        for (kind, path), detail in located:
             # With another `use` meant, nothing is known of the part's other keys.
             explained = path[:3] in astray or meant.get((*path[:-1], "use"), path) != path
             lacking = abstract or path in meant or not wholes.isdisjoint(meant)
             # Pydantic counts what is left of a list whose items it has refused.
             explained = explained or (
-                kind == "too_short" and any(path == at[: len(path)] != at for (_, at), _ in found)
+                kind == "too_short" and any(path == at[: len(path)] != at for (_, at), _ in located)
             )
             if not (explained or (kind in ("missing", "lacking") and lacking)):
                 yield self._fault(kind, path, detail)
@@ -165,8 +165,8 @@ def _elsewhere(path: PathInRecipe) -> str | None:
         return f"a part is named by `use`, beside its parameters: {{use: {key}, ...}}"
     if path[:-1] == ("estimator",) and key in Term.model_fields:
         return f"'{key}' belongs in a term: estimator.terms.<term>.{key}"
-    if (own := _CALLED.get(key)) and (homes := homes_of(own)):
-        return f"it is called '{own}' here, in {' or '.join(homes)}"
+    if (name := _CALLED.get(key)) and (homes := homes_of(name)):
+        return f"it is called '{name}' here, in {' or '.join(homes)}"
     return None
 
 

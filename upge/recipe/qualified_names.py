@@ -68,14 +68,14 @@ class _Home:
         if had is not None:
             return next((offer for offer in entries if had == f"{offer.module}:{offer.attribute}"), None)
         package = self._package()
-        wanted = () if package is None else (package, UPGE)
-        return next((offer for name in wanted for offer in entries if offer.package == name), None)
+        preferred = () if package is None else (package, UPGE)
+        return next((offer for name in preferred for offer in entries if offer.package == name), None)
 
     def _had(self) -> dict[str, str]:
         """The classes that a run had, by place, as its manifest says."""
         try:
-            said = parse_json((self._file.parent / "manifest.json").read_text(encoding="utf-8"))["parts"]
-            return {place: named.partition(" ")[0] for place, named in said.items()}
+            parts = parse_json((self._file.parent / "manifest.json").read_text(encoding="utf-8"))["parts"]
+            return {place: named.partition(" ")[0] for place, named in parts.items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return {}
 
@@ -89,7 +89,7 @@ class _Home:
 def _offers(use: str, path: Place) -> list[Entry]:
     """The offers of a bare name: in the slot at this place, or in any, for a part that is within another."""
     slot = next((key for key in reversed(path) if not key.isdigit()), None)
-    return [each for each in registry.entries(slot if slot in registry.slots() else None) if each.name == use]
+    return [entry for entry in registry.entries(slot if slot in registry.slots() else None) if entry.name == use]
 
 
 def _renamed(node: Node, path: Place, name: Callable[[str, Place], str]) -> Node:

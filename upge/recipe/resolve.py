@@ -89,17 +89,17 @@ def _broken(recipe: Recipe, root: Node) -> Iterator[Fault]:
 def _leads_out(recipe: Recipe, root: Node, file: Path) -> Iterator[Fault]:
     """A recipe may write below the working folder or its own; anywhere else only the command line may send it."""
     place = locate(root, ("log", "folder"), prefer="value")
-    wanted = recipe.log.path(recipe.name)
+    folder = recipe.log.path(recipe.name)
     homes = [os.path.realpath(home) for home in (Path.cwd(), file.parent)]
-    if place.file != COMMAND_LINE and not any(Path(os.path.realpath(wanted)).is_relative_to(home) for home in homes):
-        hint = f"give it on the command line, where it may lead anywhere: log.folder={wanted}"
-        yield Fault(f"the run folder '{wanted}' leads out of the working folder and the recipe's", place, hint)
+    if place.file != COMMAND_LINE and not any(Path(os.path.realpath(folder)).is_relative_to(home) for home in homes):
+        hint = f"give it on the command line, where it may lead anywhere: log.folder={folder}"
+        yield Fault(f"the run folder '{folder}' leads out of the working folder and the recipe's", place, hint)
 
 
 def _own_name(root: Node, file: Path) -> dict[str, str]:
     """The file's name, for a recipe that says none: a parent's is not inherited, as its run folder isn't."""
-    said = root.value.get("name") if isinstance(root.value, dict) else None
-    if said is None or said.place.file in (str(file), COMMAND_LINE):
+    name = root.value.get("name") if isinstance(root.value, dict) else None
+    if name is None or name.place.file in (str(file), COMMAND_LINE):
         return {}
     return {"name": re.sub(r"[^\w.+-]+", "-", file.stem).strip("-.+") or "recipe"}
 
@@ -107,16 +107,16 @@ def _own_name(root: Node, file: Path) -> dict[str, str]:
 def _without_parents_line(root: Node, file: Path) -> Node:
     """The tree without an `about` that a parent says of itself."""
     assert isinstance(root.value, dict)
-    said = root.value.get("about")
-    if said is None or said.place.file in (str(file), COMMAND_LINE):
+    about = root.value.get("about")
+    if about is None or about.place.file in (str(file), COMMAND_LINE):
         return root
     return replace(root, value={key: node for key, node in root.value.items() if key != "about"})
 
 
 def _says_abstract(root: Node, file: Path) -> bool:
     """Whether the file itself says `abstract: true`; what a parent says of itself is not inherited."""
-    said = root.value.get("abstract") if isinstance(root.value, dict) else None
-    return said is not None and said.value is True and said.place.file == str(file)
+    abstract = root.value.get("abstract") if isinstance(root.value, dict) else None
+    return abstract is not None and abstract.value is True and abstract.place.file == str(file)
 
 
 def _removed_unknown(wording: Wording) -> Iterator[Fault]:

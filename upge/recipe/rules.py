@@ -97,15 +97,15 @@ def _truncated_sampling(recipe: Recipe) -> Iterator[Broken]:
             continue
         bounds = {i: mask for i, mask in enumerate(term.mask) if mask.trust_region and trials.cut_region(mask, 0.01)}
         if "rollout_logp" not in term.denominator.reads():
-            own = f"give the term '{name}' `denominator: rollout`, the engine's own log-probs"
+            hint = f"give the term '{name}' `denominator: rollout`, the engine's own log-probs"
             if recipe.estimator.weighs_demonstrations(name):
-                own = "give rollouts a term of their own with `denominator: rollout`, the engine's own log-probs"
-            own += "".join(f", and its mask {index} {_unmoved(mask)}" for index, mask in bounds.items())
+                hint = "give rollouts a term of their own with `denominator: rollout`, the engine's own log-probs"
+            hint += "".join(f", and its mask {index} {_unmoved(mask)}" for index, mask in bounds.items())
             message = f"rollouts cut by {cut[0]} are not samples of the policy that is trained"
             yield (
                 ("rollout", cut[0]),
                 message,
-                f"remove it, or {own}; tokens outside the cut are never drawn either way",
+                f"remove it, or {hint}; tokens outside the cut are never drawn either way",
             )
             continue
         for index, mask in bounds.items():

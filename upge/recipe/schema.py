@@ -168,13 +168,13 @@ class Lora(StrictModel):
     @model_validator(mode="after")
     def _consistent(self) -> Lora:
         if self.dropout != 0:
-            wanted = "must be 0: with dropout the policy that is trained would not be the one that was sampled"
-            self.refuse(("dropout",), wanted)
+            reason = "must be 0: with dropout the policy that is trained would not be the one that was sampled"
+            self.refuse(("dropout",), reason)
         if not self.targets:
             self.refuse(("targets",), "names no layer, so nothing would be trained")
         if self.quantize is not None and self.save == "merged":
-            wanted = "an adapter can't be merged into quantized weights without loss: add 'save: adapter'"
-            self.refuse(("quantize",), wanted)
+            reason = "an adapter can't be merged into quantized weights without loss: add 'save: adapter'"
+            self.refuse(("quantize",), reason)
         return self
 
 
@@ -431,12 +431,12 @@ def _met(text: str) -> str:
             "requirement", "{message}", {"message": "should be a requirement like upge>=0.1"}
         ) from error
     try:
-        found = version(requirement.name)
+        installed = version(requirement.name)
     except PackageNotFoundError as error:
         message, hint = f"{requirement.name} is not installed", f"pip install '{text}'"
         raise PydanticCustomError("refused", "{message}", {"message": message, "hint": hint}) from error
-    if not requirement.specifier.contains(found, prereleases=True):
-        message = f"{text} is required, and {requirement.name} {found} is installed"
+    if not requirement.specifier.contains(installed, prereleases=True):
+        message = f"{text} is required, and {requirement.name} {installed} is installed"
         raise PydanticCustomError("refused", "{message}", {"message": message, "hint": f"pip install '{text}'"})
     return text
 
@@ -507,13 +507,13 @@ class Recipe(StrictModel):
 
 def sampler() -> Engine | None:
     """The installed engine that samples the policy and needs neither settings nor a package; None unless it is one."""
-    found = []
+    kinds = []
     for offer in registry.entries(Engine.slot):
         with suppress(registry.UnknownPartError):
             kind = registry.load(offer, SLOTS[Engine.slot])
             if issubclass(kind, Engine) and kind.samples_policy and not kind.packages:
-                found += [] if any(field.is_required() for field in kind.fields().values()) else [kind]
-    return found[0]() if len(found) == 1 else None
+                kinds += [] if any(field.is_required() for field in kind.fields().values()) else [kind]
+    return kinds[0]() if len(kinds) == 1 else None
 
 
 class RecipeContext(BuildContext):

@@ -183,10 +183,10 @@ def _first_key(source: Source, colon: int) -> Place | None:
 
 def _stray(problem: str, source: Source, start: int, *, in_list: bool) -> Fault:
     """What stands at `start` is no member of the block or list that is open there."""
-    found = problem.rpartition("found ")[2].strip("'")
-    if found in ("}", "]", ","):
-        return Fault(f"a '{found}' that no bracket was opened for", source.place(start))
-    if found == "<scalar>":
+    character = problem.rpartition("found ")[2].strip("'")
+    if character in ("}", "]", ","):
+        return Fault(f"a '{character}' that no bracket was opened for", source.place(start))
+    if character == "<scalar>":
         return Fault("a second text behind a value that has ended", source.place(start), "check the quotes")
     word = re.compile(r"[^\s:#]+").match(source.text, start)
     place = source.place(start, word.end() if word else None)
@@ -199,13 +199,13 @@ def _stray(problem: str, source: Source, start: int, *, in_list: bool) -> Fault:
 
 def _columns_above(text: str, index: int) -> list[tuple[int, int]]:
     """(line, column) of the lines above `index` whose blocks are open there, the outermost first."""
-    found: list[tuple[int, int]] = []
+    columns: list[tuple[int, int]] = []
     for number, line in reversed(list(enumerate(LINE_BREAK.split(text[:index])[:-1], start=1))):
         column = len(line) - len(line.lstrip()) + 1
         blank = not line.strip() or line.lstrip().startswith("#")
-        if not blank and (not found or column < found[0][1]):
-            found.insert(0, (number, column))
-    return found
+        if not blank and (not columns or column < columns[0][1]):
+            columns.insert(0, (number, column))
+    return columns
 
 
 def _tab_in_indentation(text: str, index: int) -> int | None:

@@ -146,8 +146,8 @@ class Transformer(nn.Module):
         self.vocabulary, self.shape = world.vocabulary, (world.prompts, len(world.sequences), world.length)
         rows = [[*sequence, *[0] * (world.length - len(sequence))] for sequence in world.sequences]
         fed = torch.tensor(rows)[:, :-1].repeat(world.prompts, 1)
-        asked = torch.arange(world.prompts).repeat_interleave(len(rows))[:, None] + world.vocabulary
-        self.tokens = torch.cat([asked, fed], 1)
+        tokens_of_prompt = torch.arange(world.prompts).repeat_interleave(len(rows))[:, None] + world.vocabulary
+        self.tokens = torch.cat([tokens_of_prompt, fed], 1)
 
     def forward(self) -> Tensor:
         """(G, S, L, V) log-probabilities."""
@@ -175,7 +175,7 @@ def _tune(policy: nn.Module, world: World) -> None:
         apart = goal - (listed(policy, world).probability * world.reward).sum(1).logit()
         if float(apart.detach().abs().max()) < 1e-9:
             return
-        rows = [torch.autograd.grad(-each, parameters, retain_graph=True, allow_unused=True) for each in apart]
+        rows = [torch.autograd.grad(-logp, parameters, retain_graph=True, allow_unused=True) for logp in apart]
         jacobian = torch.stack([flat(row, parameters) for row in rows])
         move = torch.linalg.lstsq(jacobian, apart.detach(), driver="gelsd").solution
         add(parameters, move * min(1.0, 1.0 / float(move.norm())))
@@ -284,7 +284,8 @@ def _exact(policy: Policy, world: World) -> tuple[Tensor, Tensor]:
     expected = (listing.probability * world.reward).sum(1).mean()
     likelihood = (world.demonstrator * listing.logp.sum(-1)).sum(1).mean()
     gradients = [
-        torch.autograd.grad(each, parameters, retain_graph=True, allow_unused=True) for each in (expected, likelihood)
+        torch.autograd.grad(objective, parameters, retain_graph=True, allow_unused=True)
+        for objective in (expected, likelihood)
     ]
     return flat(gradients[0], parameters), flat(gradients[1], parameters)
 
@@ -304,9 +305,9 @@ def _value(world: World, old: Listing) -> Tensor:
     share = old.probability
     for place in range(world.length):
         beginnings = [sequence[:place] if len(sequence) > place else None for sequence in world.sequences]
-        for beginning in {each for each in beginnings if each is not None}:
+        for beginning in {prefix for prefix in beginnings if prefix is not None}:
             same = torch.tensor([sequence[:place] == beginning for sequence in world.sequences])
-            going = torch.tensor([each == beginning for each in beginnings])
+            going = torch.tensor([prefix == beginning for prefix in beginnings])
             expected = (share * world.reward)[:, same].sum(1) / share[:, same].sum(1)
             values[:, going, place] = expected[:, None]
     return values

@@ -262,14 +262,16 @@ def _rows(
         if faults and name in faults:
             continue
         try:
-            found = gradients(estimator, place, case.setting, stale=case.stale > 0, count=case.count, seed=case.seed)
+            batch_gradients = gradients(
+                estimator, place, case.setting, stale=case.stale > 0, count=case.count, seed=case.seed
+            )
         except PartError as error:
             if faults is None:
                 raise
             faults[name] = error
             continue
         for mu in mus:
-            yield Row(name, mu, measure(found, place.gradient(mu)))
+            yield Row(name, mu, measure(batch_gradients, place.gradient(mu)))
 
 
 def remarks(estimators: Mapping[str, Estimator], case: Case) -> Iterator[str]:
