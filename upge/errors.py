@@ -2,11 +2,11 @@
 
 
 class Terminated(SystemExit):
-    """SIGTERM asks the process to end; unlike a `sys.exit` in somebody's code it is no fault."""
+    """SIGTERM was received; unlike a `sys.exit` in a part's code it is no fault."""
 
 
 class InputError(ValueError):
-    """The input is wrong: a missing file, a line that can't be read; the message says where and what."""
+    """The input is wrong: a missing file, a line that can't be read; the message has the place and the reason."""
 
 
 class ModelError(InputError):
@@ -14,4 +14,4 @@ class ModelError(InputError):
 
 
 class RunError(RuntimeError):
-    """The run can't go on, and the message says why and what would help; its code is not at fault."""
+    """The run can't continue because of its machine or data; the message has the reason and a remedy."""

@@ -1,4 +1,4 @@
-"""Reading files that anybody may have written, and showing what stands in them."""
+"""Safe reading of untrusted files, and printable forms of their text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a part is: one frozen Pydantic model a factor, and the nine slots that parts fill.
+"""The base classes of parts: a frozen Pydantic model for each part, and the nine slots.
 
 A part's fields are its YAML schema, its docstring is its documentation, and `__call__` is its formula. Nothing here
 knows which parts exist: `upge.registry` finds them, and those that ship come in through the same door as anybody's.

@@ -1,4 +1,4 @@
-"""What the class of a part declares, checked where the class is made: later, a wrong word would be noticed too late."""
+"""Checks of the declarations of a part's class, made when the class is defined."""
 
 from __future__ import annotations
 

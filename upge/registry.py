@@ -50,7 +50,7 @@ class Entry:
 
 
 class UnknownPartError(LookupError):
-    """No part can be had under this name; `hint` says what would be right, where something is near."""
+    """No part has this name; `hint` suggests a similar one, if there is one."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -196,7 +196,7 @@ def refresh() -> None:
 
 
 def _nearest(slot: str, use: str) -> str:
-    """What was meant: a part of another slot, one with nearly this name, or one that reads the field of this name."""
+    """The suggestion: a part of another slot, one with a similar name, or one that reads the field of this name."""
     bare = use.rpartition("/")[2]
     named = _names()
     if others := [other for other in named if other != slot and bare in named[other]]:

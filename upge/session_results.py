@@ -1,4 +1,4 @@
-"""Results of sessions, as the types that they owe: scores and problems."""
+"""Checks of the results of sessions: scores and problems of the right types."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def brief(value: object) -> str:
 
 
 def as_problems(values: Any, method: str, count: int | None = None) -> list[Problem]:
-    """What a session's method returned, as a list of `count` problems or of any number; each field has its type.
+    """The result of a session's method as a list of `count` problems (or of any number), with checked fields.
 
     Raises ValueError, which completes "returned …", where it is no list of them, or a field is something else.
     """
@@ -68,7 +68,7 @@ def as_problems(values: Any, method: str, count: int | None = None) -> list[Prob
 
 
 def _check(problem: Problem, method: str) -> None:
-    """Raise ValueError where a field of a problem has another type than it owes."""
+    """Raise ValueError if a field of a problem has a wrong type."""
     for name, optional in (("id", False), ("answer", True), ("demonstration", True), ("band", True)):
         value = getattr(problem, name)
         if not isinstance(value, str) and not (optional and value is None):

@@ -108,7 +108,7 @@ def test_a_recipe_s_name_that_cannot_be_had(name: str, said: str, tmp_path: Path
 
 def test_a_recipe_that_is_there_stays_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("mine\n")
-    with pytest.raises(InputError, match=re.escape("mine.yaml' already; nothing is written over")):
+    with pytest.raises(InputError, match=re.escape("mine.yaml' already; it is not overwritten")):
         new_recipe("mine", "grpo", tmp_path)
     assert (tmp_path / "mine.yaml").read_text() == "mine\n"
 

@@ -277,7 +277,7 @@ def test_the_command_prints_what_can_be_worked_out_by_hand() -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [(["rloo", "--success", "1.5"], "success rates"), (["rloo", "rloo"], "one name"), (["rlo"], "rloo")],
+    [(["rloo", "--success", "1.5"], "success rates"), (["rloo", "rloo"], "the same name"), (["rlo"], "rloo")],
 )
 def test_wrong_arguments_are_told(arguments: list[str], said: str) -> None:
     answer = CliRunner().invoke(app, ["study", *arguments])

@@ -1,4 +1,4 @@
-"""What the equation costs: an estimator made of parts against a loss written by hand, on the same log-probs.
+"""The cost of the equation: an estimator made of parts against a loss written by hand, on the same log-probs.
 
 Both start from log-probs, rewards and lengths, and end with the gradient with respect to the log-probs.
 """

@@ -17,7 +17,7 @@ Way = Callable[[], Any]
 
 
 class Head:
-    """Hidden states (T, H), weights (V, H), targets (T,) and what the loss says of each token (T,)."""
+    """Hidden states (T, H), weights (V, H), targets (T,) and the loss's gradient for each token (T,)."""
 
     def __init__(self, tokens: int, vocabulary: int, hidden: int, *, entropy: bool = False) -> None:
         random = torch.Generator().manual_seed(0)
@@ -44,7 +44,7 @@ class Head:
 
     @property
     def ways(self) -> dict[str, Way]:
-        """What is compared, by name."""
+        """The compared functions by name."""
         return {"streaming": self.streaming, "naive": self.naive, "products": self.products}
 
     def _gradients(self, answer: Tensor) -> tuple[Tensor, ...]:

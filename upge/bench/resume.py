@@ -101,7 +101,7 @@ class Killer:
         return process
 
     def through(self, name: str) -> None:
-        """Let the run come to its end. Raises RuntimeError with what it said where it doesn't."""
+        """Run to the end. Raises RuntimeError with the run's output if it fails."""
         process = self.start(name)
         process.join()
         if process.exitcode != 0:
@@ -239,7 +239,7 @@ def _measured(done: int, steps: int) -> bool:
 
 
 def _upge(arguments: list[str], log: str) -> None:
-    """The command, in a process of its own; what it says goes to a file."""
+    """The command in a process of its own, with its output in a file."""
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)

@@ -62,7 +62,7 @@ class Demand:
 
 
 def named(engine: str) -> Engine:
-    """What `rollout.engine` would be in a recipe. Raises RecipeError, and InputError where its package is missing."""
+    """The engine that is `rollout.engine` in a recipe. Raises RecipeError, and InputError if its package is missing."""
     recipe = load_recipe(RECIPE, [f"rollout.engine={engine}"])
     require_packages(recipe)
     return recipe.rollout.engine
@@ -126,7 +126,7 @@ class Sampler:
 
     @classmethod
     def opened(cls, stack: ExitStack, engine: Engine, policy: Policy, demand: Demand) -> Sampler:
-        """Open until the stack is closed, and asked once for its lengths."""
+        """An open session, until the stack is closed, after one warm-up call."""
         session = stack.enter_context(engine.open(Context(seed=demand.seed, policy=policy)))
         requests = demand.requests(policy.model.config.get_text_config().vocab_size)
         sampler = cls(session, policy, requests, Sampling(max_tokens=demand.max_tokens))
@@ -138,7 +138,7 @@ class Sampler:
         return self.session.sample(self.requests, self.sampling)
 
     def take_over(self) -> None:
-        """What precedes sampling in a run."""
+        """Load the policy's weights, as a run does before sampling."""
         self.session.sync(self.policy)
 
 

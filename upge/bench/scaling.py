@@ -53,7 +53,7 @@ class Point:
 
     @property
     def size(self) -> int:
-        """What has grown, as it is now."""
+        """The size of the dimension that grows."""
         work = self.work
         sizes = {"prompts": work.prompts, "response tokens": work.longest, "rollouts of a prompt": work.samples}
         return sizes.get(self.grows, int(work.shape["vocab_size"]))

@@ -85,7 +85,7 @@ def in_turns(candidates: Mapping[str, Callable[[], Any]], repeats: int = 5, warm
 
 @dataclass(frozen=True)
 class Table:
-    """What a benchmark found.
+    """The results of a benchmark.
 
     Attributes:
         title: what was measured. columns, rows: cells as text. notes: sentences below the table.

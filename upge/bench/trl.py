@@ -201,7 +201,7 @@ class Theirs:
 
 
 def _alone(function: Callable[..., int], *arguments: Any) -> int:
-    """What a function gives in a process of its own."""
+    """The result of a function in a process of its own."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
 

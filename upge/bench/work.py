@@ -126,5 +126,5 @@ class Work:
         return load(name, [*settings, f"rollout.max_tokens={self.longest}"])
 
     def learner(self, recipe: Recipe) -> Learner:
-        """What learns from the trajectories, on this machine's processor."""
+        """A learner for the trajectories, on the CPU."""
         return open_learner(recipe, load_policy(**recipe.policy_arguments()), Accelerator(cpu=True))

@@ -53,12 +53,12 @@ def reported() -> Iterator[None]:
 
 
 def _origin(error: SystemExit) -> BaseException | None:
-    """What an exit was made of: typer makes one of Ctrl-C, and says nothing."""
+    """The original exception of an exit: typer converts Ctrl-C to an exit without a message."""
     return None if error.__context__ is None else error.__context__.__cause__
 
 
 def _say(message: str) -> None:
-    """Say it on stderr, or, where this is one of several processes, leave it to the one that has launched them."""
+    """Print a message on stderr, or pass it to the launching process if there are several."""
     if folder := os.environ.get("UPGE_MESSAGES"):
         (Path(folder) / os.environ["RANK"]).write_text(message, encoding="utf-8")
     else:
@@ -68,7 +68,7 @@ def _say(message: str) -> None:
 
 
 def _code(error: BaseException) -> int | None:
-    """What to exit with, if the error's message says all."""
+    """The exit code of an error whose message is sufficient; None for one that needs a traceback."""
     if is_about_input(error):
         return INPUT_WRONG
     if _is(error, "Stopped"):
@@ -77,7 +77,7 @@ def _code(error: BaseException) -> int | None:
 
 
 def _notes(error: BaseException | None) -> list[str]:
-    """What was added to an error, and to those that it was made of, on its way here."""
+    """The notes added to an error and to its causes."""
     notes: list[str] = []
     while error is not None:
         notes += [note for note in getattr(error, "__notes__", ()) if note not in notes]
@@ -86,7 +86,7 @@ def _notes(error: BaseException | None) -> list[str]:
 
 
 def is_about_input(error: BaseException) -> bool:
-    """Whether the error says that what the user gave is wrong, rather than that the program failed."""
+    """Whether the error is about the user's input, and not a failure of the program."""
     return _is(error, "RecipeError", "InputError")
 
 

@@ -87,7 +87,7 @@ def _parameter(text: str) -> tuple[str, Any]:
 
 
 def _of_part(name: str, kind: type[Part] | str, parameters: dict[str, Any], examples: int) -> int:
-    """Print how a part stands to each law; how many it breaks."""
+    """Print the result of each law for a part; return the number of broken laws."""
     testing = _testing()
     if isinstance(kind, str):
         return _report(name, [testing.Finding("it can be imported", kind)])
@@ -120,7 +120,7 @@ def _testing() -> Any:
 
 
 def _report(name: str, findings: Iterable[Finding]) -> int:
-    """Print what was found, law by law; how many are broken. What a second law says again is not said again."""
+    """Print the findings, law by law, each message once; return the number of broken laws."""
     broken: dict[str, str] = {}
     for finding in findings:
         typer.echo(f"{name}  {'BROKEN  ' if finding.failure else 'ok  '}{finding.law}")

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Axis(StrEnum):
-    """What a mean over a run goes by."""
+    """The axis of a mean over a run."""
 
     samples = "samples"
     steps = "steps"
@@ -347,7 +347,7 @@ def compare_evaluated(groups: Sequence[Group], named: Sequence[str], output: Pat
 
 
 def _finished(all_groups: Sequence[Group]) -> list[Group]:
-    """The groups without runs that have not come to their end, which are told."""
+    """The groups without their unfinished runs, which are reported."""
     from upge.errors import InputError
     from upge.sweep.scores import finished
 
@@ -380,5 +380,5 @@ def _table(title: str, first: str, scores: Sequence[Score]) -> Table:
 
 
 def _interval(estimate: Estimate, digits: str) -> str:
-    """The ends; nothing where one value says nothing of them."""
+    """The ends of an interval; "" if there is only one value."""
     return f"{estimate.low:{digits}} … {estimate.high:{digits}}" if isfinite(estimate.low) else ""

@@ -65,7 +65,7 @@ def _distances(one: tuple[Recipe, Composed], other: tuple[Recipe, Composed]) -> 
 
 
 def _settings(recipe: Recipe, everything: bool) -> dict[str, str]:
-    """Every part, and what else a term says, by its place; with `everything` the other blocks' settings too."""
+    """Every part and setting of the terms by its place; with `everything` the settings of other blocks too."""
     from upge.describe.table import brief
 
     settings = {place.removeprefix("terms."): brief(part) for place, part in recipe.estimator.parts().items()}

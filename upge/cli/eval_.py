@@ -131,7 +131,7 @@ def _own_recipe(model: str) -> str:
 
 
 def _overrides(model: str, overrides: list[str]) -> list[str]:
-    """What an evaluation settles itself, after what the user gave, so that messages count the user's from 1.
+    """The overrides with an evaluation's own after the user's, so that messages count the user's from 1.
 
     Of the recipe's model only what it is run in stays; the rest says how another one came to be.
     """
@@ -144,7 +144,7 @@ def _overrides(model: str, overrides: list[str]) -> list[str]:
 
 
 def _data(value: str, recipe: Recipe) -> list[str]:
-    """What `--data` overrides: the source, which a file's name says too, with the recipe's template and system prompt.
+    """The overrides of `--data`: the source, also from a file's name, with the recipe's template and system prompt.
 
     Of a file the split to measure is called as it is.
     """
@@ -166,7 +166,7 @@ def _name_of(model: str) -> str:
 
 @contextmanager
 def _interrupted(show: _Progress) -> Iterator[None]:
-    """Ctrl-C and SIGTERM are told, with how to go on where responses were sampled."""
+    """Report Ctrl-C and SIGTERM, with the command to resume if responses were sampled."""
     try:
         yield
     except Terminated:
@@ -178,7 +178,7 @@ def _interrupted(show: _Progress) -> Iterator[None]:
 
 
 class _Progress:
-    """Says on stderr how far it is: at the beginning, at the end, and about twenty times between."""
+    """Prints the progress on stderr: at the beginning, at the end, and about twenty times between."""
 
     def __init__(self) -> None:
         self.said = -1
@@ -186,7 +186,7 @@ class _Progress:
         self.done = self.total = 0
 
     def onwards(self) -> str:
-        """How far it was, and what goes on with it."""
+        """The message with the progress and the command to resume."""
         if self.folder is None:
             return " before the first response"
         again = f"; to resume, add --resume {self.folder} to the command, in place of --output"

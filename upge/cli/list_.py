@@ -46,7 +46,7 @@ def _parts(slot: str | None, check: bool) -> Iterator[Row]:
 
 
 def _imported(offer: registry.Entry) -> str | None:
-    """What is wrong with a part that metadata could not tell; None if it can be used."""
+    """The reason why a part can't be imported; None if it can."""
     from upge.part import SLOTS
 
     try:

@@ -37,7 +37,7 @@ Jobs = Annotated[
 
 @dataclass(frozen=True)
 class Grid:
-    """What a command line asks for: recipes with overrides, settings to vary, how many seeds, runs at a time."""
+    """The grid of a command line: recipes with overrides, settings to vary, number of seeds, runs at a time."""
 
     recipes: Sequence[str]
     overrides: Sequence[str]
@@ -47,7 +47,7 @@ class Grid:
 
 
 def asked_for(words: Sequence[str], seeds: int | None, vary: Sequence[str], jobs: int | None) -> Grid | None:
-    """The grid that the words and options of a command line ask for; None where it is a single run."""
+    """The grid in the words and options of a command line; None for a single run."""
     # Path.is_file raises for a name that is too long.
     first = next((i for i, word in enumerate(words) if "=" in word and not os.path.isfile(word)), len(words))  # noqa: PTH113
     recipes, overrides = words[:first], words[first:]
@@ -83,7 +83,7 @@ def refuse(options: Mapping[str, object]) -> None:
 
 
 def run_grid(grid: Grid, *, allow_code: bool, dry_run: bool) -> None:
-    """Run what is asked for, and compare it.
+    """Run a grid, and compare its runs.
 
     Raises InputError or RecipeError: something is wrong with what was given. Exit: 1 where a run failed; 130, 143.
     """
@@ -106,7 +106,7 @@ def run_grid(grid: Grid, *, allow_code: bool, dry_run: bool) -> None:
 
 
 def _list(tasks: Sequence[Task]) -> None:
-    """What would run: each run's folder and how far that is."""
+    """Print each run's folder and state."""
     for task in tasks:
         typer.echo(f"{task.standing}\t{task.cell.folder}")
 
@@ -123,7 +123,7 @@ def _work(tasks: Sequence[Task], jobs: int | None) -> int:
 
 
 def _conclude(tasks: Sequence[Task], number: int) -> None:
-    """Say what failed and how to go on, or compare what is finished."""
+    """Report failed runs and the command to resume, or compare the finished runs."""
     failed = [task for task in tasks if task.state == "failed"]
     for task in failed:
         typer.echo(f"{task.cell.name} failed, its log is {task.cell.log}:\n{_indented(task.reason)}", err=True)
@@ -161,7 +161,7 @@ PromptTokens = Annotated[int | None, typer.Option(min=1, help="With --dry-run: t
 
 
 def check_given(dry_run: bool, config: Path | None, prompt_tokens: int | None) -> None:
-    """Raise InputError where an option of `--dry-run` stands without it."""
+    """Raise InputError if an option of `--dry-run` is given without it."""
     from upge.errors import InputError
 
     options = {"--config": config, "--prompt-tokens": prompt_tokens}

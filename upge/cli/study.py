@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Policy(StrEnum):
-    """What kind of policy."""
+    """The kind of policy."""
 
     table = "table"
     transformer = "transformer"
@@ -101,7 +101,7 @@ def study(
 
 
 def _placed(error: PartError, composed: Composed) -> str:
-    """What a part's error says, at the line of the recipe that names the part."""
+    """A part's error, at the line of the recipe that names the part."""
     from upge.cli.arguments import located
     from upge.estimator.part_calls import PartError
 

@@ -1,1 +1,1 @@
-"""What there is to say of parts and recipes: formulas, descriptions, tables, and which estimators are alike."""
+"""Descriptions of parts and recipes: formulas, tables, and similar estimators."""

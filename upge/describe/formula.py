@@ -73,7 +73,7 @@ def _subscript(inside: str) -> str:
 
 
 def _word(token: str) -> str:
-    """Greek and Latin letters that stand together (πθ, words) one by one, or an upright word with space around it."""
+    """A word in LaTeX: single letters for adjacent Greek and Latin ones (πθ), or an upright word with spaces."""
     if _WORD.fullmatch(token):
         name, _, below = token.partition("_")
         if below:
@@ -121,7 +121,7 @@ def filled(part: Part) -> list[str]:
 
 
 def _pieces(line: str, part: Part) -> list[str]:
-    """The formulas of one line; what a label stands before belongs to it up to the next label."""
+    """The formulas of one line, each with its label; a label applies up to the next one."""
     pieces: list[str] = []
     label = ""
     for piece in _BETWEEN.split(re.sub(r"^(\w+:)\s+", r"\1 ", line)):
@@ -144,7 +144,7 @@ def _without_label(piece: str, part: Part) -> str | None:
 
 
 def _choosing(label: str, part: Part) -> dict[str, object]:
-    """The part's parameters that a label speaks of, with the value for which it stands."""
+    """The part's parameters that a label selects, with their values."""
     values: dict[str, object] = {}
     for name, field in type(part).model_fields.items():
         if label == name and field.annotation is bool:

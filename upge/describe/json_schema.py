@@ -44,7 +44,7 @@ def explained(schema: Mapping[str, Any], *, of: Mapping[str, Any] | None = None)
 
 
 def offering(**proposed: Any) -> list[dict[str, Any]]:
-    """Alternatives for an `anyOf` that holds of everything: an editor proposes what the second of them says.
+    """Alternatives for an `anyOf` that accepts everything: an editor proposes the second one.
 
     The first fits any value, and the second none; by the title and the empty `properties` the language server tells
     them from other schemas when it looks which alternatives a value fits.
@@ -53,7 +53,7 @@ def offering(**proposed: Any) -> list[dict[str, Any]]:
 
 
 def snippet(label: str, text: str, documentation: str = "") -> dict[str, str]:
-    """A proposal, with `$1`, `$2`, … where the cursor goes next, and what there is to say of it in Markdown."""
+    """A proposal with `$1`, `$2`, … at the cursor's next positions, and its documentation in Markdown."""
     return {"label": label, "bodyText": text, "markdownDescription": documentation}
 
 
@@ -122,12 +122,12 @@ class Choice:
 
     @property
     def label(self) -> str:
-        """Its name, as short as it can be said."""
+        """The part's shortest unambiguous name."""
         return self.name if self.alone else self.full
 
     @property
     def title(self) -> str:
-        """What an editor heads its explanations with."""
+        """The title of the part in an editor."""
         return f"{self.slot} {self.label}"
 
     @property
@@ -208,7 +208,7 @@ def one_or_several(slot: str, one: Schema) -> Schema:
 
 
 def _written(part: Choice) -> str:
-    """The part as short as a recipe can say it."""
+    """The shortest YAML value of the part."""
     return to_fill(part.needed, use=part.label) if part.needed else part.label
 
 
@@ -231,7 +231,7 @@ def _name(slot: str, parts: Parts) -> Schema:
 
 
 def _alone(part: Choice) -> Schema:
-    """What there is to say of a name alone: what the part is, or that it needs parameters."""
+    """The schema of a bare name: the part's documentation, or the message that it needs parameters."""
     described: Schema = {"title": part.title, "markdownDescription": part.documentation}
     if part.needed:
         message = f"'{part.label}' needs {' and '.join(part.needed)}: {in_outline(part.needed, use=part.label)}"
@@ -254,7 +254,7 @@ def _where_used(part: Choice) -> Schema:
 
 
 def _any_parameter(slot: str, parts: Parts) -> Schema:
-    """The parameters of all parts, for a map that doesn't say which part's it changes."""
+    """The parameters of all parts, for a map without `use`."""
     schemas: dict[str, list[Schema]] = {}
     for _, schema in parts.values():
         for key, value in schema.get("properties", {}).items():
@@ -337,7 +337,7 @@ class RecipeSchema(GenerateJsonSchema):
     # Models.
 
     def model_schema(self, schema: core.ModelSchema) -> JsonSchemaValue:
-        """A block as it stands; a slot's base as the choice among its parts; a part with its `use`."""
+        """The schema of a block, of a slot's base (the choice among its parts), or of a part with its `use`."""
         kind = schema["cls"]
         if kind in SLOTS.values():
             return self._slot(kind, CoreRef(schema["ref"]))
@@ -386,7 +386,7 @@ class RecipeSchema(GenerateJsonSchema):
         return next((choice.title for choice in self.choices[kind.slot] if choice.kind is kind), kind.slot)
 
     def _of_recipe(self, properties: dict[str, JsonSchemaValue]) -> dict[str, JsonSchemaValue]:
-        """What only the loader knows of: `extends`, `abstract`, and the blocks that a bare path stands for."""
+        """The schema of `extends`, `abstract`, and blocks that a bare path abbreviates."""
         for key, value in properties.items():
             if shorthand((key,)) == "path":
                 value["anyOf"][0] = {"title": "recipe", "if": {"type": "string"}, "else": value["anyOf"][0]}
@@ -397,7 +397,7 @@ class RecipeSchema(GenerateJsonSchema):
         )
 
     def _key(self, value: JsonSchemaValue, block: str, or_else: JsonSchemaValue = REMOVED) -> JsonSchemaValue:
-        """A key of a map: its value, or null where that is right, and what an editor says of it."""
+        """The schema of a key: its value, or null where allowed, with its documentation."""
         about: JsonSchemaValue = {key: value.pop(key) for key in ("description", "default") if key in value}
         if about.get("default") in ("", None) or isinstance(about["default"], list | dict):
             about.pop("default", None)  # what the description puts into words, if it is anything
@@ -433,7 +433,7 @@ class RecipeSchema(GenerateJsonSchema):
         return made
 
     def tuple_schema(self, schema: core.TupleSchema) -> JsonSchemaValue:
-        """As draft-07 has it; and for several parts one may stand alone."""
+        """A tuple in draft-07; for several parts, one alone is accepted too."""
         made = super().tuple_schema(schema)
         items = made.get("items")
         if isinstance(items, dict) and self._is_slot(items):
@@ -444,7 +444,7 @@ class RecipeSchema(GenerateJsonSchema):
         return made
 
     def tagged_union_schema(self, schema: core.TaggedUnionSchema) -> JsonSchemaValue:
-        """A number or a map, whichever it is, so that what is wrong with a map (a schedule) is said of the map."""
+        """A number or a map, chosen by type, so that an error in a map (a schedule) is reported for the map."""
         made = super().tagged_union_schema(schema)
         maps = [option for option in made["oneOf"] if "$ref" in option]
         others = [option for option in made["oneOf"] if "type" in option]
@@ -467,7 +467,7 @@ class RecipeSchema(GenerateJsonSchema):
     # Code of parts that decides what is valid: a schema can't know more than the code says of itself.
 
     def function_before_schema(self, schema: core.BeforeValidatorFunctionSchema) -> JsonSchemaValue:
-        """Anything, with what comes after the function as a proposal, unless it says what it takes."""
+        """Any value, with the inner schema as a proposal, unless the function declares its input type."""
         return self._lenient(schema, super().function_before_schema(schema))
 
     def function_wrap_schema(self, schema: core.WrapValidatorFunctionSchema) -> JsonSchemaValue:
@@ -501,7 +501,7 @@ class RecipeSchema(GenerateJsonSchema):
 
 
 def _is_strictness(schema: Any) -> bool:
-    """Whether the function is what all settings have, which takes no more than the schema says."""
+    """Whether the function is the common strictness validator, which accepts no more than the schema."""
     return getattr(schema["function"]["function"], "__name__", "") == StrictModel.of_its_literals_types.__name__
 
 
@@ -518,7 +518,7 @@ def _by_type(reference: JsonSchemaValue, block: JsonSchemaValue, other: JsonSche
 
 
 def _proposed(schema: JsonSchemaValue) -> JsonSchemaValue:
-    """The schema as a proposal: an editor offers what it says, and takes anything."""
+    """The schema as a proposal: an editor suggests it, and accepts anything."""
     about = {key: schema[key] for key in ("description", "default") if key in schema}
     return about | {"anyOf": offering(allOf=[schema])}
 

@@ -34,7 +34,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Description:
-    """What there is to say of a part's class.
+    """The description of a part's class.
 
     Attributes:
         line: its docstring's first line. formula: the indented block. text: the rest of the docstring.

@@ -47,7 +47,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Section:
-    """What belongs together: a switch, a shaping, or a term with its product."""
+    """One section of an explanation: a switch, a shaping, or a term with its product."""
 
     title: str
     product: tuple[str, ...]
@@ -71,7 +71,7 @@ class Explanation:
 
 
 def explained(recipe: Recipe, composed: Composed | None = None) -> Explanation:
-    """The explanation of a recipe; with `composed`, settings say where they come from."""
+    """The explanation of a recipe; with `composed`, settings have their origins."""
     return Explainer(recipe, None if composed is None else composed.root).explanation()
 
 
@@ -148,7 +148,7 @@ class Explainer:
         return Setting(name, written(value), origin)
 
     def _providers(self) -> Iterator[str]:
-        """What else there is beside the policy, and what is done about prompts that no term weighs."""
+        """Notes on the models beside the policy, and on prompts without weight in any term."""
         recipe, needs = self.recipe, self.recipe.estimator.needs()
         if "reference_logp" in needs:
             yield f"π_0: {recipe.reference.path or 'the policy as it starts, frozen'}"
@@ -167,7 +167,7 @@ def _weight(term: Term) -> str:
 
 
 def stated(root: Node | None, path: Sequence[str | int]) -> Place | None:
-    """Where a recipe says the value at this path; None where it does not say it."""
+    """The node of the value at this path; None if the recipe doesn't set it."""
     node = root
     for step in path_in_tree(path, root):
         value = None if node is None else node.value
@@ -179,7 +179,7 @@ def stated(root: Node | None, path: Sequence[str | int]) -> Place | None:
 
 
 def source_of(place: Place) -> str:
-    """`file:line` as short as it can be said from here."""
+    """`file:line`, relative to the working folder if that is shorter."""
     if place.file == COMMAND_LINE:
         return COMMAND_LINE
     path = Path(place.file)
@@ -211,7 +211,7 @@ def product_of(section: Section) -> str:
 
 
 def _settings(piece: Piece) -> str:
-    return ", ".join(f"{each.name}={each.value}" for each in piece.settings)
+    return ", ".join(f"{setting.name}={setting.value}" for setting in piece.settings)
 
 
 # Text.
@@ -230,7 +230,7 @@ def _text(explanation: Explanation) -> Iterator[str]:
         yield ""
     yield from (f"    {note}" for note in explanation.notes)
     if explanation.alike:
-        yield from ("", ALIKE, *(f"    {each}" for each in explanation.alike))
+        yield from ("", ALIKE, *(f"    {line}" for line in explanation.alike))
     if explanation.tried:
         yield from ("", explanation.tried)
 
@@ -239,7 +239,7 @@ def _text_piece(piece: Piece) -> Iterator[str]:
     reads = f"   reads {', '.join(piece.reads)}" if piece.reads else ""
     yield f"    {piece.symbol:<7} {piece.use}{reads}"
     yield from (f"            {line}" for line in piece.formulas)
-    settings = [f"{each.name}={each.value} ({each.origin})" for each in piece.settings]
+    settings = [f"{setting.name}={setting.value} ({setting.origin})" for setting in piece.settings]
     if settings:
         yield f"            {', '.join(settings)}"
 
@@ -257,12 +257,12 @@ def _markdown(explanation: Explanation) -> Iterator[str]:
         yield from ("| factor | part | formula | settings |", "|---|---|---|---|")
         for piece in section.pieces:
             formulas = " <br> ".join(f"${latex(line).replace('|', chr(92) + 'vert ')}$" for line in piece.formulas)
-            settings = " <br> ".join(f"`{each.name}={each.value}` ({each.origin})" for each in piece.settings)
+            settings = " <br> ".join(f"`{entry.name}={entry.value}` ({entry.origin})" for entry in piece.settings)
             yield f"| ${latex(piece.symbol)}$ | `{piece.use}` | {formulas} | {settings} |"
         yield from ("", *(f"{note}." for note in section.notes), "")
     yield from (f"- {note}" for note in explanation.notes)
     if explanation.alike:
-        yield from ("", f"## {ALIKE}", "", *(f"- {each}" for each in explanation.alike))
+        yield from ("", f"## {ALIKE}", "", *(f"- {entry}" for entry in explanation.alike))
     if explanation.tried:
         yield from ("", explanation.tried)
 

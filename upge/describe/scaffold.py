@@ -1,4 +1,4 @@
-"""What `upge new` writes: a recipe that starts as another one, or a package with a part.
+"""The files of `upge new`: a recipe that starts as another one, or a package with a part.
 
 `templates/package` holds what every package has, `templates/<slot>` what differs: the part, its recipe and its proof.
 A template lies where the file will lie, with `MODULE` and `PART` in its path, `$name` in its text, and `.txt` after it.
@@ -49,12 +49,12 @@ def write_new(path: Path, text: str) -> Path:
 
 
 def already(path: Path) -> str:
-    """What is said of a file or folder that is there."""
-    return f"there is a '{path}' already; nothing is written over"
+    """The error message for an existing file or folder."""
+    return f"there is a '{path}' already; it is not overwritten"
 
 
 def as_yaml(members: Mapping[str, Node | str]) -> str:
-    """A recipe's keys and values as YAML: the shorthands for parts, short maps on one line, numbers as they stood."""
+    """A recipe's keys and values as YAML, with shorthands for parts, short maps on one line, and original numbers."""
     return _dumped(CommentedMap({key: _styled(value, (key,)) for key, value in members.items()}))
 
 
@@ -125,7 +125,7 @@ def new_recipe(name: str, like: str, folder: Path = Path()) -> Path:
 
 
 def _text(name: str, parent: str, root: Node, extended: str | None) -> str:
-    """The recipe: what it extends, or else all that its parent says, and in either case the parent's estimator."""
+    """The text of the recipe: `extends`, or else all keys of its parent, and the parent's estimator."""
     assert isinstance(root.value, dict)
     keys: dict[str, Node | str] = {"extends": extended} if extended else {}
     keys |= {"name": name, "about": f"{parent}, until you change it"}
@@ -163,7 +163,7 @@ def _extendable(parent: Path, folder: Path, *, pointed_at: bool) -> str | None:
 
 
 def _header(name: str, like: str, parent: str, extended: str | None) -> str:
-    """What to do with the recipe, as comments."""
+    """Comments with the next steps."""
     lines = [
         f"check it:    upge validate {name}.yaml",
         f"compare it:  upge diff {like} {name}.yaml",
@@ -176,14 +176,14 @@ def _header(name: str, like: str, parent: str, extended: str | None) -> str:
 
 
 def _block(key: str, node: Node) -> str:
-    """A block as its author wrote it, comments and all, where one file says all of it; else written anew."""
+    """A block's original text with its comments, if it is in one file; else its values as YAML."""
     files = set(_files(node))
     text = _said(Path(files.pop()), key) if len(files) == 1 else None
     return text or as_yaml({key: node})
 
 
 def _files(node: Node) -> Iterator[str]:
-    """The files that say a node and what is below it."""
+    """The files that contain a node and the nodes below it."""
     yield node.place.file
     inner = tuple(node.value.values()) if isinstance(node.value, dict) else node.value
     if isinstance(inner, tuple):
@@ -192,7 +192,7 @@ def _files(node: Node) -> Iterator[str]:
 
 
 def _said(file: Path, key: str) -> str | None:
-    """The lines of a file that hold a block; None where it doesn't stand on lines of its own."""
+    """The lines of a file that contain a block; None if it shares a line with another."""
     root = read(file).value
     assert isinstance(root, dict)
     places = {name: node.key for name, node in root.items() if node.key is not None}
@@ -215,7 +215,7 @@ _OURS = "upge_"
 
 @dataclass(frozen=True)
 class Names:
-    """What a package with one part needs to be called.
+    """The names in a package with one part.
 
     Attributes:
         package: the distribution, as `pip install` takes it: `upge-soft-clip`.
@@ -234,12 +234,12 @@ class Names:
 def check_package_name(package: str) -> None:
     """Raise InputError for what no package can be called."""
     if _PACKAGE.fullmatch(package) is None:
-        wanted = f"letters, digits, and '-', '_' or '.' between them; '{_package_like(package)}' would do"
-        raise InputError(f"'{package}' can't be the name of a package: {wanted}")
+        hint = f"letters, digits, and '-', '_' or '.' between them; '{_package_like(package)}' would do"
+        raise InputError(f"'{package}' can't be the name of a package: {hint}")
 
 
 def names_of(package: str, slot: str, part: str | None) -> Names:
-    """What follows from a package's name; without `part` the part is called as the module, without its `upge_`.
+    """The names derived from a package's name; by default the part's name is the module's without `upge_`.
 
     Raises InputError for a name that can't be one or is taken, saying what would be right.
     """
@@ -256,8 +256,8 @@ def _module_of(package: str) -> str:
     """The module of a package: its name in small letters, words joined by `_`."""
     module = re.sub(r"[-_.]+", "_", package).lower()
     if not module.isidentifier() or keyword.iskeyword(module):
-        wanted = f"Python can't import a module called '{module}'; '{_package_like(f'upge-{package}')}' would do"
-        raise InputError(f"'{package}' can't be the name of a package with a part: {wanted}")
+        advice = f"Python can't import a module called '{module}'; '{_package_like(f'upge-{package}')}' would do"
+        raise InputError(f"'{package}' can't be the name of a package with a part: {advice}")
     if importlib.util.find_spec(module) is not None:
         hint = "" if module.startswith(_OURS) else f", for example '{_package_like(f'upge-{package}')}'"
         raise InputError(f"there is a module '{module}' already: choose another name{hint}")
@@ -266,8 +266,8 @@ def _module_of(package: str) -> str:
 
 def _check_part(part: str, kind: str, slot: str) -> None:
     if not _is_part(part, kind):
-        wanted = "small letters, digits and '_', a letter first, and neither 'recipes' nor a word of Python's own"
-        raise InputError(f"'{part}' can't be the name of a part: {wanted}; --part {_part_like(part)} would do")
+        advice = "small letters, digits and '_', a letter first, and neither 'recipes' nor a word of Python's own"
+        raise InputError(f"'{part}' can't be the name of a part: {advice}; --part {_part_like(part)} would do")
     for offer in registry.entries(slot):
         if offer.name == part:
             hint = "choose another name: --part NAME"
@@ -341,7 +341,7 @@ def _path(template: Path, names: Names) -> Path:
 
 def _check_recipe_names(files: Mapping[Path, str]) -> None:
     """The recipes must be found by their names."""
-    taken = {each.name: each.package for each in shelved()}
+    taken = {entry.name: entry.package for entry in shelved()}
     for path in files:
         if path.suffix == ".yaml" and path.stem in taken:
             hint = "choose another name: --part NAME"
@@ -349,7 +349,7 @@ def _check_recipe_names(files: Mapping[Path, str]) -> None:
 
 
 def _check_class(files: Mapping[Path, str], names: Names) -> None:
-    """The part's class must not hide a name that its module, or its test, needs itself: a mask called `mask`, say."""
+    """Raise InputError if the class would shadow a name that its module or test needs, such as `mask`."""
     for path, text in files.items():
         if path.suffix == ".py" and Counter(_bound(ast.parse(text)))[names.kind] > 1:
             hint = f"choose another name: --part my_{names.part}"

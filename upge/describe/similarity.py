@@ -53,7 +53,7 @@ def _part_of(place: str) -> str:
 
 
 def _numbers(estimator: Estimator, batch: Batch, step: int, state: State) -> Iterator[tuple[str, Tensor]]:
-    """What each switch, shaping and mask gives, by place; a mask's where its term has other weight than 0."""
+    """The result of each switch, shaping and mask, by place; a mask's only where its term's weight isn't 0."""
     viewer = PartCaller(batch, step)
     for index, switch in enumerate(estimator.switch):
         place = f"switch.{index}"

@@ -31,7 +31,7 @@ WARM_UP = 16
 
 @dataclass(frozen=True)
 class Condition:
-    """What a batch is like, in words, and what makes any batch so; it changes nothing else."""
+    """A property of a batch, in words, and the function that gives any batch this property."""
 
     words: str
     make: Callable[[Batch], Batch]
@@ -122,7 +122,7 @@ def histories(longest: int = LONGEST) -> tuple[tuple[Batch, ...], ...]:
 
 
 def words(longest: int, steps: Sequence[int]) -> str:
-    """What was tried, for whoever reads what came of it."""
+    """A description of the tried batches."""
     at = f"step {steps[0]}" if len(steps) == 1 else f"{len(steps)} steps from {steps[0]} to {steps[-1]}"
     return (
         f"{len(probes(longest))} synthetic batches (groups of 1 to 64, up to {longest} tokens a response), {at}, "

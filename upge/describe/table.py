@@ -44,7 +44,7 @@ def brief(part: Part) -> str:
 
 
 def _usual(field: Any, value: object) -> bool:
-    """Whether a parameter need not be said: it is the default, or follows another value of the recipe."""
+    """Whether a parameter can be omitted: it is the default, or follows another value of the recipe."""
     extra = field.json_schema_extra
     return field.default == value or (isinstance(extra, dict) and "follows" in extra)
 
@@ -55,7 +55,7 @@ def _reduction(term: Term) -> str:
 
 
 def _more(name: str, term: Term, recipe: Recipe) -> Iterator[str]:
-    """What else there is to a term: switches that weigh it, shapings, its weight, its direction."""
+    """The remaining cell of a term: its switches, shapings, weight and direction."""
     yield from (f"s: {brief(switch)}" for switch in recipe.estimator.switch if name in switch.terms())
     if "reward" in term.advantage.reads():
         yield from (f"R + {brief(shaping)}" for shaping in recipe.estimator.shaping)

@@ -21,7 +21,7 @@ def check(train: Train, model: Model) -> None:
 
 
 def open_ranks(train: Train, model: Model, **logging: Any) -> Ranks:
-    """This process among the others, and torch set as the recipe says."""
+    """This process's ranks, with torch configured by the recipe."""
     check(train, model)
     # accelerate keeps one state a process; a run of its own precision, in a notebook say, must not meet the last one's.
     AcceleratorState._reset_state()

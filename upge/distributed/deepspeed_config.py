@@ -1,4 +1,4 @@
-"""What accelerate's config asks of DeepSpeed: the stage of ZeRO and how it communicates. All else is the recipe's.
+"""DeepSpeed's settings in accelerate's config: the stage of ZeRO and its communication. The recipe sets the rest.
 
 accelerate's launcher hands its config on as environment variables, one of which may name a DeepSpeed config file.
 """
@@ -87,7 +87,7 @@ def zero() -> dict[str, Any]:
 
 
 def check(*, precision: str, dtype: str, quantized: bool) -> None:
-    """Raise InputError where the config requests what the recipe says or what a run can't do; see `fsdp.check`."""
+    """Raise InputError if the config sets what the recipe sets, or what a run can't do; see `fsdp.check`."""
     zero()
     for place, said in _sayings():
         key = place.rpartition(".")[2]
@@ -107,7 +107,7 @@ def check(*, precision: str, dtype: str, quantized: bool) -> None:
 
 
 def _sayings() -> Iterator[tuple[str, Any]]:
-    """What the config says beyond ZeRO and its communication, as (key, value)."""
+    """The config's settings beyond ZeRO and its communication, as (key, value)."""
     for variable, key in _VARIABLES.items():
         value = os.environ.get(variable, "")
         harmless = ("", "auto", "none", "false", "1") if key == "gradient_accumulation_steps" else _NOTHING
@@ -150,7 +150,7 @@ def _file() -> dict[str, Any]:
 
 @contextmanager
 def unseen() -> Iterator[None]:
-    """While open, nobody sees that DeepSpeed is asked for.
+    """While open, the environment doesn't request DeepSpeed.
 
     An Accelerator made meanwhile is one of data parallelism. Its own way with DeepSpeed steps inside `backward`, where
     nobody could look at the gradient's norm, and exists on GPUs only. A run holds the engine itself (`zero.py`).

@@ -1,4 +1,4 @@
-"""Models divided over ranks, as accelerate's config asks: by FSDP2 or DeepSpeed; everything else is refused.
+"""Models sharded over ranks by accelerate's config: by FSDP2 or DeepSpeed; everything else is refused.
 
 Without GPUs accelerate's FSDP would leave models whole; there upge divides them, by the same torch functions over gloo.
 DeepSpeed is upge's own to call, everywhere: see `upge.distributed.zero`.
@@ -60,7 +60,7 @@ def _check_fsdp(precision: str, *, quantized: bool) -> None:
 
 
 def asked() -> str | None:
-    """What accelerate's config asks to divide models by, whatever accelerate makes of it: "DeepSpeed" or "FSDP"."""
+    """The kind of sharding in accelerate's config, "DeepSpeed" or "FSDP"; None for neither."""
     if deepspeed_config.asked():
         return "DeepSpeed"
     return "FSDP" if _fsdp() else None
@@ -72,7 +72,7 @@ def by_deepspeed(accelerator: Accelerator) -> bool:
 
 
 def settings(accelerator: Accelerator) -> list[str]:
-    """Set what accelerate's FSDP does by the run's own rules; what there is to tell of it."""
+    """Set accelerate's FSDP options by the run's rules; return notes about them."""
     if (by := asked()) is None:
         return []
     if accelerator.num_processes == 1:
@@ -89,7 +89,7 @@ def settings(accelerator: Accelerator) -> list[str]:
 
 
 def divide(model: nn.Module, accelerator: Accelerator) -> None:
-    """Divide a model over ranks where that is asked for and accelerate won't do it, or doesn't see the model."""
+    """Shard a model over ranks if the config requests it and accelerate doesn't do it."""
     if asked() == "FSDP" and accelerator.num_processes > 1:
         model.to(accelerator.device)
         shards.divide(model, _dtype(accelerator))

@@ -107,7 +107,7 @@ class LocalLauncher:
                 signal.signal(number, handler)
 
     def ended(self) -> int:
-        """Wait for all; once one has failed the others have `GRACE` seconds, and are then told, and then killed."""
+        """Wait for all; after a failure the others have `GRACE` seconds, are then terminated, and then killed."""
         for ultimatum in (None, signal.SIGTERM, signal.SIGKILL):
             if ultimatum is not None:
                 self._send(ultimatum)
@@ -140,7 +140,7 @@ class LocalLauncher:
         return code if code > 0 else 128 + self.asked if self.asked else 1
 
     def messages(self) -> list[str]:
-        """What there is to say of those that have failed, each message once, in the order in which they did."""
+        """The messages of failed processes, each once, in the order of the failures."""
         said = {rank: self._said(rank) for rank, code in self.codes.items() if code}
         telling = [text for text in said.values() if not text.startswith(LOST)] or list(said.values())
         whole: dict[str, str] = {}  # of those that say the same, the one that says how to go on
@@ -161,12 +161,12 @@ class LocalLauncher:
 
 
 def _gist(text: str) -> str:
-    """What two messages have in common that say the same: the first line, of a traceback the last."""
+    """The line that identifies equal messages: the first line, or of a traceback the last."""
     return text.splitlines()[-1 if text.startswith("Traceback") else 0] if text else ""
 
 
 def _environment(processes: int) -> dict[str, str]:
-    """What tells torch's processes of each other; threads are divided among them."""
+    """The environment variables for torch's processes; threads are divided among them."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

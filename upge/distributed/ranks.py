@@ -1,4 +1,4 @@
-"""What processes that do one thing together agree on and put together."""
+"""Communication between the ranks of a run: broadcasts, sums and gathered values."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Ranks:
         return int(self.accelerator.num_processes)
 
     def broadcast(self, make: Callable[[], Made]) -> Made:
-        """What the main process makes, on all. Raises InputError on all where it does."""
+        """The main process's result, on all ranks. An InputError is raised on all ranks too."""
         if self.world == 1:
             return make()
         said: list[Any] = [None, None]

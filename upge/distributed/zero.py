@@ -143,7 +143,7 @@ class Zero(Strategy):
         return groups
 
     def _flats(self) -> Sequence[Tensor]:
-        """What is updated."""
+        """The flat parameters that the optimizer updates."""
         flats: Sequence[Tensor] = self.optimizer.single_partition_of_fp32_groups
         return flats
 

@@ -43,7 +43,7 @@ class Completions:
     count: int
 
     def __call__(self) -> Iterator[Given]:
-        """Every response that is asked for, in the file's order."""
+        """Every requested response, in the file's order."""
         numbers: Counter[tuple[str, str]] = Counter()
         for _, line in _lines(self.file, self.only):
             key = (line["stream"], line["problem"])

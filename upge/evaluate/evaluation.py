@@ -53,7 +53,7 @@ Show = Callable[[Path, int, int], None]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was measured: place (`<split>`, `<split>/<band>`) → score → its mean over problems, with interval.
+    """The scores: place (`<split>`, `<split>/<band>`) → score → its mean over problems, with interval.
 
     Attributes: folder: where everything is kept. problems: place → how many. answered: whether the reward has answers.
     """

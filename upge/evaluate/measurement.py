@@ -34,7 +34,7 @@ def evaluate(
 
 
 def ask(sampler: Sampler, problems: Sequence[Problem], n: int, *, rank: int = 0, world: int = 1) -> list[Asked]:
-    """This rank's share of the problems; one that stands there again draws other noise."""
+    """The requests for this rank's share of the problems; a repeated problem gets other random numbers."""
     seen: Counter[str] = Counter()
     asked = []
     for place, problem in enumerate(problems):
@@ -45,7 +45,7 @@ def ask(sampler: Sampler, problems: Sequence[Problem], n: int, *, rank: int = 0,
 
 
 def samples(recipe: Recipe, asked: Sequence[Asked]) -> Iterator[tuple[Asked, int]]:
-    """Every (problem, sample) that a measurement asks for, problem by problem."""
+    """Every (problem, sample) of a measurement, problem by problem."""
     return ((each, each.first + sample) for each in asked for sample in range(recipe.eval.n))
 
 

@@ -19,7 +19,7 @@ from upge.runs.reader import RunReader
 
 @dataclass(frozen=True)
 class Evaluated:
-    """An evaluation as its folder tells it. `name` is the folder's, with its path where several are called so."""
+    """An evaluation read from its folder. `name` is the folder's, with its path if several have this name."""
 
     name: str
     records: tuple[Record, ...]
@@ -166,7 +166,7 @@ def same_n(first: Evaluated, second: Evaluated) -> bool:
 
 
 def exported(first: Evaluated, others: Sequence[Evaluated]) -> list[dict[str, Any]]:
-    """Everything that is said of each pair, as plain data."""
+    """All numbers of each pair, as plain data."""
     return [
         {
             "first": first.name,

@@ -30,7 +30,7 @@ _LONGEST = 2000
 
 
 def tags_at_end(text: str) -> str:
-    """The tags that a text ends with, `<think>` and a line break, say; "" where it ends otherwise."""
+    """The tags at the end of a text, for example `<think>` and a line break; "" if there are none."""
     match = _TAGS.search(text)
     return match[0] if match else ""
 
@@ -208,7 +208,7 @@ class Templater:
         return turns
 
     def _fields(self, problem: Problem) -> dict[str, str]:
-        """What a plain template's `{prompt}` and `{system}` stand for."""
+        """The values of `{prompt}` and `{system}` in a plain template."""
         if isinstance(problem.prompt, str):
             return {"prompt": problem.prompt, "system": self.system or ""}
         turns = self._turns(problem)
@@ -266,7 +266,7 @@ class Templater:
 
     @cached_property
     def _opening(self) -> str:
-        """What the chat template begins the response with itself: its prompt, without what heads any assistant's turn.
+        """The beginning of the response in the generation prompt: the part that no other assistant turn begins with.
 
         The turn is looked at as an earlier one of the conversation, since some templates give the last one a thought.
         """

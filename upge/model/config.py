@@ -85,7 +85,7 @@ def _known(config: PreTrainedConfig) -> set[str]:
 
 @cache
 def _read(module: str) -> frozenset[str]:
-    """What an architecture's code reads of a config that has it, and its class does not list: `head_dim`, mostly."""
+    """The config keys that an architecture's code reads although its class doesn't list them, such as `head_dim`."""
     try:
         code = inspect.getsource(importlib.import_module(module.replace(".configuration_", ".modeling_")))
     except (ImportError, OSError, TypeError):

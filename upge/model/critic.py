@@ -1,4 +1,4 @@
-"""A critic: a token classifier with one output, which says what reward is to come before each response token."""
+"""A critic: a token classifier with one output, the expected reward before each response token."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Critic:
             self.model.save_pretrained(folder, state_dict=weights)
 
     def try_saving(self, folder: str | Path, *, writes: bool = True) -> None:
-        """Do once what `save` does, at a cost that has a bound: of a large model the smallest tensor stands for all."""
+        """Test `save` at a bounded cost: of a large model only the smallest tensor is written."""
         if sum(math.prod(shards.shape(x)) * x.itemsize for x in self.model.parameters()) <= shards.SMALL:
             self.save(folder, writes=writes)
             return
@@ -121,7 +121,7 @@ def _opened(policy: Policy, path: str) -> PreTrainedModel:
 
 
 def _silence_head(model: PreTrainedModel) -> None:
-    """Zeros for the layers that are not the body's: no draw decides what the critic says at first."""
+    """Set the layers outside the body to zero, so that the first values don't depend on random weights."""
     body = set(model.base_model.modules())
     for module in model.modules():
         if isinstance(module, nn.Linear) and module not in body:

@@ -46,7 +46,7 @@ class Tiling:
 
 @dataclass(frozen=True)
 class Processing:
-    """What a model does to the product of its head: multiplies it by `scale`, then caps it: `cap`·tanh(x / `cap`)."""
+    """The model's operations on the logits after the head: a factor `scale`, then the cap `cap`·tanh(x / `cap`)."""
 
     scale: float = 1.0
     cap: float | None = None

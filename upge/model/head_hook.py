@@ -30,7 +30,7 @@ _DIVISORS = ("logits_scaling",)
 
 
 def processing(model: PreTrainedModel) -> Processing:
-    """What a model does to its head's product, as far as its config tells."""
+    """The operations on the logits that a model's config declares."""
     config = model.config.get_text_config()
     scale = 1.0
     for name in _FACTORS:
@@ -48,7 +48,7 @@ def _number(config: Any, name: str) -> float | None:
 
 @dataclass
 class Found:
-    """What the head was asked for while it was streamed: nothing if the model projects in a way of its own."""
+    """The results of the streamed head; none if the model doesn't call its head."""
 
     processing: Processing
     results: list[Tensor] = field(default_factory=list)

@@ -267,7 +267,7 @@ def _unused_recorded() -> Iterator[set[str]]:
 
 
 def _unused_note(model: PreTrainedModel, names: Sequence[str]) -> str | None:
-    """The sentence that tells of them; None where there are none."""
+    """The note about the unused tensors; None if there are none."""
     if not names:
         return None
     kind = type(model).__name__
@@ -298,7 +298,7 @@ def _absolute(path: str) -> str:
 
 
 def _quantizing(kind: str, dtype: torch.dtype) -> dict[str, Any]:
-    """What has transformers open a model with its weights in 4 or 8 bits, on this process's GPU if there is one."""
+    """The arguments with which transformers loads weights in 4 or 8 bits, on this process's GPU if there is one."""
     try:
         import bitsandbytes  # noqa: F401
     except ImportError as error:
@@ -329,7 +329,7 @@ def belonging(path: str, policy: Policy) -> None:
 
 
 def _unpacking() -> dict[str, Any]:
-    """What has transformers unpack GGUF weights into ones that can be trained; older versions always do."""
+    """The arguments with which transformers unpacks GGUF weights for training; older versions always unpack."""
     try:
         from transformers import GgufConfig
     except ImportError:
@@ -412,7 +412,7 @@ def _check_folder(path: str, folder: Path, of: str) -> None:
 
 @contextmanager
 def explained(place: str) -> Iterator[None]:
-    """Whatever transformers raises becomes one line that says what to do."""
+    """Convert any error of transformers to a ModelError of one line with advice."""
     try:
         yield
     except ModelError:

@@ -125,7 +125,7 @@ def _streams(model: PreTrainedModel) -> bool:
 
 
 def _fault(model: PreTrainedModel) -> str | None:
-    """What is wrong with streaming this model's logits; None if nothing is."""
+    """The reason why this model's logits can't be streamed; None if they can."""
     few = collate(self_check.sequences(model), 0, model.device)
     logits = _response_logits(model, few, model)
     plain = told(_tempered(logits, None), few.targets, entropy=True)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class AdapterSettings(Protocol):
-    """What a new adapter is; a recipe's block `model.lora` is one."""
+    """The settings of a new adapter, such as a recipe's block `model.lora`."""
 
     @property
     def rank(self) -> int: ...
@@ -134,7 +134,7 @@ _HANDLED = re.compile(
 def adapt(
     model: PreTrainedModel, settings: AdapterSettings, *, base: str | None, seed: int, without: tuple[str, ...] = ()
 ) -> None:
-    """Put a new adapter into a model and freeze the rest; B = 0, so that the model says what it said before.
+    """Add a new adapter to a model and freeze the rest; B = 0, so that the model's output is unchanged.
     A and B have the weights' type, but float32 at least.
 
     Args:
@@ -171,7 +171,7 @@ def adapt(
 
 
 def _within(places: tuple[str, ...]) -> str | None:
-    """What peft takes for the names of these modules and all in them."""
+    """The pattern by which peft selects these modules and all inside them; None without modules."""
     return rf"({'|'.join(map(re.escape, places))})(\..*)?" if places else None
 
 
@@ -196,7 +196,7 @@ def adapted(model: PreTrainedModel) -> bool:
 
 @contextmanager
 def without_adapter(model: PreTrainedModel) -> Iterator[None]:
-    """While open, the model says what it would without its adapter."""
+    """While open, the model computes without its adapter."""
     wrapped: Any = model
     if shards.sharded(model):
         # peft would have the adapter want no gradient meanwhile, which a divided one would never want again.
@@ -263,7 +263,7 @@ def _outline(like: PreTrainedModel) -> PreTrainedModel:
 
 
 def merged_outline(model: PreTrainedModel) -> PreTrainedModel:
-    """What `merged` gives, without numbers and memory. Raises ModelError unless it has a plain model's weights."""
+    """The result of `merged` on the meta device. Raises ModelError unless it has a plain model's weights."""
     outline = _outline(model)
     merge(outline, safe=False)
     if {name: x.shape for name, x in outline.state_dict().items()} != {
@@ -297,7 +297,7 @@ def restore(model: PreTrainedModel, weights: dict[str, Tensor]) -> None:
 
 
 def _saved_name(name: str) -> str:
-    """What peft calls a weight of an adapter in its files, which don't name the adapter."""
+    """The name of an adapter's weight in peft's files, which omit the adapter's name."""
     return "base_model.model." + re.sub(r"(\.lora_\w+)\.\w+", r"\1", name)
 
 
@@ -307,12 +307,12 @@ def plain_weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 def plain_name(name: str) -> str:
-    """What a weight is called in a model without an adapter."""
+    """The name of a weight in a model without an adapter."""
     return re.sub(r"(\.base_layer)+\.", ".", name)
 
 
 def base_of(folder: Path) -> str:
-    """The model that the adapter in a folder belongs to. Raises ModelError where it doesn't say."""
+    """The base model of the adapter in a folder. Raises ModelError if its config doesn't name one."""
     try:
         base = parse_json((folder / CONFIG).read_text(encoding="utf-8"))["base_model_name_or_path"]
     except (ValueError, KeyError, TypeError) as error:

@@ -135,7 +135,7 @@ class PrefixSharing:
 
 @dataclass(frozen=True)
 class Padded:
-    """What the N sequences with a response are fed as: B rows, padded on the right to L columns.
+    """The model's input for N sequences with a response: B rows, padded on the right to L columns.
 
     Attributes:
         tokens: (B, L) ids; the last response token isn't fed: it predicts none.
@@ -213,7 +213,7 @@ def width(sequences: Sequence[tuple[Tokens, int]]) -> int:
 
 
 def understood(model: PreTrainedModel, batch: Padded) -> dict[str, Any]:
-    """What goes with the token ids into this model's `forward`, as far as its signature has it."""
+    """The arguments of this model's `forward` beside the token ids, limited to those in its signature."""
     mask = batch.mask
     if mask.ndim == 4 and model.config._attn_implementation != "sdpa":  # which adds its mask to the scores
         least = torch.finfo(model.dtype).min

@@ -77,7 +77,7 @@ class Policy:
 
     @property
     def lacking(self) -> str | None:
-        """The sentence that says of a saved model what it lacks; None: nothing."""
+        """The note about tensors that a saved model lacks; None if it lacks none."""
         return (
             f"the trained model lacks {counted(self.left)} that its checkpoint had, for example {self.left[0]}"
             if self.left
@@ -111,7 +111,7 @@ class Policy:
         entropy: bool = False,
         forward: Callable[..., Any] | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """(T,) log π of each response token and, if asked, (T,) entropies, nats; see `upge.model.log_probs`."""
+        """(T,) log π of each response token and, with `entropy`, (T,) entropies, nats; see `upge.model.log_probs`."""
         with recomputed(self.model) if self.recompute else nullcontext():
             return log_probs(
                 self.model,

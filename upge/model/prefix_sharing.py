@@ -75,12 +75,12 @@ def _bounded(config: PreTrainedConfig) -> bool:
 
 
 def _without_windows(config: PreTrainedConfig) -> bool:
-    """Whether the config has a sliding window and says that no layer uses it."""
+    """Whether the config has a sliding window and declares that no layer uses it."""
     return bool(getattr(config, "layer_types", None)) or not getattr(config, "use_sliding_window", True)
 
 
 def _fault(model: PreTrainedModel, ask: Ask) -> str | None:
-    """What is wrong with sharing on this model; None if nothing is."""
+    """The reason why responses of this model can't share a row; None if they can."""
     device, known = model.device, self_check.sequences(model)
     plain, shared = collate(known, 0, device), collate(known, 0, device, reach=_FAR)
     other = [(prompt, [token + 1 for token in response]) for prompt, response in known]

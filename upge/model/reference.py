@@ -16,7 +16,7 @@ from upge.model.policy import Policy
 
 
 class Reference:
-    """What π_0 says of tokens. It is never trained and never changes."""
+    """The reference model π_0, which is never trained."""
 
     def __init__(self, policy: Policy, *, adapter: bool = False) -> None:
         self.policy, self.adapter = policy, adapter

@@ -18,7 +18,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 
 def main() -> None:
-    """Answer until nobody asks."""
+    """Serve requests until the connection is closed."""
     number, seconds, memory, longest = map(int, sys.argv[1:])
     outside: Connection[Any, Any] = Connection(number)
     _limit(resource.RLIMIT_CORE, 0)

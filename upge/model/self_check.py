@@ -1,4 +1,4 @@
-"""What is proven on every model before it's relied on: that a faster way gives the model's own answers.
+"""Checks, run once on every model, that a faster computation gives the same results.
 
 A model is asked both ways, on a few made-up tokens, when the answer is first needed, and never again.
 """
@@ -28,7 +28,7 @@ _SEQUENCES: Sequences = [
 
 
 class Proof:
-    """A claim about models, tried once on each; where it doesn't hold, a warning says so and why.
+    """A check that runs once on each model, and warns with the reason if it fails.
 
     Models are known by identity, and aren't kept alive.
 
@@ -109,5 +109,5 @@ def within(model: PreTrainedModel, sequences: Sequences) -> Sequences:
 
 
 def precision(model: nn.Module) -> int:
-    """Bytes of the narrowest floating-point parameter: how finely the model's answers can be told apart."""
+    """Bytes of the narrowest floating-point parameter, which bounds the precision of the model's results."""
     return min((parameter.itemsize for parameter in model.parameters() if parameter.is_floating_point()), default=4)

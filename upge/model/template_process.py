@@ -33,7 +33,7 @@ LONGEST = 4_000_000
 
 
 class RenderingError(Exception):
-    """A template can't take these turns; the message says why."""
+    """A template fails for these turns; the message has the reason."""
 
 
 class Renderer:

@@ -1,4 +1,4 @@
-"""What of a model a text's log-probs depend on. Towers for images and sounds are not it: they are frozen, and saved.
+"""The modules that a text's log-probs depend on. Others, such as towers for images, are frozen and saved.
 
 No name decides it: one pass over a few tokens is made, and the graph that autograd keeps of it is walked.
 """
@@ -65,7 +65,7 @@ def within(name: str, places: tuple[str, ...]) -> bool:
 
 
 def note(model: PreTrainedModel, places: tuple[str, ...]) -> str | None:
-    """What is frozen, in a sentence; None: nothing."""
+    """The note about frozen modules; None if there are none."""
     if not places:
         return None
     frozen = sum(parameter.numel() for name, parameter in model.named_parameters() if within(name, places))
@@ -108,7 +108,7 @@ def _called(model: nn.Module) -> Iterator[set[nn.Module]]:
 
 
 def _asked(model: PreTrainedModel, response: tuple[int, ...], forward: Callable[..., Any]) -> Tensor:
-    """(1, L, V or labels) what a model says of a made-up prompt with this response, but for its last token."""
+    """(1, L, V or labels) a model's outputs for an arbitrary prompt with this response without its last token."""
     batch = collate(within_vocabulary(model, [(_PROMPT, response)]), 0, model.device)
     try:
         logits: Tensor = forward(input_ids=batch.tokens, **understood(model, batch)).logits

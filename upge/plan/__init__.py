@@ -1,4 +1,4 @@
-"""What a run would need, told before it starts: parameters, memory, tokens and steps. Nothing is loaded or fetched.
+"""Estimates of a run's parameters, memory, tokens and steps, without loading or downloading anything.
 
 `plan` works it out; `upge run RECIPE --dry-run` shows it.
 """

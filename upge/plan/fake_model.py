@@ -89,7 +89,7 @@ def _outline(config: PreTrainedConfig, dtype: str, attention: str | None) -> Pre
 
 
 def _away(config: PreTrainedConfig) -> tuple[str, ...]:
-    """What no text reaches; nothing, where that can't be told without numbers."""
+    """The modules that text doesn't use; none if this can't be found with fake tensors."""
     with torch.device("meta"):
         model = _outline(copy.deepcopy(config), "float32", None)
     with FakeTensorMode():
@@ -240,7 +240,7 @@ class Found:
     origin: str
 
 
-def config_of(model: Model, given: Path | None = None) -> Found:
+def config_of(model: Model, file: Path | None = None) -> Found:
     """The config of a recipe's model, its overrides applied.
 
     Args: given: a config.json to take in place of the model's own.
@@ -248,14 +248,14 @@ def config_of(model: Model, given: Path | None = None) -> Found:
     Raises:
         ModelError: there is no config on this machine, or one that can't be read.
     """
-    if given is not None:
-        found = Found(_read(given), f"{given}, as --config says")
+    if file is not None:
+        source = Found(_read(file), f"{file}, as --config says")
     elif model.path is not None:
-        found = config_at(model.path)
+        source = config_at(model.path)
     else:
         return Found(_random(model), "model.config")
     try:
-        return Found(override(found.config, model.overrides), found.origin)
+        return Found(override(source.config, model.overrides), source.origin)
     except ModelError:
         raise
     except Exception as error:  # whatever transformers finds wrong with a value
@@ -284,8 +284,8 @@ def config_at(path: str, above: tuple[Path, ...] = ()) -> Found:
     known = KNOWN / f"{path.replace('/', '--')}.json"
     if known.is_file():
         return Found(_read(known), f"{path} (sizes built into upge; not in the local cache)")
-    wanted = "give a copy of its config.json with --config FILE"
-    raise ModelError(f"{path}: not in the local cache, nor among the {len(names())} models upge knows; {wanted}")
+    hint = "give a copy of its config.json with --config FILE"
+    raise ModelError(f"{path}: not in the local cache, nor among the {len(names())} models upge knows; {hint}")
 
 
 def names() -> list[str]:
@@ -297,12 +297,12 @@ def tokenizer_of(model: Model) -> PreTrainedTokenizerBase | None:
     """The recipe's tokenizer, or None where it is not on this machine."""
     try:
         place, file = find(str(model.tokenizer or model.path), "tokenizer")
-        found: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             place, local_files_only=True, trust_remote_code=False, **file
         )
     except Exception:  # as above; a plan can do without
         return None
-    return found if found.get_vocab() else None
+    return tokenizer if tokenizer.get_vocab() else None
 
 
 def _random(model: Model) -> PreTrainedConfig:

@@ -1,4 +1,4 @@
-"""Bytes of one rank's device, share by share. Every formula stands in docs/paper.md."""
+"""Bytes of one rank's device, share by share. docs/paper.md has every formula."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LOOKED_AT = 10_000
 
 @dataclass(frozen=True)
 class Work:
-    """What a rollout batch takes where every prompt and response is as long as it may be.
+    """The size of a rollout batch in which every prompt and response has its maximal length.
 
     Attributes:
         prompt, response, demonstration: tokens of one, at most; 0 for what the recipe never asks for.
@@ -48,13 +48,13 @@ def work_of(recipe: Recipe, prompt: int, processes: int) -> Work:
     train, n = recipe.train, recipe.rollout.n
     wants = [_wants(recipe, step) for step in range(min(train.steps, _LOOKED_AT))]
     last = wants[-1:] * (train.steps - len(wants))
-    sampled, shown = (sum(each[kind] for each in (*wants, *last)) for kind in (0, 1))
+    sampled, shown = (sum(step[kind] for step in (*wants, *last)) for kind in (0, 1))
     response = recipe.rollout.max_tokens if sampled else 0
     shown_tokens = (train.demonstration_tokens or recipe.rollout.max_tokens) if shown else 0
     rollouts = train.prompts * n if sampled else 0
     demonstrations = train.prompts if shown else 0
-    both = any(all(each) for each in wants)
-    each = rollouts * (prompt + response), demonstrations * (prompt + shown_tokens)
+    both = any(all(step) for step in wants)
+    tokens = rollouts * (prompt + response), demonstrations * (prompt + shown_tokens)
     longest = prompt + max(response, shown_tokens, 1)
     per_prompt = n * (sampled > 0) + (shown > 0) if both else max(n * (sampled > 0), int(shown > 0))
     mine = math.ceil(train.prompts / train.minibatches / processes) * per_prompt
@@ -67,7 +67,7 @@ def work_of(recipe: Recipe, prompt: int, processes: int) -> Work:
         shown=shown,
         rollouts=rollouts,
         demonstrations=demonstrations,
-        tokens=sum(each) if both else max(each),
+        tokens=sum(tokens) if both else max(tokens),
         updates=train.minibatches * train.epochs,
         micro_batches=math.ceil(mine / rows),
         rows=rows,
@@ -100,7 +100,7 @@ class Count:
 
 @dataclass(frozen=True)
 class Share:
-    """What takes memory, in bytes on each rank: with whole models on every rank, and with models divided over ranks."""
+    """One use of memory, in bytes on each rank: with whole models, and with models sharded over ranks."""
 
     name: str
     whole: float
@@ -179,7 +179,7 @@ def _sharded_peak(recipe: Recipe, config: PreTrainedConfig, task: Pass) -> float
 
 
 def _held(model: PreTrainedModel, task: Pass) -> float:
-    """The peak of a pass; not a number where an architecture's code asks for numbers that aren't there."""
+    """The peak of a pass; NaN if the architecture's code reads values of tensors."""
     try:
         return float(policy_peak(model, task))
     except ModelError:

@@ -1,4 +1,4 @@
-"""A recipe's plan: what it would take, and whether it fits together, as far as that can be told without opening it."""
+"""A recipe's plan: its estimated cost, and the faults that can be found without loading its model."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ PROMPT = 1024
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run would take.
+    """The estimated cost of a run.
 
     Attributes:
         origin: where the model's config came from. processes: ranks.

@@ -1,4 +1,4 @@
-"""One recipe from many layers: the files it extends, the file itself, and what the command line says.
+"""One recipe from many layers: the files it extends, the file itself, and the command line's overrides.
 
 Every layer is merged over the layers before it by one rule (`merge`), the command line's like the files'. A null stays
 in the tree as a mark until the last layer is merged, so that it removes what any earlier layer says.
@@ -40,7 +40,7 @@ def merge(parent: Node, child: Node) -> Node:
 
 
 def expand(node: Node, path: tuple[str, ...], shorthand: Shorthand) -> Node:
-    """The tree with each bare string that is a shorthand made the map it stands for, at the string's own place."""
+    """The tree with each shorthand string replaced by its map, at the place of the string."""
     if isinstance(node.value, dict):
         members = {key: expand(inner, (*path, key), shorthand) for key, inner in node.value.items()}
         return replace(node, value=members)
@@ -66,7 +66,7 @@ _INDEX = re.compile("0|[1-9][0-9]{0,8}")
 
 @dataclass(frozen=True)
 class Step:
-    """One name of a dotted path, and where it stands in the override."""
+    """One name of a dotted path, and its position in the override."""
 
     name: str
     place: Place
@@ -241,7 +241,7 @@ class Extender:
                 self._fault(f"extends names a file, and not {describe(node)}", node, "write extends: base.yaml")
 
     def _parent(self, name: Node, child: Path, chain: tuple[Path, ...]) -> Node | None:
-        """The layer that `name` in the file `child` stands for; None if it cannot be had."""
+        """The layer that the file `child` extends by `name`; None if it can't be read."""
         path = self._find(name, child)
         if path is None:
             return None
@@ -277,7 +277,7 @@ class Extender:
 
 
 def _real(path: Path) -> Path:
-    """Where `path` leads, links followed; unlike `Path.resolve` it takes a circle of links as it stands."""
+    """The target of `path`, with links resolved; unlike `Path.resolve` it accepts a cycle of links."""
     return Path(os.path.realpath(path))
 
 
@@ -331,7 +331,7 @@ class Composed:
     removed: tuple[tuple[tuple[str, ...], Place], ...] = ()
 
     def keeping(self, means_null: Callable[[PathInRecipe, Node], bool]) -> Composed:
-        """The same, with those nulls back in the tree that are values where they stand (see `keys.means_null`)."""
+        """The same with those nulls restored that are values (see `keys.means_null`)."""
         root = self.root
         kept = [(path, place) for path, place in self.removed if means_null(path, self.root)]
         for path, place in kept:
@@ -393,7 +393,7 @@ def locate(root: Node, path: tuple[str | int, ...], *, prefer: Literal["key", "v
 
 
 def node_at(root: Node, path: PathInRecipe) -> Node | None:
-    """What stands at `path`; None where nothing does."""
+    """The node at `path`; None if there is none."""
     node: Node | None = root
     for step in path:
         node = None if node is None else member(node, step)
@@ -461,7 +461,7 @@ def _with_null(node: Node, path: tuple[str, ...], place: Place) -> Node:
 
 
 def member(node: Node, step: str | int) -> Node | None:
-    """What a map holds under this key, or a list at this index; None without it."""
+    """The member of a map with this key, or of a list at this index; None if there is none."""
     if isinstance(node.value, dict):
         return node.value.get(str(step))
     if isinstance(node.value, tuple) and str(step).isdecimal() and int(step) < len(node.value):

@@ -1,4 +1,4 @@
-"""What Pydantic finds wrong with a recipe, at the places and in the words that help whoever wrote it.
+"""Pydantic's errors as faults of a recipe, with places and readable messages.
 
 An unknown key is shown at the key, a bad value at the value, and something missing at the enclosing block's key.
 """
@@ -91,7 +91,7 @@ class Wording:
                 yield self._fault(kind, path, detail)
 
     def unknown_key(self, path: PathInRecipe, place: Place) -> Fault:
-        """The last key of a path is none that can stand there."""
+        """The fault that the last key of a path is unknown there."""
         key = str(path[-1])
         if (hint := _FOREIGN.get(key)) and (len(path) == 1 or key == "_target_"):
             return Fault(f"unknown key '{key}'{_within(path)}", place, hint)
@@ -120,7 +120,7 @@ class Wording:
         return detail["type"], path
 
     def _is_astray(self, path: PathInRecipe) -> bool:
-        """Whether a term's own setting stands among the terms, as if it were one."""
+        """Whether a setting of a term is misplaced among the terms."""
         if path[:2] != ("estimator", "terms") or path[-1] not in Term.model_fields:
             return False
         node = node_at(self.composed.root, path)
@@ -159,7 +159,7 @@ class Wording:
 
 
 def _elsewhere(path: PathInRecipe) -> str | None:
-    """Where a key belongs that stands in the wrong block, or what it is called here."""
+    """The right block of a misplaced key, or its right name here."""
     key, slot = str(path[-1]), slot_at(path[:-1])
     if slot is not None and any(offer.name == key for offer in registry.entries(slot)):
         return f"a part is named by `use`, beside its parameters: {{use: {key}, ...}}"
@@ -171,7 +171,7 @@ def _elsewhere(path: PathInRecipe) -> str | None:
 
 
 def _hint(detail: ErrorDetails) -> str | None:
-    """What to write instead."""
+    """The suggestion for one of Pydantic's errors; None without one."""
     context, value = detail.get("ctx", {}), detail["input"]
     if detail["type"] == "literal_error":
         close = nearest(str(value), _choices(str(context.get("expected", ""))))

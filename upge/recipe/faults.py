@@ -1,4 +1,4 @@
-"""What is wrong with a recipe, and where: places, faults that draw a caret, and the error that carries them all."""
+"""Faults of a recipe with their places, and the error that lists them all."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MOST = 50
 
 @dataclass(frozen=True)
 class Place:
-    """Where something stands in a file or on the command line; `str()` is `file:line:column`.
+    """A position in a file or on the command line; `str()` is `file:line:column`.
 
     Attributes:
         file: the file's name as the reader knows it, or "command line".
@@ -112,7 +112,7 @@ def _excerpt(place: Place) -> list[str]:
 
 
 def _window(text: str, start: int) -> tuple[str, int]:
-    """At most `_SHOWN` characters of `text` around `start`, and where `start` stands in them."""
+    """At most `_SHOWN` characters of `text` around `start`, and the position of `start` in them."""
     if len(text) <= _SHOWN:
         return text, start
     first = max(0, min(start - _SHOWN // 2, len(text) - _SHOWN))
@@ -146,7 +146,7 @@ COMMAND_LINE = "command line"
 
 @dataclass(frozen=True)
 class Source:
-    """A YAML text with the means to tell a character's place from its index.
+    """A YAML text that converts the index of a character to its place.
 
     Attributes:
         name: the file name of its places.

@@ -14,7 +14,7 @@ from upge.recipe.yaml import Node
 
 
 def shorthand(path: tuple[str, ...]) -> str | None:
-    """The key that a bare string at this path stands for: `use` for parts, `path` for models."""
+    """The key that a bare string at this path abbreviates: `use` for parts, `path` for models."""
     if path in (("model",), ("reference",), ("critic",)):
         return "path"
     return "use" if slot_at(path) else None
@@ -47,7 +47,7 @@ def keys_at(path: Sequence[str | int], composed: Composed, workshop: RecipeConte
 
 
 def means_null(path: Sequence[str | int], root: Node, workshop: RecipeContext) -> bool:
-    """Whether a null at this path is a value that nothing else could say, and so isn't only the removal of a key.
+    """Whether a null at this path is a value, and not the removal of a key.
 
     It is one for a setting that takes null and has another default, or none; and in a map that takes any value.
     """
@@ -67,7 +67,7 @@ def homes_of(key: str) -> list[str]:
 
 
 def _block(path: Sequence[str | int], root: Node, workshop: RecipeContext) -> type[StrictModel] | None:
-    """The block or the part at this path; None where something else stands there."""
+    """The block or the part at this path; None for anything else."""
     kind = _kind(path, root, workshop)
     return kind if _is_block(kind) else None
 

@@ -1,4 +1,4 @@
-"""Whose part a bare name means where several packages offer it, in the files of which that can be told.
+"""Resolve a bare part name when several packages define it.
 
 In a recipe that a package brings a name is the package's own part, or else one that ships with upge; in the folder of a
 run it is the part that the run had. Installing a package thus changes no shipped recipe and no finished run. Anybody
@@ -57,13 +57,13 @@ def _canonical(use: str, path: Place = ()) -> str:
 
 
 class _Home:
-    """What a file tells of its parts' packages, looked up when it is asked for."""
+    """The packages of a file's parts, looked up when they are needed."""
 
     def __init__(self, file: Path, shipped: Path | None) -> None:
         self._file, self._shipped = file, shipped
 
     def choice(self, entries: Sequence[Entry], path: Place) -> Entry | None:
-        """Which of the offers is meant at a place; None where it can't be told."""
+        """The registered part that a name at a place refers to; None if it is ambiguous."""
         had = self._had().get(".".join(path))
         if had is not None:
             return next((offer for offer in entries if had == f"{offer.module}:{offer.attribute}"), None)
@@ -72,7 +72,7 @@ class _Home:
         return next((offer for name in preferred for offer in entries if offer.package == name), None)
 
     def _had(self) -> dict[str, str]:
-        """The classes that a run had, by place, as its manifest says."""
+        """The classes of a run by place, from its manifest."""
         try:
             parts = parse_json((self._file.parent / "manifest.json").read_text(encoding="utf-8"))["parts"]
             return {place: named.partition(" ")[0] for place, named in parts.items()}

@@ -32,7 +32,7 @@ def load(path: str | Path, overrides: Sequence[str] = (), *, allow_code: bool = 
 def load_composed(
     path: str | Path, overrides: Sequence[str] = (), *, allow_code: bool = False
 ) -> tuple[Recipe, Composed]:
-    """As `load`, with the merged tree that says where everything stands."""
+    """The recipe, as `load`, and the merged tree with all places."""
     checked = check(path, overrides, allow_code=allow_code)
     if checked.recipe is None:
         place = locate(checked.composed.root, ("abstract",), prefer="value")
@@ -97,7 +97,7 @@ def _leads_out(recipe: Recipe, root: Node, file: Path) -> Iterator[Fault]:
 
 
 def _own_name(root: Node, file: Path) -> dict[str, str]:
-    """The file's name, for a recipe that says none: a parent's is not inherited, as its run folder isn't."""
+    """The name from the file, if the recipe's name is its parent's, which isn't inherited; else {}."""
     name = root.value.get("name") if isinstance(root.value, dict) else None
     if name is None or name.place.file in (str(file), COMMAND_LINE):
         return {}
@@ -105,7 +105,7 @@ def _own_name(root: Node, file: Path) -> dict[str, str]:
 
 
 def _without_parents_line(root: Node, file: Path) -> Node:
-    """The tree without an `about` that a parent says of itself."""
+    """The tree without an `about` of a parent."""
     assert isinstance(root.value, dict)
     about = root.value.get("about")
     if about is None or about.place.file in (str(file), COMMAND_LINE):
@@ -114,13 +114,13 @@ def _without_parents_line(root: Node, file: Path) -> Node:
 
 
 def _says_abstract(root: Node, file: Path) -> bool:
-    """Whether the file itself says `abstract: true`; what a parent says of itself is not inherited."""
+    """Whether the file itself has `abstract: true`; a parent's isn't inherited."""
     abstract = root.value.get("abstract") if isinstance(root.value, dict) else None
     return abstract is not None and abstract.value is True and abstract.place.file == str(file)
 
 
 def _removed_unknown(wording: Wording) -> Iterator[Fault]:
-    """A key that a null removes and that could not stand there anyway is misspelt."""
+    """Faults for keys that a null removes and that don't exist: they are misspelt."""
     for path, place in wording.composed.removed:
         options = keys_at(path[:-1], wording.composed, wording.workshop)
         if options and path[-1] not in options:

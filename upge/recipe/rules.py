@@ -1,4 +1,4 @@
-"""Rules between the blocks of a recipe: what no single field can tell, checked before any model loads."""
+"""Rules between the blocks of a recipe, checked before any model loads."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def _unmoved(mask: Mask) -> str:
 
 
 def _engine_of_demonstrations(recipe: Recipe) -> Iterator[Broken]:
-    """No engine drew demonstrations; the 0 that stands for its log-probs would make π_ref 1."""
+    """Faults of parts that read an engine's log-probs of demonstrations: the placeholder 0 would make π_ref 1."""
     estimator = recipe.estimator
     if not any(map(estimator.weighs_demonstrations, estimator.terms)):
         return
@@ -152,7 +152,7 @@ def _minibatches(recipe: Recipe) -> Iterator[Broken]:
 
 
 def _splits_without_data(recipe: Recipe) -> Iterator[Broken]:
-    """Sources that read evaluation data name their splits in a map `evaluation`; of others only a session can tell."""
+    """Sources that read evaluation data name their splits in a map `evaluation`; others only in a session."""
     there = getattr(recipe.data, "evaluation", None)
     if not isinstance(there, Mapping):
         return

@@ -1,4 +1,4 @@
-"""The blocks of a recipe: what may stand in the YAML, with types, bounds and defaults.
+"""The blocks of a recipe: the keys of the YAML, with types, bounds and defaults.
 
 Fields that hold parts say so by their type; all else that a part needs of a recipe it gets by `DefaultFrom`.
 """
@@ -403,7 +403,7 @@ class Log(StrictModel):
         return trackers
 
     def path(self, name: str) -> Path:
-        """The folder that the recipe called `name` asks for."""
+        """The run folder of the recipe called `name`."""
         return Path(os.path.expanduser(self.folder.replace("{name}", name)))  # noqa: PTH111 (pathlib's may raise)
 
     @model_validator(mode="after")
@@ -485,7 +485,7 @@ class Recipe(StrictModel):
         return dict(self.model) | {"seed": self.train.seed}
 
     def evaluation_engine(self) -> Engine | None:
-        """What samples the responses that are measured; None where `eval.engine` has to name it."""
+        """The engine of evaluations; None if `eval.engine` must name it."""
         if self.eval.engine is not None:
             return self.eval.engine
         passes = self.model.dtype if self.train.precision == "float32" else self.train.precision

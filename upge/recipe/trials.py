@@ -1,4 +1,4 @@
-"""Trials of a recipe's parts on made-up batches: what they compute says what no declaration does.
+"""Trials of a recipe's parts on synthetic batches, for properties that no class declares.
 
 Parts are anybody's code. `rehearse` reports one that raises; elsewhere it says nothing, and is reported where it runs.
 """
@@ -43,7 +43,7 @@ def reads_of_demonstrations(part: Factor | Switch) -> bool:
         answer = _answer(part, replace(batch, rollout_logp=torch.where(shown, fill, logp)))
         if answer is not None:
             answers.append(answer[:, shown] if isinstance(part, Factor) else answer)
-    return any(not torch.allclose(each, answers[0], equal_nan=True) for each in answers)
+    return any(not torch.allclose(other, answers[0], equal_nan=True) for other in answers)
 
 
 def cut_region(mask: Mask, mass: float) -> bool:
@@ -84,8 +84,8 @@ def _given(x: Tensor | None) -> Tensor:
 def _batch(*, prompts: int, rollouts: int, demonstrations: int, seed: int = 0) -> Batch:
     """Numbers for every field, rewards among them that differ; `logp` is π_old's too."""
     random = torch.Generator().manual_seed(seed)
-    each = rollouts + demonstrations
-    size = prompts * each
+    per_prompt = rollouts + demonstrations
+    size = prompts * per_prompt
 
     def uniform(low: float, high: float, count: int) -> Tensor:
         return low + (high - low) * torch.rand(count, generator=random, dtype=torch.float64)
@@ -94,8 +94,8 @@ def _batch(*, prompts: int, rollouts: int, demonstrations: int, seed: int = 0) -
     return Batch(
         logp=logp,
         trajectory=torch.arange(size).repeat_interleave(_TOKENS),
-        group=torch.arange(prompts).repeat_interleave(each),
-        demonstration=(torch.arange(each) >= rollouts).repeat(prompts),
+        group=torch.arange(prompts).repeat_interleave(per_prompt),
+        demonstration=(torch.arange(per_prompt) >= rollouts).repeat(prompts),
         reward=uniform(-1.0, 1.0, size).sign() if seed % 2 else uniform(-1.0, 1.0, size),
         old_logp=logp.clone(),
         rollout_logp=logp.clone(),
@@ -107,7 +107,7 @@ def _batch(*, prompts: int, rollouts: int, demonstrations: int, seed: int = 0) -
 
 
 def _answer(part: Factor | Switch, batch: Batch, *, ratio: float = 1.0) -> Tensor | None:
-    """What a part gives each token, whichever way that is pushed: (2, T); or each prompt and term: (G, terms)."""
+    """A part's result for each token, for both signs of the advantage: (2, T); or each prompt and term: (G, terms)."""
     ones = torch.ones_like(_given(batch.logp))
     known = {"ratio": ratio * ones, "mask": ones, "shaping": 0 * ones, "reward": batch.reward}
     try:
@@ -122,7 +122,7 @@ def _answer(part: Factor | Switch, batch: Batch, *, ratio: float = 1.0) -> Tenso
 
 def _pushed(estimator: Estimator, prompts: int, rollouts: int) -> set[str] | None:
     """The terms that push on some rollout, for some rewards; None where a part raises."""
-    shown, found = int(estimator.wants_demonstrations(0)), set[str]()
+    shown, names = int(estimator.wants_demonstrations(0)), set[str]()
     for seed in range(4):
         batch = _batch(prompts=prompts, rollouts=rollouts, demonstrations=shown, seed=seed)
         try:
@@ -133,8 +133,8 @@ def _pushed(estimator: Estimator, prompts: int, rollouts: int) -> set[str] | Non
         for name, term in terms.items():
             weight = term.coefficient[batch.trajectory] * (1 if term.advantage is None else term.advantage)
             if bool((sampled & (weight != 0)).any()):
-                found.add(name)
-    return found
+                names.add(name)
+    return names
 
 
 MOST = 8
@@ -179,7 +179,7 @@ def _in_float32(batch: Batch) -> Batch:
 
 
 def _own_place(part: Part) -> str | None:
-    """Where the code of a part stands."""
+    """The file and line of a part's code."""
     try:
         file, line = inspect.getsourcefile(type(part)), inspect.getsourcelines(type(part))[1]
     except (OSError, TypeError):

@@ -53,7 +53,7 @@ def plain(node: Node) -> Any:
 
 
 def describe(node: Node) -> str:
-    """What kind of thing a node is, for messages: "a map", "the number 3"."""
+    """The kind of a node, for messages: "a map", "the number 3"."""
     match node.value:
         case dict():
             return "a map"
@@ -139,7 +139,7 @@ _SAID_PLAINLY = (
 
 
 def syntax_fault(error: Exception, source: Source, seen: int) -> Fault:
-    """What to say of `error`, which the YAML parser raised; `seen` is the index up to which all was well."""
+    """The fault for `error` of the YAML parser; `seen` is the index of the last valid token."""
     if not isinstance(error, MarkedYAMLError) or error.problem_mark is None:
         return Fault(f"this is not YAML ({error})", source.place(seen))
     start: int = error.problem_mark.index
@@ -174,7 +174,7 @@ def _unclosed(problem: str, place: Place, opened: Place) -> Fault:
 
 
 def _first_key(source: Source, colon: int) -> Place | None:
-    """The key before `colon`, if that is the first of its line and another line stands above; else None."""
+    """The key before `colon`, if it is the first of its line and there is a line above; else None."""
     *above, line = LINE_BREAK.split(source.text[:colon])
     if not above or ": " in line or not line.strip():
         return None
@@ -182,7 +182,7 @@ def _first_key(source: Source, colon: int) -> Place | None:
 
 
 def _stray(problem: str, source: Source, start: int, *, in_list: bool) -> Fault:
-    """What stands at `start` is no member of the block or list that is open there."""
+    """The fault that the text at `start` is no member of the open block or list."""
     character = problem.rpartition("found ")[2].strip("'")
     if character in ("}", "]", ","):
         return Fault(f"a '{character}' that no bracket was opened for", source.place(start))
@@ -232,11 +232,11 @@ _VARIABLE = re.compile(r"(?<!\S)[^\s${}]*(\$\{(?:oc\.)?[A-Za-z_][\w.]*(?:[:,][^{
 
 
 class _StopReadingError(Exception):
-    """Reading cannot go on; the reason is among the faults."""
+    """Reading can't continue; the reason is among the faults."""
 
 
 class TreeBuilder:
-    """Builds the tree of one document, and collects faults while it can go on."""
+    """Builds the tree of one document, and collects faults."""
 
     def __init__(self, source: Source) -> None:
         self.source = source
@@ -321,7 +321,7 @@ class TreeBuilder:
         return tuple(items)
 
     def _key_fault(self, name: Node, event: Event, members: dict[str, Node]) -> Fault | None:
-        """What keeps `name` from being the next key of `members`."""
+        """The reason why `name` can't be the next key of `members`; None if it can."""
         if not isinstance(name.value, str):
             text = event.value if isinstance(event, ScalarEvent) else ""
             hint = f"in quotes it is one: '{text}'" if text else None

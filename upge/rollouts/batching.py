@@ -102,7 +102,7 @@ WORTHWHILE = 0.95
 
 @dataclass(frozen=True)
 class Load:
-    """What one prompt's trajectories cost: `tokens`, on the rank that holds them."""
+    """The cost of one prompt's trajectories: `tokens`, on the rank that has them."""
 
     group: int
     rank: int

@@ -47,7 +47,7 @@ class Collected:
 
 @dataclass
 class Places:
-    """What stands in the places of a rollout batch so far: this rank's trajectories, and all ranks' problems."""
+    """The contents of a rollout batch so far: this rank's trajectories, and all ranks' problems."""
 
     trajectories: dict[int, list[Trajectory]] = field(default_factory=dict)
     without: dict[int, Counter[str]] = field(default_factory=dict)
@@ -79,7 +79,7 @@ class Collector:
     dtype: torch.dtype = torch.float32
 
     def collect(self, step: int, taken: int, state: State, keep: Keep) -> Collected:
-        """What the wanted terms weigh, or a switch must see, and no more.
+        """The rollout batch, with rollouts and demonstrations only if a wanted term or a switch needs them.
 
         Args: step: of the rollout batch. taken: problems taken before it. state: the estimator's. keep: logs samples.
         """
@@ -104,7 +104,7 @@ class Collector:
         return {group: self.data.take(position + index, 1)[0] for index, group in enumerate(groups)}
 
     def _fill(self, places: Places, step: int, problems: dict[int, Problem], keep: Keep) -> None:
-        """Put problems, with their trajectories, into places; what stood there is forgotten."""
+        """Put problems with their trajectories into places, and drop the earlier contents."""
         estimator, settings = self.recipe.estimator, self.recipe.rollout
         asked = []
         for group, problem in problems.items():

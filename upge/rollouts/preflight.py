@@ -83,7 +83,7 @@ def _installed(module: str) -> bool:
 
 @dataclass(frozen=True)
 class Report:
-    """How many of the training problems looked at have which fault; where nothing was asked, 0.
+    """The number of checked training problems with each fault; 0 for checks that weren't made.
 
     Attributes:
         problems: looked at, each counted once.
@@ -113,7 +113,7 @@ class Report:
         return counts | {f"data/overlap/{split}": count for split, count in (self.overlap or {}).items()}
 
     def sentences(self) -> list[str]:
-        """What is wrong; none where nothing is."""
+        """A sentence for each fault."""
         told = [(count, f"training prompts are also in {split}") for split, count in (self.overlap or {}).items()]
         told += [
             (self.prompts_too_long, "training prompts leave no room for a response in the model's context"),
@@ -130,7 +130,7 @@ class Report:
             raise InputError("\n".join(["train.check refuses the data:", *sentences]))
 
     def notes(self) -> list[str]:
-        """What a person should know, though nothing is wrong with it."""
+        """Notes for the user that aren't faults."""
         return self._counted(
             [(self.repeated, "demonstrations begin with what the prompt opens the response with; it is taken once")]
         )
@@ -212,7 +212,7 @@ def normalised(prompt: str | Sequence[Message]) -> str:
 
 
 def _lacks(sampler: Sampler, asked: Sequence[Asked]) -> Iterator[str]:
-    """What each problem's demonstration lacks, if anything."""
+    """The faults of the problems' demonstrations."""
     for shown, lack in sampler.demonstrations(asked):
         if lack is not None:
             yield lack

@@ -107,7 +107,7 @@ def _classes(result: object, count: int) -> object:
 
 @contextmanager
 def _violation(did: str) -> Iterator[None]:
-    """A ValueError, which says what is wrong with a result, is a broken contract."""
+    """Convert a ValueError about a session's result to a ContractViolation."""
     try:
         yield
     except ValueError as error:

@@ -157,7 +157,7 @@ class Transformer(nn.Module):
 
 
 def start(kind: Kind, world: World) -> Policy:
-    """A policy that answers each prompt rightly as often as the world says."""
+    """A policy with the world's success rate for each prompt."""
     policy = Table(world) if kind == "table" else Transformer(world)
     _tune(policy, world)
     return policy
@@ -231,7 +231,7 @@ def add(parameters: list[nn.Parameter], move: Tensor) -> None:
 
 @dataclass(frozen=True)
 class ExactProblem:
-    """What follows from a world and a policy in it.
+    """A world and a policy in it, with the exact objective and gradients.
 
     Attributes:
         now, old: π_θ and π_old. start: the policy before any update, for parts that read a reference model.
@@ -319,7 +319,7 @@ MOST = 4096
 
 @dataclass(frozen=True)
 class Setting:
-    """What a batch is made of.
+    """The settings of a batch.
 
     Attributes:
         prompts: B, drawn from the world's with replacement. n: rollouts of each.
@@ -367,12 +367,12 @@ def outcomes(problem: ExactProblem, setting: Setting) -> list[tuple[float, Draw]
         for picked in combinations_with_replacement(range(size), setting.n)
         for show in shown[x]
     ]
-    found = []
+    batches = []
     for combination in product(single, repeat=setting.prompts):
-        chance = math.prod(each[0] for each in combination)
-        prompts, rollouts, demonstrations = (torch.tensor([each[i] for each in combination]) for i in (1, 2, 3))
-        found.append((chance, Draw(prompts, rollouts, demonstrations)))
-    return found
+        chance = math.prod(outcome[0] for outcome in combination)
+        prompts, rollouts, demonstrations = (torch.tensor([outcome[i] for outcome in combination]) for i in (1, 2, 3))
+        batches.append((chance, Draw(prompts, rollouts, demonstrations)))
+    return batches
 
 
 def _chance(problem: ExactProblem, x: int, picked: tuple[int, ...]) -> float:
@@ -385,7 +385,7 @@ def _chance(problem: ExactProblem, x: int, picked: tuple[int, ...]) -> float:
 
 @dataclass(frozen=True)
 class Sampled:
-    """A batch, and where in the world's list each of its tokens stands: (T,) indices x·S·L + y·L + t."""
+    """A batch, and the index of each token in the world's list: (T,) x·S·L + y·L + t."""
 
     batch: Batch
     place: Tensor
@@ -393,10 +393,10 @@ class Sampled:
 
 def sampled(problem: ExactProblem, setting: Setting, estimator: Estimator, draw: Draw, *, stale: bool) -> Sampled:
     """The batch of a draw, as a run would make it for this estimator: with what its terms want, and no more."""
-    world, wanted = problem.world, estimator.wants(setting.step)
-    rollouts = draw.rollouts if not wanted or estimator.wants_rollouts(setting.step) else draw.rollouts[:, :0]
+    world, terms = problem.world, estimator.wants(setting.step)
+    rollouts = draw.rollouts if not terms or estimator.wants_rollouts(setting.step) else draw.rollouts[:, :0]
     shown = draw.demonstrations[:, None]
-    shown = shown if not wanted or estimator.wants_demonstrations(setting.step) else shown[:, :0]
+    shown = shown if not terms or estimator.wants_demonstrations(setting.step) else shown[:, :0]
     columns = rollouts.shape[1] + shown.shape[1]
     sequence = torch.cat([rollouts, shown], 1).flatten()
     prompt = draw.prompts.repeat_interleave(columns)

@@ -48,7 +48,7 @@ class Number:
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found of one estimator in one setting; see the module. `exact`: no sampling was involved."""
+    """The numbers of one estimator in one setting; see the module. `exact`: computed without sampling."""
 
     scale: Number
     bias: Number
@@ -60,7 +60,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Gradients:
-    """What an estimator made of M batches.
+    """An estimator's gradients of M batches.
 
     Attributes:
         g: (M, P). chance: (M,) the batches' probabilities where they are all there are; None for draws.
@@ -97,15 +97,15 @@ def gradients(
     return Gradients(likelihood @ problem.score + entropy @ problem.pull, chance)
 
 
-def measure(found: Gradients, exact: Tensor) -> Finding:
+def measure(batches: Gradients, exact: Tensor) -> Finding:
     """The finding, against the exact gradient (P,)."""
-    if found.chance is not None:
+    if batches.chance is not None:
         scale, bias, variance, error, cosine = (
-            Number(value, value, value) for value in _numbers(*_moments(found.g, exact, found.chance), exact)
+            Number(value, value, value) for value in _numbers(*_moments(batches.g, exact, batches.chance), exact)
         )
     else:
-        scale, bias, variance, error, cosine = _jackknifed(found.g, exact)
-    return Finding(scale, _root(bias), variance, error, cosine, exact=found.chance is not None)
+        scale, bias, variance, error, cosine = _jackknifed(batches.g, exact)
+    return Finding(scale, _root(bias), variance, error, cosine, exact=batches.chance is not None)
 
 
 def state_before(estimator: Estimator, problem: ExactProblem, setting: Setting, *, stale: bool, seed: int) -> State:
@@ -180,7 +180,7 @@ def _cosines(g: Tensor, unit: Tensor) -> Tensor:
 
 def _root(square: Number) -> Number:
     """The root of a number whose estimate may be below 0."""
-    return Number(*(math.sqrt(max(0.0, each)) for each in (square.value, square.low, square.high)))
+    return Number(*(math.sqrt(max(0.0, number)) for number in (square.value, square.low, square.high)))
 
 
 @dataclass(frozen=True)
@@ -220,7 +220,7 @@ SWEEPS: Mapping[str, Sequence[float]] = {
 
 @dataclass(frozen=True)
 class Row:
-    """What one recipe gave in one case, measured against ∇J_μ. `varied`: the case's name, None for the centre."""
+    """The result of one recipe in one case, compared with ∇J_μ. `varied`: the case's name, None for the centre."""
 
     recipe: str
     mu: float
