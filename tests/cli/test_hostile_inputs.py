@@ -50,6 +50,10 @@ def kind(name: str) -> tuple[str, str, bool]:
     """What is wrong in a case, wherever it is: the default tier tries it in one place."""
     family, _, rest = name.partition(": ")
     what = re.split(r" (?:at|for|in) |, as ", re.sub(r", line \d+", "", rest))[0]
+    if family == "run":  # each loads a run: of the texts in place of a file or of a number one is tried
+        what = " ".join(
+            word for word in what.strip("\"'").split()[:2] if re.fullmatch(r"[\w./-]*[a-z]{2}[\w./-]*|a", word)
+        )
     return family, re.sub(r"\d+", "", what), "by accident" in rest
 
 

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from support import tiny_models as models
 from torch import Tensor
-from transformers import TrainerCallback
 
 from upge import Batch
 
@@ -61,8 +60,8 @@ Step = tuple[dict[str, Tensor], dict[str, Tensor]]
 """Parameters and their gradients, by name."""
 
 
-class Recorder(TrainerCallback):
-    """Keeps what there is just before each optimizer step."""
+class Recorder:
+    """Keeps what there is just before each optimizer step; `recorder` makes a callback of it."""
 
     def __init__(self) -> None:
         self.steps: list[Step] = []
@@ -71,6 +70,13 @@ class Recorder(TrainerCallback):
         named = dict(model.named_parameters())
         parameters = {name: parameter.detach().clone() for name, parameter in named.items()}
         self.steps.append((parameters, {name: parameter.grad.clone() for name, parameter in named.items()}))
+
+
+def recorder() -> Any:
+    """One that transformers takes for a callback. To import what it is then takes seconds, so it waits for a `Peer`."""
+    from transformers import TrainerCallback
+
+    return type("Recording", (Recorder, TrainerCallback), {})()
 
 
 class Peer:
@@ -98,7 +104,7 @@ class Peer:
 
         config = GRPOConfig(str(folder / "run"), **{**SETTINGS, **settings})
         penalty = [] if cache is None else [get_soft_overlong_punishment(config.max_completion_length, cache)]
-        self.script, self.recorder = Script([], [], []), Recorder()
+        self.script, self.recorder = Script([], [], []), recorder()
         self.trainer = GRPOTrainer(
             str(folder),
             reward_funcs=[self._score, *penalty],
