@@ -13,7 +13,7 @@ from pydantic import Field
 
 
 class SoftClip(upge.Mask):
-    """The weight of a token fades as its ratio leaves 1.
+    """The weight of a token decreases as its ratio moves away from 1.
 
         mask_t = exp(−(ln ρ_t / width)²)
 
