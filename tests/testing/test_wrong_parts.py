@@ -43,10 +43,11 @@ def broken(kind: type[Part], examples: int) -> Iterator[str]:
 @pytest.mark.parametrize("kind", WRONG if ALL else FIRST, ids=lambda kind: f"{kind.slot}-{kind.__name__}")
 def test_a_wrong_part_is_found(kind: type[Part]) -> None:
     found = []
-    for text in broken(kind, 50 if ALL else 10):
-        found.append(text)
-        if re.search(TELLING, text):
-            return  # one law that tells is enough, and all would take minutes
+    for examples in (10, 50) if ALL else (10,):  # most are found among the first few, and a fault of one law is enough
+        for text in broken(kind, examples):
+            found.append(text)
+            if re.search(TELLING, text):
+                return
     assert found, f"nothing is found: {kind.__doc__}"
     raise AssertionError(f"nothing that is found tells what was expected: {found}")
 

@@ -6,6 +6,7 @@ Minutes long, so `pytest -m flagship` runs it and plain `pytest` does not; CI do
 from __future__ import annotations
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -16,16 +17,25 @@ import pytest
 
 pytestmark = pytest.mark.flagship
 UPGE = str(Path(sys.executable).parent / "upge")
+FINISHED = os.environ.get("UPGE_FINISHED_RUNS", "")
+"""A folder of runs that the same commands have left already: CI's, from the README's first command."""
 
 
 def run(name: str, folder: Path) -> list[dict[str, Any]]:
     """The metrics of a shipped recipe's run."""
+    finished_before = Path(FINISHED, name)
+    if FINISHED and (finished_before / "summary.json").is_file():
+        return metrics(finished_before)
     finished = subprocess.run(
         [UPGE, "run", name, f"log.folder={folder / name}"], capture_output=True, text=True, check=False
     )
     assert finished.returncode == 0, finished.stderr
     assert "test/never" in finished.stdout
-    return [json.loads(line) for line in (folder / name / "metrics.jsonl").read_text().splitlines()]
+    return metrics(folder / name)
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_hpt_learns_what_grpo_never_samples(tmp_path: Path) -> None:
