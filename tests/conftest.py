@@ -95,18 +95,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
 
 
 LONGEST = (
-    *("processes", "hostile_inputs", "sweep", "conformance", "laws", "mutants", "similarity", "wrong_parts"),
-    *(
-        "launcher",
-        "authoring",
-        "evaluating_together",
-        "commands",
-        "paper",
-        "gradients",
-        "study",
-        "critic_and_reference",
-    ),
-    *("runs", "schema"),
+    *("processes", "conformance", "wrong_parts", "math_reward", "new_parts", "sweep", "laws", "hostile_inputs"),
+    *("authoring", "mutants", "similarity", "plan", "launcher", "resume", "runs", "commands", "evaluating_together"),
+    *("study", "critic_and_reference", "paper", "schema", "gradients", "run_faults", "composites"),
 )
 """The files that take longest by --cpu-seconds, first: the last to begin are short, so all processes end together."""
 
