@@ -30,10 +30,10 @@ def function_of(name: str) -> Callable[..., Any]:
         raise
     except (Exception, SystemExit) as error:  # the module is anybody's; whatever it raises is about the module
         raise InputError(f"'{place}' can't be imported: {type(error).__name__}: {error}") from error
-    found = getattr(module, attribute, None)
-    if not callable(found):
+    function = getattr(module, attribute, None)
+    if not callable(function):
         raise InputError(f"'{place}' has no function '{attribute}'")
-    return found  # type: ignore[no-any-return]
+    return function  # type: ignore[no-any-return]
 
 
 def module_in(path: Path) -> Any:
@@ -67,14 +67,14 @@ def module_in(path: Path) -> Any:
 
 def neighbours(path: Path) -> list[Path]:
     """The files beside a file that its `import` statements are of, and theirs, by name; the file itself left out."""
-    found, queue = {path}, [path]
+    files, queue = {path}, [path]
     while queue:
         for name in _imported_names(queue.pop()):
             beside = path.parent / f"{name}.py"
-            if _is_beside(name, path.parent) and beside not in found:
-                found.add(beside)
+            if _is_beside(name, path.parent) and beside not in files:
+                files.add(beside)
                 queue.append(beside)
-    return sorted(found - {path})
+    return sorted(files - {path})
 
 
 def _imported_names(path: Path) -> Iterator[str]:
@@ -99,7 +99,9 @@ def _importer(folder: Path) -> Callable[..., Any]:
     def imported(name: str, scope: Any = None, local: Any = None, fromlist: Any = (), level: int = 0) -> Any:
         beside = level == 1 and not (scope or {}).get("__package__")
         if beside and not name:  # from . import helpers
-            return SimpleNamespace(**{each: module_in((folder / f"{each}.py").resolve()) for each in fromlist or ()})
+            return SimpleNamespace(
+                **{submodule: module_in((folder / f"{submodule}.py").resolve()) for submodule in fromlist or ()}
+            )
         if (beside or level == 0) and _is_beside(name, folder):
             return module_in((folder / f"{name}.py").resolve())
         return builtins.__import__(name, scope, local, fromlist, level)

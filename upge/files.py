@@ -72,13 +72,13 @@ def parse_json(text: str | bytes, *, exact: bool = False) -> Any:
     """
     ways: dict[str, Any] = {"parse_float": Decimal, "parse_int": _integer, "object_pairs_hook": _object}
     try:
-        found = json.loads(text, **ways) if exact else _loads(text)
-        half = _ESCAPED.search(str(text)) and _HALF.search(json.dumps(found, ensure_ascii=False, default=str))
+        value = json.loads(text, **ways) if exact else _loads(text)
+        half = _ESCAPED.search(str(text)) and _HALF.search(json.dumps(value, ensure_ascii=False, default=str))
     except RecursionError:
         raise ValueError("nested too deeply") from None
     if half:
         raise ValueError("half of a character: a \\ud800 to \\udfff escape without its partner")
-    return found
+    return value
 
 
 def _loads(text: str | bytes) -> Any:
@@ -120,4 +120,4 @@ def is_count(value: Any) -> TypeGuard[int]:
 
 def shown(text: str) -> str:
     """A text as a terminal may be given it: what would move its cursor, or colour it, comes as an escape, `\\x1b`."""
-    return _MOVING.sub(lambda found: ascii(found[0])[1:-1], text)
+    return _MOVING.sub(lambda match: ascii(match[0])[1:-1], text)

@@ -89,9 +89,9 @@ class StrictModel(BaseModel):
 @functools.cache
 def _whole_literals(kind: type[StrictModel]) -> dict[str, tuple[int, ...]]:
     """The fields that may be certain integers and no other number, and these integers."""
-    found = {name: _alternatives(field.annotation) for name, field in kind.model_fields.items()}
-    whole = {name: tuple(each for each in its if type(each) is int) for name, its in found.items()}
-    return {name: its for name, its in whole.items() if its and not {bool, float}.intersection(found[name])}
+    alternatives = {name: _alternatives(field.annotation) for name, field in kind.model_fields.items()}
+    whole = {name: tuple(literal for literal in its if type(literal) is int) for name, its in alternatives.items()}
+    return {name: its for name, its in whole.items() if its and not {bool, float}.intersection(alternatives[name])}
 
 
 def _alternatives(annotation: Any) -> tuple[Any, ...]:
@@ -99,7 +99,7 @@ def _alternatives(annotation: Any) -> tuple[Any, ...]:
     if get_origin(annotation) is Literal:
         return get_args(annotation)
     if get_origin(annotation) in (Union, UnionType):
-        return tuple(each for member in get_args(annotation) for each in _alternatives(member))
+        return tuple(literal for member in get_args(annotation) for literal in _alternatives(member))
     return (annotation,)
 
 
@@ -180,11 +180,11 @@ def _parts_in(value: object, place: str) -> Iterator[tuple[str, Part]]:
         yield place, value
         yield from ((f"{place}.{inner}", part) for inner, part in value.within().items())
     elif isinstance(value, Mapping):
-        for key, each in value.items():
-            yield from _parts_in(each, f"{place}.{key}")
+        for key, element in value.items():
+            yield from _parts_in(element, f"{place}.{key}")
     elif isinstance(value, tuple):
-        for index, each in enumerate(value):
-            yield from _parts_in(each, f"{place}.{index}")
+        for index, element in enumerate(value):
+            yield from _parts_in(element, f"{place}.{index}")
 
 
 def _fields_of(kind: type) -> Mapping[str, Any]:
@@ -396,8 +396,8 @@ def _one(base: type[Part]) -> str:
     return {"data": "a data source"}.get(base.slot, f"{'an' if base.slot[0] in 'aeiou' else 'a'} {base.slot}")
 
 
-def _about_use(given: Any, fault: str | PydanticCustomError) -> ValidationError:
-    return ValidationError.from_exception_data("part", [InitErrorDetails(type=fault, loc=("use",), input=given)])
+def _about_use(value: Any, fault: str | PydanticCustomError) -> ValidationError:
+    return ValidationError.from_exception_data("part", [InitErrorDetails(type=fault, loc=("use",), input=value)])
 
 
 def _construct(base: type[Part], use: str, parameters: dict[str, Any], workshop: BuildContext) -> Part:

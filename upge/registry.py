@@ -119,8 +119,8 @@ def load(offer: Entry, base: type[Kind]) -> type[Kind]:
         raise UnknownPartError(f"{where} can't be imported: {type(error).__name__}: {error}") from error
     if fault := unusable(kind, base, offer.package):
         raise UnknownPartError(f"{where} {fault[0]}", fault[1])
-    found: type[Kind] = kind
-    return found
+    loaded: type[Kind] = kind
+    return loaded
 
 
 def _imported(offer: Entry) -> Any:
@@ -167,26 +167,26 @@ def summary(offer: Entry) -> str:
 def recipe_folders() -> list[tuple[str, Path]]:
     """(package, folder) of the recipes that installed packages bring: entry points `any = package.folder` in the group
     `upge.recipes`. Imports nothing."""
-    found = []
+    named_folders = []
     for parser, distribution in _distributions(tuple(sys.path)):
         for section in parser.sections():
             if section.strip() == RECIPES:
                 targets = (target for _, target in parser.items(section, raw=True))
                 folders = (_folder((target or "").strip()) for target in targets)
-                found += [(distribution.name, folder) for folder in folders if folder is not None]
-    return sorted(found)
+                named_folders += [(distribution.name, folder) for folder in folders if folder is not None]
+    return sorted(named_folders)
 
 
 def strays() -> list[str]:
     """A sentence for each entry-point group of an installed package that is upge's by its name, and of no use."""
     groups = [RECIPES, *(f"{GROUP}{slot}" for slot in sorted(slots()))]
-    found = []
+    files = []
     for parser, distribution in _distributions(tuple(sys.path)):
         for section in map(str.strip, parser.sections()):
             if section.startswith(GROUP) and section not in groups:
                 hint = did_you_mean(section, groups)
-                found.append(f"{distribution.name}: there is no entry-point group '{section}'; {hint}")
-    return sorted(found)
+                files.append(f"{distribution.name}: there is no entry-point group '{section}'; {hint}")
+    return sorted(files)
 
 
 def refresh() -> None:
@@ -216,10 +216,10 @@ def _nearest(slot: str, use: str) -> str:
 
 def _names() -> dict[str, set[str]]:
     """The names of all parts, by slot."""
-    found: dict[str, set[str]] = {}
+    names: dict[str, set[str]] = {}
     for slot, name in (*((offer.slot, offer.name) for offer in entries()), *_registered):
-        found.setdefault(slot, set()).add(name)
-    return found
+        names.setdefault(slot, set()).add(name)
+    return names
 
 
 def _is_field(word: str) -> bool:
@@ -231,14 +231,14 @@ def _readers(word: str) -> str:
     field = word if word in FIELDS else f"{word}_logp"
     if field not in FIELDS:
         return ""
-    found = []
+    readers = []
     for offer in entries():
         try:
             if field in getattr(_imported(offer), "needs", ()):
-                found.append(f"the {offer.slot} {offer.name}")
+                readers.append(f"the {offer.slot} {offer.name}")
         except (Exception, SystemExit):  # of a part that nobody has asked for
             continue
-    return f"; {field} is a batch field, which {' and '.join(found)} read" if found else ""
+    return f"; {field} is a batch field, which {' and '.join(readers)} read" if readers else ""
 
 
 _WITHIN_TERMS = ("mask", "denominator", "advantage", "reduction")
@@ -257,8 +257,8 @@ def _with_article(slot: str) -> str:
 
 @functools.lru_cache(maxsize=4)
 def _scan(path: tuple[str, ...]) -> tuple[Entry, ...]:
-    found = (offer for parser, distribution in _distributions(path) for offer in _offers_of(parser, distribution))
-    return tuple(sorted(set(found), key=lambda offer: (offer.slot, offer.name, offer.package)))
+    offers = (offer for parser, distribution in _distributions(path) for offer in _offers_of(parser, distribution))
+    return tuple(sorted(set(offers), key=lambda offer: (offer.slot, offer.name, offer.package)))
 
 
 def _distributions(path: Iterable[str]) -> Iterator[tuple[Any, Any]]:

@@ -35,11 +35,11 @@ def _as_float(number: Real | Decimal) -> float:
 
 def as_list(values: Any, count: int) -> list[Any]:
     """`count` scores as a list, from a sequence or an array of one dimension. Raises ValueError."""
-    found = values.tolist() if getattr(values, "ndim", None) == 1 and hasattr(values, "tolist") else values
-    if isinstance(found, str | bytes) or not isinstance(found, Sequence) or len(found) != count:
-        counted = len(found) if isinstance(found, Sequence) else type(found).__name__
+    items = values.tolist() if getattr(values, "ndim", None) == 1 and hasattr(values, "tolist") else values
+    if isinstance(items, str | bytes) or not isinstance(items, Sequence) or len(items) != count:
+        counted = len(items) if isinstance(items, Sequence) else type(items).__name__
         raise ValueError(f"{counted} for {count} responses; it should return a number for each")
-    return list(found)
+    return list(items)
 
 
 def brief(value: object) -> str:
@@ -58,10 +58,12 @@ def as_problems(values: Any, method: str, count: int | None = None) -> list[Prob
     owed = "a list" if count is None else f"a list of {count}"
     if isinstance(values, str | bytes) or not isinstance(values, Sequence):
         raise ValueError(f"{type(values).__name__} from `{method}`; it should return {owed}")
-    wrong = next((each for each in values if not isinstance(each, Problem)), None)
+    wrong = next((item for item in values if not isinstance(item, Problem)), None)
     if wrong is not None or count not in (None, len(values)):
-        found = str(len(values)) if wrong is None else type(wrong).__name__
-        raise ValueError(f"{found} from `{method}`; it should return {owed.removeprefix('a list of ')} of upge.Problem")
+        returned = str(len(values)) if wrong is None else type(wrong).__name__
+        raise ValueError(
+            f"{returned} from `{method}`; it should return {owed.removeprefix('a list of ')} of upge.Problem"
+        )
     for problem in values:
         _check(problem, method)
     return list(values)
@@ -87,6 +89,6 @@ def _is_conversation(prompt: Any) -> bool:
     )
 
 
-def _wrong(problem: Problem, method: str, name: str, wanted: str) -> ValueError:
-    found = f"the {name} {brief(getattr(problem, name))} of the problem {brief(problem.id)}"
-    return ValueError(f"{found} from `{method}`; it should be {wanted}")
+def _wrong(problem: Problem, method: str, name: str, expected: str) -> ValueError:
+    actual = f"the {name} {brief(getattr(problem, name))} of the problem {brief(problem.id)}"
+    return ValueError(f"{actual} from `{method}`; it should be {expected}")

@@ -74,25 +74,25 @@ def stage() -> int:
 
 def zero() -> dict[str, Any]:
     """DeepSpeed's block `zero_optimization`. Raises InputError where there is no such file or stage."""
-    said = _file().get("zero_optimization", {})
-    found = {key: value for key, value in said.items() if key in _COMMUNICATION and value != "auto"}
-    stage = said.get("stage", "auto")
+    settings = _file().get("zero_optimization", {})
+    communication = {key: value for key, value in settings.items() if key in _COMMUNICATION and value != "auto"}
+    stage = settings.get("stage", "auto")
     stage = os.environ.get(_STAGE, "2") if stage == "auto" else stage
     if str(stage) not in ("1", "2", "3"):
         raise InputError(
             f"accelerate's config requests stage {stage} of ZeRO: set zero_stage to 1, 2 or 3, "
             "or leave models whole (MULTI_GPU)"
         )
-    return {"stage": int(stage), **found}
+    return {"stage": int(stage), **communication}
 
 
 def check(*, precision: str, dtype: str, quantized: bool) -> None:
     """Raise InputError if the config sets what the recipe sets, or what a run can't do; see `fsdp.check`."""
     zero()
-    for place, said in _sayings():
+    for place, value in _sayings():
         key = place.rpartition(".")[2]
         instead = _INSTEAD.get(key, "a run can't do that: leave it out")
-        raise InputError(f"accelerate's config for DeepSpeed sets {place} to {said}: {instead}")
+        raise InputError(f"accelerate's config for DeepSpeed sets {place} to {value}: {instead}")
     if precision == "float16":
         raise InputError("train.precision: float16's loss scale isn't done under DeepSpeed: set it to bfloat16")
     if quantized:
@@ -140,12 +140,12 @@ def _file() -> dict[str, Any]:
     if named.lower() in ("", "none"):
         return {}
     try:
-        found = parse_json(Path(named).read_text(encoding="utf-8"))
+        config = parse_json(Path(named).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"accelerate's deepspeed_config_file: {named} can't be read ({error})") from error
-    if not isinstance(found, dict) or not isinstance(found.get("zero_optimization", {}), dict):
+    if not isinstance(config, dict) or not isinstance(config.get("zero_optimization", {}), dict):
         raise InputError(f"accelerate's deepspeed_config_file: {named} is no DeepSpeed config")
-    return found
+    return config
 
 
 @contextmanager

@@ -141,8 +141,8 @@ class LocalLauncher:
 
     def messages(self) -> list[str]:
         """The messages of failed processes, each once, in the order of the failures."""
-        said = {rank: self._said(rank) for rank, code in self.codes.items() if code}
-        telling = [text for text in said.values() if not text.startswith(LOST)] or list(said.values())
+        texts = {rank: self._said(rank) for rank, code in self.codes.items() if code}
+        telling = [text for text in texts.values() if not text.startswith(LOST)] or list(texts.values())
         whole: dict[str, str] = {}  # of those that say the same, the one that says how to go on
         for text in telling:
             whole[_gist(text)] = max(text, whole.get(_gist(text), ""), key=len)

@@ -36,16 +36,16 @@ class Ranks:
         """The main process's result, on all ranks. An InputError is raised on all ranks too."""
         if self.world == 1:
             return make()
-        said: list[Any] = [None, None]
+        outcome: list[Any] = [None, None]
         if self.rank == 0:
             try:
-                said[0] = make()
+                outcome[0] = make()
             except InputError as error:
-                said[1] = error
-        broadcast_object_list(said)
-        if said[1] is not None:
-            raise said[1]
-        made: Made = said[0]
+                outcome[1] = error
+        broadcast_object_list(outcome)
+        if outcome[1] is not None:
+            raise outcome[1]
+        made: Made = outcome[0]
         return made
 
     def sum(self, x: Tensor) -> Tensor:

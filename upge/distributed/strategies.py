@@ -72,7 +72,7 @@ class Strategy(ABC):
 
     def trained(self) -> list[tuple[str, nn.Parameter]]:
         """The parameters that want a gradient, with their names."""
-        return [(name, each) for name, each in self.model.named_parameters() if each.requires_grad]
+        return [(name, parameter) for name, parameter in self.model.named_parameters() if parameter.requires_grad]
 
 
 class Accelerated(Strategy):
@@ -138,11 +138,11 @@ class Accelerated(Strategy):
         )
 
     def restore(self, moments: Moments) -> None:
-        own = dict(self.trained())
-        for name, given in moments.items():
-            parameter = own[name]
+        parameters = dict(self.trained())
+        for name, tensors in moments.items():
+            parameter = parameters[name]
             self.optimizer.state[parameter] = {
-                moment: x if moment == "step" else shards.parted(x, parameter) for moment, x in given.items()
+                moment: x if moment == "step" else shards.parted(x, parameter) for moment, x in tensors.items()
             }
 
     def trained(self) -> list[tuple[str, nn.Parameter]]:

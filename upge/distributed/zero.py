@@ -63,7 +63,9 @@ def strategy() -> type[Zero]:
 
 def _bucket(model: nn.Module) -> int:
     """Elements of the buffer that gradients are summed in: DeepSpeed's default, or all there are if these are fewer."""
-    return min(500_000_000, max(1, sum(each.numel() for each in model.parameters() if each.requires_grad)))
+    return min(
+        500_000_000, max(1, sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad))
+    )
 
 
 class Zero(Strategy):
@@ -107,15 +109,15 @@ class Zero(Strategy):
     def moments(self, *, keep: bool) -> dict[str, Tensor]:
         from deepspeed.utils import safe_get_full_optimizer_state
 
-        found: dict[str, Tensor] = {}
+        tensors: dict[str, Tensor] = {}
         # All flat tensors have made the same steps; before the first there is nothing.
         state: dict[str, Tensor] = next(iter(self.adamw.state.values()), {})
         for name, parameter in self.trained() if state else ():
-            for moment, own in state.items():
-                x = own if moment == "step" else safe_get_full_optimizer_state(parameter, moment)
+            for moment, shard in state.items():
+                x = shard if moment == "step" else safe_get_full_optimizer_state(parameter, moment)
                 if keep:
-                    found[f"{name}/{moment}"] = x.cpu().clone()
-        return found
+                    tensors[f"{name}/{moment}"] = x.cpu().clone()
+        return tensors
 
     def restore(self, moments: Moments) -> None:
         self._make_room(moments)
@@ -127,7 +129,7 @@ class Zero(Strategy):
 
     def _make_room(self, moments: Moments) -> None:
         """Moments of 0 of each flat tensor, after as many steps."""
-        steps = {float(given["step"]) for given in moments.values()}
+        steps = {float(tensors["step"]) for tensors in moments.values()}
         if len(steps) > 1 or moments.keys() not in (set(), {name for name, _ in self.trained()}):
             raise ValueError("ZeRO steps with all parameters at once, and the moments are of several steps")
         self.adamw.state.clear()

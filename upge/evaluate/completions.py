@@ -66,7 +66,9 @@ def completions_of(file: Path, problems: Mapping[str, Sequence[Problem]], least:
     number of them than the others of its split.
     """
     only = stream_of(next(iter(problems))) if len(problems) == 1 else None
-    wanted = {(stream_of(split), each.id): each for split in problems for each in problems[split]}
+    problem_of = {
+        (stream_of(split), its_problem.id): its_problem for split in problems for its_problem in problems[split]
+    }
     steps: dict[str, int] = {}
     seen: defaultdict[tuple[str, str, int], set[int]] = defaultdict(set)
     for number, line in _lines(file, only):
@@ -78,10 +80,10 @@ def completions_of(file: Path, problems: Mapping[str, Sequence[Problem]], least:
         samples.add(sample)
     for split, its in problems.items():
         stream = stream_of(split)
-        numbers = {each.id: len(seen[stream, each.id, steps.get(stream, 0)]) for each in its}
+        numbers = {its_problem.id: len(seen[stream, its_problem.id, steps.get(stream, 0)]) for its_problem in its}
         _check(file, split, numbers, least)
-    total = sum(len(seen[stream, problem, steps.get(stream, 0)]) for stream, problem in wanted)
-    return Completions(file, wanted, steps, only, total)
+    total = sum(len(seen[stream, problem, steps.get(stream, 0)]) for stream, problem in problem_of)
+    return Completions(file, problem_of, steps, only, total)
 
 
 def answered_in(file: Path, splits: Sequence[str]) -> dict[str, set[str]]:
@@ -94,12 +96,12 @@ def answered_in(file: Path, splits: Sequence[str]) -> dict[str, set[str]]:
 
 def _check(file: Path, split: str, numbers: Mapping[str, int], least: int) -> None:
     most = max(numbers.values(), default=0)
-    fewest = min(numbers, key=lambda each: numbers[each], default="")
+    fewest = min(numbers, key=lambda problem: numbers[problem], default="")
     if most == 0:
         raise InputError(f"{file}: has no response to a problem of '{split}'")
     if numbers[fewest] < most:
-        said = f"{numbers[fewest]} responses to '{fewest}' of '{split}' and {most} to others"
-        raise InputError(f"{file}: has {said}; give as many to each (eval.limit: of so many problems only)")
+        counts = f"{numbers[fewest]} responses to '{fewest}' of '{split}' and {most} to others"
+        raise InputError(f"{file}: has {counts}; give as many to each (eval.limit: of so many problems only)")
     if most < least:
         raise InputError(f"{file}: has {most} responses to each problem of '{split}'; eval.pass_at needs {least}")
 

@@ -25,7 +25,7 @@ from upge.distributed.accelerator import open_ranks
 from upge.distributed.ranks import Ranks
 from upge.errors import InputError
 from upge.evaluate.completions import Given, answered_in, completions_of
-from upge.evaluate.measurement import CHUNK, ask, sample, samples
+from upge.evaluate.measurement import CHUNK, prompted_share, sample, samples
 from upge.evaluate.scores import LEVEL, RESAMPLES, Estimate, Record, answers_in, bootstrap, columns, merged, places
 from upge.files import parse_json
 from upge.model.loading import load_policy
@@ -34,7 +34,7 @@ from upge.recipe.schema import Recipe
 from upge.rollouts import preflight, sessions
 from upge.rollouts.preflight import refuse_unscorable
 from upge.rollouts.problems import problems_of
-from upge.rollouts.sampler import Asked, Sampler
+from upge.rollouts.sampler import PromptedProblem, Sampler
 from upge.runs import failures
 from upge.runs.folder import RunFolder, completion, stream_of
 from upge.runs.folder_lock import claimed
@@ -81,8 +81,8 @@ def evaluate_model(
     preflight.require_packages(recipe)
     team = _team(recipe)
     with ExitStack() as stack:
-        own = team.broadcast(lambda: stack.enter_context(claimed(folder, resume=resume)))
-        return _evaluated(recipe, own, team, resume=resume, chunk=chunk, show=show)
+        claimed_folder = team.broadcast(lambda: stack.enter_context(claimed(folder, resume=resume)))
+        return _evaluated(recipe, claimed_folder, team, resume=resume, chunk=chunk, show=show)
 
 
 def _evaluated(recipe: Recipe, folder: Path, team: Ranks, *, resume: bool, chunk: int, show: Show) -> Evaluation:
@@ -92,11 +92,13 @@ def _evaluated(recipe: Recipe, folder: Path, team: Ranks, *, resume: bool, chunk
         with failures.explained(recipe, folder), _sampling(recipe, context, policy, reward) as sampler:
             for split, its in problems.items():
                 preflight.measured(recipe, split, its, sampler)
-            asked = {split: ask(sampler, its, recipe.eval.n) for split, its in problems.items()}
+            prompted_problems = {split: prompted_share(sampler, its, recipe.eval.n) for split, its in problems.items()}
             fingerprint = policy.vocabulary_fingerprint()
-            done = team.broadcast(lambda: _begun(RunFolder(folder), recipe, fingerprint, asked, resume=resume))
-            total = recipe.eval.n * sum(map(len, asked.values()))
-            pieces = _sampled(recipe, sampler, reward, asked, done, chunk, team)
+            done = team.broadcast(
+                lambda: _begun(RunFolder(folder), recipe, fingerprint, prompted_problems, resume=resume)
+            )
+            total = recipe.eval.n * sum(map(len, prompted_problems.values()))
+            pieces = _sampled(recipe, sampler, reward, prompted_problems, done, chunk, team)
             _write(folder, pieces, done, total, show, writes=team.rank == 0)
         return team.broadcast(lambda: _tally(RunFolder(folder), recipe, problems, reward, {"model": recipe.model.path}))
 
@@ -111,12 +113,15 @@ def evaluate_completions(
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("--completions are scored in one process: start it without a launcher")
     answered = answered_in(file, recipe.eval.splits)
-    with claimed(folder) as own, _judging(recipe, Context(recipe.train.seed, own), answered) as (problems, reward):
+    with (
+        claimed(folder) as claimed_folder,
+        _judging(recipe, Context(recipe.train.seed, claimed_folder), answered) as (problems, reward),
+    ):
         refuse_unscorable(recipe, chain.from_iterable(problems.values()))
-        given = completions_of(file, problems, max((1, *recipe.eval.pass_at)))
-        kept = RunFolder(own)
+        completions = completions_of(file, problems, max((1, *recipe.eval.pass_at)))
+        kept = RunFolder(claimed_folder)
         kept.describe(recipe, None)
-        _write(own, _rescored(recipe, reward, given(), chunk), 0, given.count, show)
+        _write(claimed_folder, _rescored(recipe, reward, completions(), chunk), 0, completions.count, show)
         return _tally(kept, recipe, problems, reward, {"completions": str(file)})
 
 
@@ -148,8 +153,8 @@ def _judging(
         if not recipe.eval.splits:
             there = ", ".join(data.splits())
             raise InputError(f"eval.splits: names no split; eval.splits=[{there}] names all there is")
-        given = answered or {}
-        problems = {split: problems_of(recipe, data, split, given.get(split)) for split in recipe.eval.splits}
+        answers = answered or {}
+        problems = {split: problems_of(recipe, data, split, answers.get(split)) for split in recipe.eval.splits}
         if not any(problems.values()):
             raise InputError(f"eval.splits: there are no problems in {', '.join(problems)}")
         with sessions.opened(recipe.reward, "reward", recipe.reward.open, context) as reward:
@@ -158,13 +163,22 @@ def _judging(
 
 @contextmanager
 def _sampling(recipe: Recipe, context: Context, policy: Policy, reward: RewardSession) -> Iterator[Sampler]:
-    own = recipe.engine_of_its_own()
-    place, engine_of = ("rollout.engine", recipe.rollout.engine) if own is None else ("eval.engine", own)
+    evaluation_engine = recipe.engine_of_its_own()
+    place, engine_of = (
+        ("rollout.engine", recipe.rollout.engine) if evaluation_engine is None else ("eval.engine", evaluation_engine)
+    )
     with sessions.opened(engine_of, place, engine_of.open, context) as engine:
         yield Sampler.of(recipe, policy, engine, reward)
 
 
-def _begun(kept: RunFolder, recipe: Recipe, vocabulary: str, asked: dict[str, list[Asked]], *, resume: bool) -> int:
+def _begun(
+    kept: RunFolder,
+    recipe: Recipe,
+    vocabulary: str,
+    prompted_problems: dict[str, list[PromptedProblem]],
+    *,
+    resume: bool,
+) -> int:
     """How many responses are there already. Raises InputError where they are another evaluation's."""
     if not resume:
         kept.describe(recipe, vocabulary)
@@ -177,8 +191,12 @@ def _begun(kept: RunFolder, recipe: Recipe, vocabulary: str, asked: dict[str, li
         raise InputError("\n".join([head, *differing]))
     if files.manifest.get("vocabulary") != vocabulary:
         raise InputError(f"{kept.path}: its responses came from a file, or from a model with other tokens")
-    wanted = ((stream_of(s), each.problem.id, i) for s in asked for each, i in samples(recipe, asked[s]))
-    return _kept(kept.path / "completions.jsonl", wanted)
+    keys = (
+        (stream_of(s), prompted.problem.id, i)
+        for s in prompted_problems
+        for prompted, i in samples(recipe, prompted_problems[s])
+    )
+    return _kept(kept.path / "completions.jsonl", keys)
 
 
 def _zeroes(recipe: Recipe) -> bool:
@@ -192,26 +210,26 @@ def _sampled(
     recipe: Recipe,
     sampler: Sampler,
     reward: RewardSession,
-    asked: dict[str, list[Asked]],
+    prompted_problems: dict[str, list[PromptedProblem]],
     done: int,
     chunk: int,
     team: Ranks,
 ) -> Iterator[list[Line]]:
     """The chunks that aren't there yet, of all processes together."""
     share = {"step": STEP, "chunk": chunk, "rank": team.rank, "world": team.world}
-    for split, its in asked.items():
+    for split, its in prompted_problems.items():
         size = len(its) * recipe.eval.n
         skip, done = min(done, size), max(0, done - size)
         for responses in sample(recipe, sampler, its, split, skip=skip, **share):
-            yield team.all_gather(_answered([_line(split, each) for each in responses], reward))
+            yield team.all_gather(_answered([_line(split, response) for response in responses], reward))
 
 
-def _line(split: str, each: Trajectory) -> Line:
-    return completion(stream_of(split), STEP, each)
+def _line(split: str, trajectory: Trajectory) -> Line:
+    return completion(stream_of(split), STEP, trajectory)
 
 
-def _rescored(recipe: Recipe, reward: RewardSession, given: Iterator[Given], chunk: int) -> Iterator[list[Line]]:
-    while piece := list(islice(given, chunk)):
+def _rescored(recipe: Recipe, reward: RewardSession, completions: Iterator[Given], chunk: int) -> Iterator[list[Line]]:
+    while piece := list(islice(completions, chunk)):
         scores = reward.score([(problem, _response(line)) for problem, line in piece])
         zeroed = [_zeroes(recipe) and line["truncated"] for _, line in piece]
         rewards = [0.0 if zero else score for zero, score in zip(zeroed, scores, strict=True)]
@@ -245,7 +263,7 @@ def _write(
             show(folder, done, total)
 
 
-def _kept(file: Path, wanted: Iterator[tuple[str, str, int]]) -> int:
+def _kept(file: Path, keys: Iterator[tuple[str, str, int]]) -> int:
     """How many responses are there already; a line that was cut off is taken away. Raises InputError for others."""
     count, size = 0, 0
     if not file.exists():
@@ -254,8 +272,8 @@ def _kept(file: Path, wanted: Iterator[tuple[str, str, int]]) -> int:
         for line in lines:
             if not line.endswith(b"\n"):
                 break
-            said = _line_of(file, count + 1, line)
-            if (said.get("stream"), said.get("problem"), said.get("sample")) != next(wanted, None):
+            record = _line_of(file, count + 1, line)
+            if (record.get("stream"), record.get("problem"), record.get("sample")) != next(keys, None):
                 raise InputError(f"{file}:{count + 1}: isn't the expected next line: have the problems changed?")
             count, size = count + 1, size + len(line)
     os.truncate(file, size)
@@ -264,9 +282,9 @@ def _kept(file: Path, wanted: Iterator[tuple[str, str, int]]) -> int:
 
 def _line_of(file: Path, number: int, line: bytes) -> Line:
     with suppress(ValueError):
-        said = parse_json(line)
-        if isinstance(said, dict):
-            return said
+        record = parse_json(line)
+        if isinstance(record, dict):
+            return record
     raise InputError(f"{file}:{number}: is no line of completions: not a JSON object")
 
 
@@ -275,10 +293,10 @@ def _line_of(file: Path, number: int, line: bytes) -> Line:
 
 def _tally(kept: RunFolder, recipe: Recipe, problems: Problems, reward: RewardSession, origin: Line) -> Evaluation:
     records = _records(kept.path / "completions.jsonl", problems)
-    asked = {(split, each.id): each for split in problems for each in problems[split]}
+    problem_of = {(split, problem.id): problem for split in problems for problem in problems[split]}
     for record in records:
         if record.answers is not None:
-            record.answers = merged(reward, asked[record.split, record.id], record.answers)
+            record.answers = merged(reward, problem_of[record.split, record.id], record.answers)
     lines = [json.dumps(record.line(), ensure_ascii=False) + "\n" for record in records]
     (kept.path / "problems.jsonl").write_text("".join(lines), encoding="utf-8")
     grouped = places(records)
@@ -289,19 +307,23 @@ def _tally(kept: RunFolder, recipe: Recipe, problems: Problems, reward: RewardSe
     }
     counts = {place: len(its) for place, its in grouped.items()}
     kept.summary(_summary(recipe, origin, scores, counts))
-    return Evaluation(kept.path, scores, counts, answered=all(each.answers is not None for each in records))
+    return Evaluation(kept.path, scores, counts, answered=all(problem.answers is not None for problem in records))
 
 
 def _records(file: Path, problems: Problems) -> list[Record]:
     """The records of every problem, in the data's order; only what is counted is held, one line at a time."""
-    found = {(split, each.id): Record(split, each.id, each.band) for split in problems for each in problems[split]}
+    records = {
+        (split, problem.id): Record(split, problem.id, problem.band)
+        for split in problems
+        for problem in problems[split]
+    }
     with file.open(encoding="utf-8") as lines:
         for line in map(parse_json, lines):
             length = len(line["tokens"]) if "tokens" in line else None
             answer = [line["answer"]] if "answer" in line else []
-            record = found[line["stream"].removeprefix(stream_of("")), line["problem"]]
+            record = records[line["stream"].removeprefix(stream_of("")), line["problem"]]
             record.add(line["reward"], line["truncated"], length, *answer)
-    return list(found.values())
+    return list(records.values())
 
 
 def _summary(

@@ -11,7 +11,7 @@ from upge.distributed.ranks import Ranks
 from upge.evaluate.scores import columns, places, records
 from upge.recipe.schema import Recipe
 from upge.rollouts.problems import problems_of
-from upge.rollouts.sampler import Asked, Sampler
+from upge.rollouts.sampler import PromptedProblem, Sampler
 from upge.runs.folder import stream_of
 from upge.types import DataSession, Problem, Sampling, Trajectory
 
@@ -26,33 +26,37 @@ def evaluate(
     metrics: dict[str, float] = {}
     responses = {}
     for split in recipe.eval.splits:
-        asked = ask(sampler, problems_of(recipe, data, split), recipe.eval.n, rank=ranks.rank, world=ranks.world)
-        mine = chain.from_iterable(sample(recipe, sampler, asked, split, step=step))
+        prompted_problems = prompted_share(
+            sampler, problems_of(recipe, data, split), recipe.eval.n, rank=ranks.rank, world=ranks.world
+        )
+        mine = chain.from_iterable(sample(recipe, sampler, prompted_problems, split, step=step))
         responses[split] = ranks.all_gather(list(mine))
         metrics |= measure(split, responses[split], recipe.eval.pass_at)
     return metrics, responses
 
 
-def ask(sampler: Sampler, problems: Sequence[Problem], n: int, *, rank: int = 0, world: int = 1) -> list[Asked]:
-    """The requests for this rank's share of the problems; a repeated problem gets other random numbers."""
+def prompted_share(
+    sampler: Sampler, problems: Sequence[Problem], n: int, *, rank: int = 0, world: int = 1
+) -> list[PromptedProblem]:
+    """This rank's share of the problems with their prompts; a repeated problem gets other sample numbers."""
     seen: Counter[str] = Counter()
-    asked = []
+    prompted_problems = []
     for place, problem in enumerate(problems):
         if place % world == rank:
-            asked.append(sampler.ask(problem, place, first=seen[problem.id] * n))
+            prompted_problems.append(sampler.prompted(problem, place, first=seen[problem.id] * n))
         seen[problem.id] += 1
-    return asked
+    return prompted_problems
 
 
-def samples(recipe: Recipe, asked: Sequence[Asked]) -> Iterator[tuple[Asked, int]]:
+def samples(recipe: Recipe, prompted_problems: Sequence[PromptedProblem]) -> Iterator[tuple[PromptedProblem, int]]:
     """Every (problem, sample) of a measurement, problem by problem."""
-    return ((each, each.first + sample) for each in asked for sample in range(recipe.eval.n))
+    return ((prompted, prompted.first + sample) for prompted in prompted_problems for sample in range(recipe.eval.n))
 
 
 def sample(
     recipe: Recipe,
     sampler: Sampler,
-    asked: Sequence[Asked],
+    prompted_problems: Sequence[PromptedProblem],
     split: str,
     *,
     step: int,
@@ -69,8 +73,8 @@ def sample(
     settings = recipe.eval
     rollout = recipe.rollout
     sampling = Sampling(settings.temperature, settings.top_p, settings.top_k, rollout.max_tokens, rollout.stop)
-    wanted = islice(samples(recipe, asked), skip, None)
-    while piece := list(islice(wanted, chunk)):
+    rest = islice(samples(recipe, prompted_problems), skip, None)
+    while piece := list(islice(rest, chunk)):
         mine = piece[rank * len(piece) // world : (rank + 1) * len(piece) // world]
         yield sampler.sampled(mine, sampling, stream=stream_of(split), step=step)
 

@@ -68,11 +68,11 @@ def is_evaluation(folder: Path) -> bool:
 
 def opened(folders: Sequence[Path]) -> list[Evaluated]:
     """The evaluations in these folders. Raises InputError where one can't be read."""
-    found = [_opened(folder) for folder in folders]
-    names = [each.name for each in found]
+    evaluations = [_opened(folder) for folder in folders]
+    names = [evaluation.name for evaluation in evaluations]
     return [
-        replace(each, name=str(folder)) if names.count(each.name) > 1 else each
-        for each, folder in zip(found, folders, strict=True)
+        replace(evaluation, name=str(folder)) if names.count(evaluation.name) > 1 else evaluation
+        for evaluation, folder in zip(evaluations, folders, strict=True)
     ]
 
 
@@ -115,12 +115,12 @@ def records_by_step(run: RunReader) -> dict[int, dict[tuple[str, str], Record]]:
 
 def bands(evaluated: Evaluated) -> list[Bands]:
     """How often an evaluation solves its problems, by place."""
-    found = []
+    counts = []
     for place, members in places(evaluated.records).items():
-        never = sum(each.right == 0 for each in members)
-        often = sum(2 * each.right >= each.n for each in members if each.right)
-        found.append(Bands(place, never, len(members) - never - often, often))
-    return found
+        never = sum(record.right == 0 for record in members)
+        often = sum(2 * record.right >= record.n for record in members if record.right)
+        counts.append(Bands(place, never, len(members) - never - often, often))
+    return counts
 
 
 def differences(first: Evaluated, second: Evaluated) -> list[Difference]:
@@ -130,32 +130,32 @@ def differences(first: Evaluated, second: Evaluated) -> list[Difference]:
     of this kind, which two intervals side by side do not. Raises InputError unless both are of the same problems.
     """
     pass_at = [k for k in first.pass_at if k in second.pass_at]
-    found = []
+    rows = []
     for place, (ours, theirs) in _paired(first, second).items():
         one, other = _comparable(ours, pass_at), _comparable(theirs, pass_at)
         for score in one:
             if score in other:
                 gaps = [b - a for a, b in zip(one[score], other[score], strict=True)]
                 means = fmean(one[score]), fmean(other[score])
-                found.append(Difference(place, score, *means, bootstrap(gaps, first.seed)))
-    return found
+                rows.append(Difference(place, score, *means, bootstrap(gaps, first.seed)))
+    return rows
 
 
 def solved(first: Evaluated, second: Evaluated) -> list[Solved]:
     """Who solved what, by place. Raises InputError unless both are of the same problems."""
-    found = []
+    rows = []
     for place, (ours, theirs) in _paired(first, second).items():
-        one, other = ({each.id for each in its if each.right} for its in (ours, theirs))
-        ids = [each.id for each in ours]
-        found.append(
+        one, other = ({record.id for record in its if record.right} for its in (ours, theirs))
+        ids = [record.id for record in ours]
+        rows.append(
             Solved(
                 place,
-                both=tuple(each for each in ids if each in one & other),
-                only_first=tuple(each for each in ids if each in one - other),
-                only_second=tuple(each for each in ids if each in other - one),
+                both=tuple(record for record in ids if record in one & other),
+                only_first=tuple(record for record in ids if record in one - other),
+                only_second=tuple(record for record in ids if record in other - one),
             )
         )
-    return found
+    return rows
 
 
 def same_n(first: Evaluated, second: Evaluated) -> bool:
@@ -171,9 +171,9 @@ def exported(first: Evaluated, others: Sequence[Evaluated]) -> list[dict[str, An
         {
             "first": first.name,
             "second": other.name,
-            "differences": [asdict(each) for each in differences(first, other)],
-            "solved": [asdict(each) for each in solved(first, other)],
-            "bands": {each.name: [asdict(its) for its in bands(each)] for each in (first, other)},
+            "differences": [asdict(row) for row in differences(first, other)],
+            "solved": [asdict(row) for row in solved(first, other)],
+            "bands": {row.name: [asdict(its) for its in bands(row)] for row in (first, other)},
         }
         for other in others
     ]
@@ -181,8 +181,8 @@ def exported(first: Evaluated, others: Sequence[Evaluated]) -> list[dict[str, An
 
 def _paired(first: Evaluated, second: Evaluated) -> dict[str, tuple[list[Record], list[Record]]]:
     """Place → the records of both, problem by problem in the first one's order."""
-    theirs = {(each.split, each.id): each for each in second.records}
-    alone = {(each.split, each.id) for each in first.records} ^ set(theirs)
+    theirs = {(record.split, record.id): record for record in second.records}
+    alone = {(record.split, record.id) for record in first.records} ^ set(theirs)
     if alone:
         split, identity = min(alone)
         raise InputError(
@@ -190,7 +190,7 @@ def _paired(first: Evaluated, second: Evaluated) -> dict[str, tuple[list[Record]
             f"'{split}' ({len(alone)} such in all)"
         )
     return {
-        place: (members, [theirs[each.split, each.id] for each in members])
+        place: (members, [theirs[record.split, record.id] for record in members])
         for place, members in places(first.records).items()
     }
 

@@ -134,14 +134,14 @@ class Record:
     def line(self) -> dict[str, Any]:
         """The record as a line of problems.jsonl."""
         whole = asdict(self)
-        own = {key: whole.pop(key) for key in ("split", "id", "band")}
-        return own | {"n": self.n, "right": self.right} | {k: v for k, v in whole.items() if v is not None}
+        head = {key: whole.pop(key) for key in ("split", "id", "band")}
+        return head | {"n": self.n, "right": self.right} | {k: v for k, v in whole.items() if v is not None}
 
     @classmethod
     def of(cls, line: Mapping[str, Any]) -> Record:
         """The record in a line of problems.jsonl. Raises KeyError or ValueError where it is none."""
-        given = {key: line[key] for key in ("split", "id", "band", "rewards", "truncated")}
-        record = cls(**given, lengths=line.get("lengths"), answers=line.get("answers"))
+        fields = {key: line[key] for key in ("split", "id", "band", "rewards", "truncated")}
+        record = cls(**fields, lengths=line.get("lengths"), answers=line.get("answers"))
         for name, kinds in _KINDS.items():
             if not isinstance(getattr(record, name), kinds):
                 raise ValueError(f"'{name}' is {str(getattr(record, name))[:40]}")
@@ -149,48 +149,48 @@ class Record:
             raise ValueError("'rewards' should be finite numbers")
         for name, kind in (("truncated", bool), ("lengths", int), ("answers", str | None)):
             held = getattr(record, name)
-            if held is not None and (len(held) != record.n or not all(isinstance(each, kind) for each in held)):
+            if held is not None and (len(held) != record.n or not all(isinstance(value, kind) for value in held)):
                 raise ValueError(f"'{name}' should have one of its kind for each of 'rewards'")
         return record
 
 
 def records(split: str, responses: Iterable[Trajectory]) -> list[Record]:
     """The responses to a split by problem, problems in the order in which they first come."""
-    found: dict[str, Record] = {}
-    for each in responses:
-        record = found.setdefault(each.problem.id, Record(split, each.problem.id, each.problem.band))
-        record.add(each.reward, each.truncated, len(each.response))
-    return list(found.values())
+    by_problem: dict[str, Record] = {}
+    for response in responses:
+        record = by_problem.setdefault(response.problem.id, Record(split, response.problem.id, response.problem.band))
+        record.add(response.reward, response.truncated, len(response.response))
+    return list(by_problem.values())
 
 
-def places(found: Sequence[Record]) -> dict[str, list[Record]]:
+def places(records: Sequence[Record]) -> dict[str, list[Record]]:
     """The records by where they were measured: `<split>`, then its bands, `<split>/<band>`, for each split."""
     grouped: dict[str, list[Record]] = {}
-    for split in dict.fromkeys(each.split for each in found):
-        members = [each for each in found if each.split == split]
+    for split in dict.fromkeys(record.split for record in records):
+        members = [record for record in records if record.split == split]
         grouped[split] = members
-        for band in sorted({each.band for each in members if each.band is not None}):
-            if any(each.split == f"{split}/{band}" for each in found):
+        for band in sorted({record.band for record in members if record.band is not None}):
+            if any(record.split == f"{split}/{band}" for record in records):
                 raise InputError(
                     f"eval.splits: '{split}/{band}' is a split, and a band of '{split}': rename one of them"
                 )
-            grouped[f"{split}/{band}"] = [each for each in members if each.band == band]
+            grouped[f"{split}/{band}"] = [record for record in members if record.band == band]
     return grouped
 
 
-def columns(found: Sequence[Record], pass_at: Sequence[int]) -> dict[str, list[float]]:
+def columns(records: Sequence[Record], pass_at: Sequence[int]) -> dict[str, list[float]]:
     """Score → its value for each problem: `avg@n`, `pass@k`, `maj@n` where there are answers, `truncated`, `length`."""
-    if not found:
+    if not records:
         return {}
-    n = min(each.n for each in found)
-    scores = {f"avg@{n}": [fmean(each.rewards) for each in found]}
+    n = min(record.n for record in records)
+    scores = {f"avg@{n}": [fmean(record.rewards) for record in records]}
     for k in pass_at:
-        scores[f"pass@{k}"] = [pass_at_k(each.n, each.right, k) for each in found]
-    if all(each.answers is not None for each in found):
-        scores[f"maj@{n}"] = [majority(each.answers or (), [r > 0 for r in each.rewards]) for each in found]
-    scores["truncated"] = [fmean(each.truncated) for each in found]
-    if all(each.lengths is not None for each in found):
-        scores["length"] = [fmean(each.lengths or ()) for each in found]
+        scores[f"pass@{k}"] = [pass_at_k(record.n, record.right, k) for record in records]
+    if all(record.answers is not None for record in records):
+        scores[f"maj@{n}"] = [majority(record.answers or (), [r > 0 for r in record.rewards]) for record in records]
+    scores["truncated"] = [fmean(record.truncated) for record in records]
+    if all(record.lengths is not None for record in records):
+        scores["length"] = [fmean(record.lengths or ()) for record in records]
     return scores
 
 
@@ -206,7 +206,7 @@ def merged(reward: RewardSession, problem: Problem, answers: Sequence[str | None
     different = [answer for answer, _ in Counter(answer for answer in answers if answer is not None).most_common()]
     if not callable(classes) or len(different) < 2:
         return list(answers)
-    found = classes(problem, different)
-    commonest = dict(zip(reversed(found), reversed(different), strict=True))
-    named = {answer: commonest[number] for answer, number in zip(different, found, strict=True)}
+    class_numbers = classes(problem, different)
+    commonest = dict(zip(reversed(class_numbers), reversed(different), strict=True))
+    named = {answer: commonest[number] for answer, number in zip(different, class_numbers, strict=True)}
     return [None if answer is None else named[answer] for answer in answers]

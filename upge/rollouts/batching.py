@@ -41,12 +41,12 @@ def micro_batches(
     if scope == "step":
         return [rows] if rows else []
     prompts = [list(members) for _, members in groupby(rows, key=lambda row: trajectories[row].group)]
-    size = [len(each.prompt) + len(each.response) for each in trajectories]
+    size = [len(trajectory.prompt) + len(trajectory.response) for trajectory in trajectories]
     prompts.sort(key=lambda members: -max(size[row] for row in members))
     packed: list[_Piece] = []
     for members in prompts:
         pieces = [members] if scope == "group" else _pieces(members, trajectories, budget, reach)
-        for piece in (_Piece.of(each, trajectories, reach) for each in pieces):
+        for piece in (_Piece.of(trajectory, trajectories, reach) for trajectory in pieces):
             if packed and (packed[-1] + piece).tokens <= budget:
                 packed[-1] += piece
             else:
@@ -124,9 +124,9 @@ def balanced(
         return list(trajectories)
     loads = ranks.all_gather([Load(group, ranks.rank, cost) for group, cost in tokens.items()])
     owner = dealt(loads, ranks.world, steps)
-    moving = ranks.all_gather([each for each in trajectories if owner[each.group] != ranks.rank])
-    mine = [each for each in [*trajectories, *moving] if owner[each.group] == ranks.rank]
-    return sorted(mine, key=lambda each: each.group)
+    moving = ranks.all_gather([trajectory for trajectory in trajectories if owner[trajectory.group] != ranks.rank])
+    mine = [trajectory for trajectory in [*trajectories, *moving] if owner[trajectory.group] == ranks.rank]
+    return sorted(mine, key=lambda trajectory: trajectory.group)
 
 
 def dealt(loads: Sequence[Load], ranks: int, steps: int) -> dict[int, int]:
@@ -138,9 +138,9 @@ def dealt(loads: Sequence[Load], ranks: int, steps: int) -> dict[int, int]:
     owner = {load.group: load.rank for load in loads}
     for rows in portions(torch.tensor([load.group for load in loads], dtype=torch.long), steps):
         step = [load for load, chosen in zip(loads, rows.tolist(), strict=True) if chosen and load.tokens]
-        found = _evenly(step, ranks)
-        if most(step, found, ranks) < WORTHWHILE * most(step, owner, ranks):
-            owner |= found
+        assignment = _evenly(step, ranks)
+        if most(step, assignment, ranks) < WORTHWHILE * most(step, owner, ranks):
+            owner |= assignment
     return owner
 
 

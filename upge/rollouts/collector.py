@@ -20,7 +20,7 @@ from upge.part import State
 from upge.recipe.schema import Recipe
 from upge.rollouts import sessions
 from upge.rollouts.rollout_batch import RolloutBatch
-from upge.rollouts.sampler import Asked, Sampler
+from upge.rollouts.sampler import PromptedProblem, Sampler
 from upge.schedule import at
 from upge.types import (
     Context,
@@ -55,7 +55,7 @@ class Places:
 
     def all(self) -> list[Trajectory]:
         """The trajectories, those of a group together."""
-        return [each for group in sorted(self.trajectories) for each in self.trajectories[group]]
+        return [trajectory for group in sorted(self.trajectories) for trajectory in self.trajectories[group]]
 
 
 Keep = Callable[[list[Trajectory]], None]
@@ -106,36 +106,40 @@ class Collector:
     def _fill(self, places: Places, step: int, problems: dict[int, Problem], keep: Keep) -> None:
         """Put problems with their trajectories into places, and drop the earlier contents."""
         estimator, settings = self.recipe.estimator, self.recipe.rollout
-        asked = []
+        prompted_problems = []
         for group, problem in problems.items():
             if group % self.ranks.world == self.ranks.rank:
-                # A problem asked again in one rollout batch draws other noise.
-                asked.append(self.sampler.ask(problem, group, first=places.seen[problem.id] * settings.n))
+                # A problem that occurs twice in a rollout batch gets other sample numbers, and so other random numbers.
+                prompted_problems.append(
+                    self.sampler.prompted(problem, group, first=places.seen[problem.id] * settings.n)
+                )
             places.seen[problem.id] += 1
-        for each in asked:
-            places.trajectories[each.group], places.without[each.group] = [], Counter()
+        for prompted in prompted_problems:
+            places.trajectories[prompted.group], places.without[prompted.group] = [], Counter()
         if estimator.wants_rollouts(step):
             sampling = Sampling(
                 at(settings.temperature, step), settings.top_p, settings.top_k, settings.max_tokens, settings.stop
             )
             fitting = []
-            for each in asked:
-                if self.sampler.fits(each, settings.max_tokens):
-                    fitting.append(each)
+            for prompted in prompted_problems:
+                if self.sampler.fits(prompted, settings.max_tokens):
+                    fitting.append(prompted)
                 else:
-                    places.without[each.group]["prompt"] += 1
+                    places.without[prompted.group]["prompt"] += 1
             sampled = self.sampler.rollouts(fitting, settings.n, sampling, stream="train", step=step)
             keep(sampled)
             for trajectory in sampled:
                 places.trajectories[trajectory.group].append(trajectory)
         if estimator.wants_demonstrations(step):
-            self._show(places, asked)
+            self._show(places, prompted_problems)
 
-    def _show(self, places: Places, asked: Sequence[Asked]) -> None:
+    def _show(self, places: Places, prompted_problems: Sequence[PromptedProblem]) -> None:
         """Add the demonstrations of these problems, or what they lack."""
-        for each, (shown, lack) in zip(asked, self.sampler.demonstrations(asked), strict=True):
-            places.trajectories[each.group] += [] if shown is None else [shown]
-            places.without[each.group].update([] if lack is None else [lack])
+        for prompted, (shown, lack) in zip(
+            prompted_problems, self.sampler.demonstrations(prompted_problems), strict=True
+        ):
+            places.trajectories[prompted.group] += [] if shown is None else [shown]
+            places.without[prompted.group].update([] if lack is None else [lack])
 
     def _idle(self, places: Places, step: int, state: State) -> list[int]:
         """The places, of all ranks, whose every coefficient is 0."""
@@ -150,8 +154,8 @@ class Collector:
         """Prompts that left no room for a response, and demonstrations that could not be had, over all ranks."""
         lacks = sum(places.without.values(), Counter())
         too_long = lacks["too_long"] + lacks["no_room"]
-        found = torch.tensor([lacks["prompt"], lacks["missing"], too_long], device=self.ranks.accelerator.device)
-        prompts, missing, long = self.ranks.sum(found).tolist()
+        totals = torch.tensor([lacks["prompt"], lacks["missing"], too_long], device=self.ranks.accelerator.device)
+        prompts, missing, long = self.ranks.sum(totals).tolist()
         counts = {}
         if self.recipe.estimator.wants_rollouts(step):
             counts["prompts/too_long"] = prompts
@@ -170,7 +174,7 @@ def open_collector(recipe: Recipe, policy: Policy, folder: Path, ranks: Ranks) -
         engine = stack.enter_context(sessions.opened(engine_of, "rollout.engine", engine_of.open, context))
         reward = stack.enter_context(sessions.opened(recipe.reward, "reward", recipe.reward.open, context))
         sampler = evaluator = Sampler.of(recipe, policy, engine, reward)
-        if (own := recipe.engine_of_its_own()) is not None:
-            examined = stack.enter_context(sessions.opened(own, "eval.engine", own.open, context))
+        if (own_engine := recipe.engine_of_its_own()) is not None:
+            examined = stack.enter_context(sessions.opened(own_engine, "eval.engine", own_engine.open, context))
             evaluator = replace(sampler, engine=examined)
         yield Collector(recipe, data, sampler, evaluator, ranks, policy.model.dtype)

@@ -15,7 +15,7 @@ from upge.estimator.part_calls import attribute_errors
 from upge.model.lora import CONFIG
 from upge.recipe.schema import Recipe
 from upge.rollouts.problems import problems_of
-from upge.rollouts.sampler import Asked, Lack, Sampler
+from upge.rollouts.sampler import Lack, PromptedProblem, Sampler
 from upge.types import DataSession, Message, Problem
 
 # Packages.
@@ -55,9 +55,9 @@ def _packages_of(recipe: Recipe) -> Iterator[tuple[str, Mapping[str, str]]]:
 
 def _models(recipe: Recipe) -> dict[str, str | None]:
     """Where models and tokenizers come from, by place."""
-    found = {"model.path": recipe.model.path, "model.tokenizer": recipe.model.tokenizer}
+    models = {"model.path": recipe.model.path, "model.tokenizer": recipe.model.tokenizer}
     critic = None if recipe.critic is None else recipe.critic.path
-    return found | {"reference.path": recipe.reference.path, "critic.path": critic}
+    return models | {"reference.path": recipe.reference.path, "critic.path": critic}
 
 
 def _is_adapter(path: str) -> bool:
@@ -72,10 +72,10 @@ def _installed(module: str) -> bool:
     if module in sys.modules:
         return True
     try:
-        found = importlib.util.find_spec(module)
+        spec = importlib.util.find_spec(module)
     except ModuleNotFoundError:  # what a dotted name is within
         return False
-    return found is not None and found.origin is not None
+    return spec is not None and spec.origin is not None
 
 
 # Problems.
@@ -114,15 +114,15 @@ class Report:
 
     def sentences(self) -> list[str]:
         """A sentence for each fault."""
-        told = [(count, f"training prompts are also in {split}") for split, count in (self.overlap or {}).items()]
-        told += [
+        counts = [(count, f"training prompts are also in {split}") for split, count in (self.overlap or {}).items()]
+        counts += [
             (self.prompts_too_long, "training prompts leave no room for a response in the model's context"),
             (self.missing, "training problems have no demonstration"),
             (self.too_long - self.no_room, "demonstrations are over the token budget, and are left out"),
             (self.no_room, "demonstrations have no room after their prompts in the model's context, and are left out"),
             (self.wrong, "demonstrations get no reward"),
         ]
-        return self._counted(told)
+        return self._counted(counts)
 
     def refuse(self) -> None:
         """Raise InputError where something is wrong."""
@@ -135,8 +135,8 @@ class Report:
             [(self.repeated, "demonstrations begin with what the prompt opens the response with; it is taken once")]
         )
 
-    def _counted(self, told: Sequence[tuple[int, str]]) -> list[str]:
-        return [f"{count} of {self.problems} {what}" for count, what in told if count]
+    def _counted(self, counts: Sequence[tuple[int, str]]) -> list[str]:
+        return [f"{count} of {self.problems} {what}" for count, what in counts if count]
 
 
 def look(recipe: Recipe, data: DataSession, sampler: Sampler) -> Report:
@@ -186,18 +186,18 @@ def checked(
         evaluation: the problems of each evaluation split. budget: the response tokens that must fit after a prompt.
         demonstrations: whether to look at these; each is scored once.
     """
-    asked = [sampler.ask(problem, place) for place, problem in enumerate(problems)]
-    lacks = Counter(_lacks(sampler, asked) if demonstrations else ())
+    prompted_problems = [sampler.prompted(problem, place) for place, problem in enumerate(problems)]
+    lacks = Counter(_lacks(sampler, prompted_problems) if demonstrations else ())
     prompts = Counter(normalised(problem.prompt) for problem in problems)
     held = {split: {normalised(problem.prompt) for problem in of_it} for split, of_it in evaluation.items()}
     return Report(
         len(problems),
-        prompts_too_long=sum(not sampler.fits(each, budget) for each in asked),
+        prompts_too_long=sum(not sampler.fits(prompted, budget) for prompted in prompted_problems),
         missing=lacks["missing"],
         too_long=lacks["too_long"] + lacks["no_room"],
         wrong=lacks["wrong"],
         no_room=lacks["no_room"],
-        repeated=sum(each.repeated for each in asked) if demonstrations else 0,
+        repeated=sum(prompted.repeated for prompted in prompted_problems) if demonstrations else 0,
         overlap={split: sum(prompts[prompt] for prompt in texts) for split, texts in held.items()},
     )
 
@@ -207,13 +207,13 @@ def normalised(prompt: str | Sequence[Message]) -> str:
 
     Of a conversation, all turns but the system's.
     """
-    turns = [prompt] if isinstance(prompt, str) else [each["content"] for each in prompt if each["role"] != "system"]
+    turns = [prompt] if isinstance(prompt, str) else [turn["content"] for turn in prompt if turn["role"] != "system"]
     return " ".join(unicodedata.normalize("NFKC", " ".join(turns)).casefold().split())
 
 
-def _lacks(sampler: Sampler, asked: Sequence[Asked]) -> Iterator[str]:
+def _lacks(sampler: Sampler, prompted_problems: Sequence[PromptedProblem]) -> Iterator[str]:
     """The faults of the problems' demonstrations."""
-    for shown, lack in sampler.demonstrations(asked):
+    for shown, lack in sampler.demonstrations(prompted_problems):
         if lack is not None:
             yield lack
         elif shown is not None and shown.reward <= 0:
@@ -250,25 +250,27 @@ def _check_demonstrations(recipe: Recipe, data: DataSession, sampler: Sampler) -
     train = recipe.train
     count, example = 0, ""
     for problem in coming(data, train.steps, train.prompts, max(train.prompts, train.check_problems)):
-        asked = sampler.ask(problem, 0)
-        response = sampler.response(asked)
-        lack = sampler.lack(asked, response)
+        prompted = sampler.prompted(problem, 0)
+        response = sampler.response(prompted)
+        lack = sampler.lack(prompted, response)
         if lack is None:
             return
         count += 1
         if not example and lack != "missing":
-            example = _lacking(asked, response, lack, sampler)
+            example = _lacking(prompted, response, lack, sampler)
     if count:
-        said = example or "they have none; data.demonstration names their column"
-        raise ModelError(f"data: none of the first {count} problems has a demonstration that can be trained on: {said}")
+        reason = example or "they have none; data.demonstration names their column"
+        raise ModelError(
+            f"data: none of the first {count} problems has a demonstration that can be trained on: {reason}"
+        )
 
 
-def _lacking(asked: Asked, response: Sequence[int], lack: Lack, sampler: Sampler) -> str:
-    head = f"problem {asked.problem.id}: a demonstration of {len(response)} tokens"
+def _lacking(prompted: PromptedProblem, response: Sequence[int], lack: Lack, sampler: Sampler) -> str:
+    head = f"problem {prompted.problem.id}: a demonstration of {len(response)} tokens"
     if lack == "too_long":
         budget = f"the budget of {sampler.demonstration_tokens}"
         return f"{head} is over {budget} (train.demonstration_tokens, by default rollout.max_tokens)"
-    return f"{head} after a prompt of {len(asked.prompt)} exceeds the model's context of {sampler.context}"
+    return f"{head} after a prompt of {len(prompted.prompt)} exceeds the model's context of {sampler.context}"
 
 
 def _first(recipe: Recipe, data: DataSession) -> list[Problem]:
@@ -280,11 +282,11 @@ def _first(recipe: Recipe, data: DataSession) -> list[Problem]:
 
 def _too_long(recipe: Recipe, problems: Sequence[Problem], sampler: Sampler) -> list[Problem]:
     budget = recipe.rollout.max_tokens
-    return [problem for problem in problems if not sampler.fits(sampler.ask(problem, 0), budget)]
+    return [problem for problem in problems if not sampler.fits(sampler.prompted(problem, 0), budget)]
 
 
 def _wording(recipe: Recipe, problem: Problem, sampler: Sampler) -> str:
-    length = len(sampler.ask(problem, 0).prompt)
+    length = len(sampler.prompted(problem, 0).prompt)
     return (
         f"problem {problem.id}: a prompt of {length} tokens and rollout.max_tokens {recipe.rollout.max_tokens} "
         f"exceed the model's context of {sampler.context}"

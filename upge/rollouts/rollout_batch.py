@@ -37,7 +37,7 @@ class RolloutBatch:
     ) -> RolloutBatch:
         """The batch of these trajectories before any forward pass, in the model's `dtype` and at least float32."""
         number = torch.promote_types(torch.float32, dtype)
-        lengths = torch.tensor([len(each.response) for each in trajectories], dtype=torch.long)
+        lengths = torch.tensor([len(trajectory.response) for trajectory in trajectories], dtype=torch.long)
 
         def per_row(values: Iterable[object], kind: torch.dtype) -> Tensor:
             return torch.tensor(list(values), dtype=kind, device=device)
@@ -45,10 +45,10 @@ class RolloutBatch:
         batch = Batch(
             logp=None,
             trajectory=torch.repeat_interleave(torch.arange(len(trajectories)), lengths).to(device),
-            group=per_row((each.group for each in trajectories), torch.long),
-            demonstration=per_row((each.demonstration for each in trajectories), torch.bool),
-            reward=per_row((each.reward for each in trajectories), number),
-            truncated=per_row((each.truncated for each in trajectories), torch.bool),
+            group=per_row((trajectory.group for trajectory in trajectories), torch.long),
+            demonstration=per_row((trajectory.demonstration for trajectory in trajectories), torch.bool),
+            reward=per_row((trajectory.reward for trajectory in trajectories), number),
+            truncated=per_row((trajectory.truncated for trajectory in trajectories), torch.bool),
             rollout_logp=per_row(_rollout_logps(trajectories), number) if rollout_logp else None,
         )
         return cls(trajectories, batch)
@@ -62,7 +62,7 @@ class RolloutBatch:
     @property
     def sequences(self) -> Sequences:
         """The (prompt, response) pairs of token ids."""
-        return [(each.prompt, each.response) for each in self.trajectories]
+        return [(trajectory.prompt, trajectory.response) for trajectory in self.trajectories]
 
     @property
     def demonstration(self) -> Tensor:
@@ -71,7 +71,7 @@ class RolloutBatch:
 
     def select(self, rows: Tensor) -> RolloutBatch:
         """The trajectories that `rows`, (N,) bool, marks, in their order."""
-        kept = [each for each, keep in zip(self.trajectories, rows.tolist(), strict=True) if keep]
+        kept = [trajectory for trajectory, keep in zip(self.trajectories, rows.tolist(), strict=True) if keep]
         credit = None if self.credit is None else self.credit.select(self.batch, rows)
         return RolloutBatch(kept, self.batch.select(rows), credit)
 
@@ -88,10 +88,10 @@ class RolloutBatch:
 
 def _rollout_logps(trajectories: Sequence[Trajectory]) -> Iterable[float]:
     """The engine's log-probs; 0 for demonstrations, which no engine drew."""
-    for each in trajectories:
-        if each.demonstration:
-            yield from [0.0] * len(each.response)
-        elif each.rollout_logp is None:
-            raise ValueError(f"the engine reported no log-probs for '{each.problem.id}', which the recipe reads")
+    for trajectory in trajectories:
+        if trajectory.demonstration:
+            yield from [0.0] * len(trajectory.response)
+        elif trajectory.rollout_logp is None:
+            raise ValueError(f"the engine reported no log-probs for '{trajectory.problem.id}', which the recipe reads")
         else:
-            yield from each.rollout_logp
+            yield from trajectory.rollout_logp

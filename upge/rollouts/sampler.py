@@ -26,10 +26,14 @@ Lack = Literal["missing", "too_long", "no_room"]
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A problem in its place of the rollout batch, `group`; its samples are numbered from `first`.
+class PromptedProblem:
+    """A problem with its prompt's token ids.
 
-    Attributes: prompt: its ids. put: the same with its text, where it was put to a model.
+    Attributes:
+        group: its place in the rollout batch.
+        prompt: the prompt's ids.
+        first: the number of its first sample.
+        put: the prompt as the template gave it, with its text; None without a template.
     """
 
     problem: Problem
@@ -40,12 +44,12 @@ class Asked:
 
     @property
     def opening(self) -> str:
-        """How the prompt begins the response itself."""
+        """The beginning of the response in the prompt."""
         return "" if self.put is None else self.put.opening
 
     @property
     def repeated(self) -> bool:
-        """Whether the demonstration begins with what the prompt has opened already."""
+        """Whether the demonstration repeats the prompt's opening."""
         text = self.problem.demonstration
         return self.put is not None and bool(text) and self.put.repeated(text or "") > 0
 
@@ -80,77 +84,81 @@ class Sampler:
             context=policy.context_length,
         )
 
-    def ask(self, problem: Problem, group: int, *, first: int = 0) -> Asked:
-        """The problem as the policy will read it."""
+    def prompted(self, problem: Problem, group: int, *, first: int = 0) -> PromptedProblem:
+        """The problem with the token ids of its prompt."""
         put = self.templater.put(problem)
-        return Asked(problem, group, put.tokens, first, put)
+        return PromptedProblem(problem, group, put.tokens, first, put)
 
-    def fits(self, asked: Asked, response: int) -> bool:
+    def fits(self, prompted: PromptedProblem, response: int) -> bool:
         """Whether the model has room for `response` tokens after the prompt."""
-        return self.context is None or len(asked.prompt) + response <= self.context
+        return self.context is None or len(prompted.prompt) + response <= self.context
 
     def rollouts(
-        self, asked: Sequence[Asked], n: int, sampling: Sampling, *, stream: str, step: int
+        self, prompted_problems: Sequence[PromptedProblem], n: int, sampling: Sampling, *, stream: str, step: int
     ) -> list[Trajectory]:
         """`n` scored responses to each problem, in the order of the problems."""
-        wanted = [(each, each.first + sample) for each in asked for sample in range(n)]
-        return self.sampled(wanted, sampling, stream=stream, step=step)
+        samples = [(prompted, prompted.first + sample) for prompted in prompted_problems for sample in range(n)]
+        return self.sampled(samples, sampling, stream=stream, step=step)
 
     def sampled(
-        self, wanted: Sequence[tuple[Asked, int]], sampling: Sampling, *, stream: str, step: int
+        self, samples: Sequence[tuple[PromptedProblem, int]], sampling: Sampling, *, stream: str, step: int
     ) -> list[Trajectory]:
         """A scored response for each (problem, sample), in their order."""
-        requests = [Request(stream, step, each.problem.id, sample, each.prompt) for each, sample in wanted]
-        completions = [self._ended(each, sampling.stop) for each in self.engine.sample(requests, sampling)]
+        requests = [Request(stream, step, prompted.problem.id, sample, prompted.prompt) for prompted, sample in samples]
+        completions = [self._ended(prompted, sampling.stop) for prompted in self.engine.sample(requests, sampling)]
         texts = [
-            Response(self.templater.text(completion.tokens), each.opening)
-            for (each, _), completion in zip(wanted, completions, strict=True)
+            Response(self.templater.text(completion.tokens), prompted.opening)
+            for (prompted, _), completion in zip(samples, completions, strict=True)
         ]
-        scores = self.reward.score([(each.problem, text) for (each, _), text in zip(wanted, texts, strict=True)])
+        scores = self.reward.score(
+            [(prompted.problem, text) for (prompted, _), text in zip(samples, texts, strict=True)]
+        )
         if self.zero_truncated:
             scores = [0.0 if c.truncated else score for c, score in zip(completions, scores, strict=True)]
         return [
-            _rollout(each, request.sample, completion, text, score)
-            for (each, _), request, completion, text, score in zip(
-                wanted, requests, completions, texts, scores, strict=True
+            _rollout(prompted, request.sample, completion, text, score)
+            for (prompted, _), request, completion, text, score in zip(
+                samples, requests, completions, texts, scores, strict=True
             )
         ]
 
-    def demonstrations(self, asked: Sequence[Asked]) -> list[tuple[Trajectory | None, Lack | None]]:
+    def demonstrations(
+        self, prompted_problems: Sequence[PromptedProblem]
+    ) -> list[tuple[Trajectory | None, Lack | None]]:
         """For each problem its scored demonstration, or what it lacks.
 
         A demonstration is scored by the text of its tokens, as a rollout is.
         """
-        responses = [self.response(each) for each in asked]
-        lacks = [self.lack(each, response) for each, response in zip(asked, responses, strict=True)]
+        responses = [self.response(prompted) for prompted in prompted_problems]
+        lacks = [self.lack(prompted, response) for prompted, response in zip(prompted_problems, responses, strict=True)]
         texts = [
-            Response(self.templater.text(response), each.opening)
-            for each, response, lack in zip(asked, responses, lacks, strict=True)
+            Response(self.templater.text(response), prompted.opening)
+            for prompted, response, lack in zip(prompted_problems, responses, lacks, strict=True)
             if lack is None
         ]
-        shown = [each.problem for each, lack in zip(asked, lacks, strict=True) if lack is None]
+        shown = [prompted.problem for prompted, lack in zip(prompted_problems, lacks, strict=True) if lack is None]
         scored = iter(list(zip(texts, self.reward.score(list(zip(shown, texts, strict=True))), strict=True)))
         return [
-            (_demonstration(each, response, *next(scored)), None) if lack is None else (None, lack)
-            for each, response, lack in zip(asked, responses, lacks, strict=True)
+            (_demonstration(prompted, response, *next(scored)), None) if lack is None else (None, lack)
+            for prompted, response, lack in zip(prompted_problems, responses, lacks, strict=True)
         ]
 
-    def response(self, asked: Asked) -> tuple[int, ...]:
+    def response(self, prompted: PromptedProblem) -> tuple[int, ...]:
         """A demonstration's tokens; none where there is none, or nothing in it. Raises ModelError."""
-        if not asked.problem.demonstration:
+        if not prompted.problem.demonstration:
             return ()
         try:
-            return self.templater.response(asked.problem.demonstration, asked.put)
+            return self.templater.response(prompted.problem.demonstration, prompted.put)
         except ModelError as error:
-            raise ModelError(f"problem {asked.problem.id}: {error}") from error
+            raise ModelError(f"problem {prompted.problem.id}: {error}") from error
 
-    def lack(self, asked: Asked, response: Sequence[int]) -> Lack | None:
+    def lack(self, prompted: PromptedProblem, response: Sequence[int]) -> Lack | None:
         """Why a demonstration of these tokens is left out; None where it isn't."""
         if not response:
             return "missing"
         if len(response) > self.demonstration_tokens:
             return "too_long"
-        return None if self.fits(asked, len(response)) else "no_room"
+        return None if self.fits(prompted, len(response)) else "no_room"
 
     def _ended(self, completion: Completion, stop: Sequence[str]) -> Completion:
         """A completion up to the token that completes a stop string, whatever the engine made of these."""
@@ -161,10 +169,10 @@ class Sampler:
         return Completion(completion.tokens[:end], logp, truncated=False)
 
 
-def _rollout(asked: Asked, sample: int, completion: Completion, text: str, score: float) -> Trajectory:
+def _rollout(prompted: PromptedProblem, sample: int, completion: Completion, text: str, score: float) -> Trajectory:
     return Trajectory(
-        problem=asked.problem,
-        prompt=asked.prompt,
+        problem=prompted.problem,
+        prompt=prompted.prompt,
         response=completion.tokens,
         text=str(text),
         reward=score,
@@ -172,19 +180,19 @@ def _rollout(asked: Asked, sample: int, completion: Completion, text: str, score
         truncated=completion.truncated,
         sample=sample,
         rollout_logp=completion.logp,
-        opening=asked.opening,
-        group=asked.group,
+        opening=prompted.opening,
+        group=prompted.group,
     )
 
 
-def _demonstration(asked: Asked, response: tuple[int, ...], text: str, score: float) -> Trajectory:
+def _demonstration(prompted: PromptedProblem, response: tuple[int, ...], text: str, score: float) -> Trajectory:
     return Trajectory(
-        asked.problem,
-        asked.prompt,
+        prompted.problem,
+        prompted.prompt,
         response,
         str(text),
         score,
         demonstration=True,
-        opening=asked.opening,
-        group=asked.group,
+        opening=prompted.opening,
+        group=prompted.group,
     )

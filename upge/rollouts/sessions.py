@@ -49,16 +49,16 @@ class Guarded:
             with attribute_errors(self._part, self._place):
                 if not callable(getattr(self._session, name, None)):
                     raise ContractViolation(f"opened a {type(self._session).__name__}, which has no `{name}`")
-        found = getattr(self._session, name)
-        if not callable(found):
-            return found
+        method = getattr(self._session, name)
+        if not callable(method):
+            return method
 
-        @wraps(found)
-        def asked(*given: Any, **named: Any) -> Any:
+        @wraps(method)
+        def asked(*arguments: Any, **named: Any) -> Any:
             with attribute_errors(self._part, self._place):
-                result = found(*given, **named)
+                result = method(*arguments, **named)
                 check = _OWED.get(name) or _OFFERED.get(name)
-                return result if check is None else check(result, given)
+                return result if check is None else check(result, arguments)
 
         return asked
 
@@ -72,15 +72,15 @@ def _problems(method: str, result: object, count: int | None) -> object:
 def _completions(result: object, count: int) -> object:
     if not isinstance(result, Sequence):
         raise ContractViolation(f"returned {type(result).__name__} from `sample`; it should return a list of {count}")
-    wrong = next((each for each in result if not isinstance(each, Completion)), None)
+    wrong = next((completion for completion in result if not isinstance(completion, Completion)), None)
     if wrong is not None or len(result) != count:
-        found = str(len(result)) if wrong is None else type(wrong).__name__
-        raise ContractViolation(f"returned {found} from `sample`; it should return {count} of upge.Completion")
+        returned = str(len(result)) if wrong is None else type(wrong).__name__
+        raise ContractViolation(f"returned {returned} from `sample`; it should return {count} of upge.Completion")
     return result
 
 
 def _names(result: object) -> object:
-    if not isinstance(result, list | tuple) or not all(isinstance(each, str) for each in result):
+    if not isinstance(result, list | tuple) or not all(isinstance(name, str) for name in result):
         raise ContractViolation(f"returned {brief(result)} from `splits`; it should return a list of names")
     return result
 
@@ -114,9 +114,9 @@ def _violation(did: str) -> Iterator[None]:
         raise ContractViolation(f"{did} {error}") from error
 
 
-def _anything(result: object, given: object) -> object:
+def _anything(result: object, arguments: object) -> object:
     """A result that nobody looks at here."""
-    del given
+    del arguments
     return result
 
 
