@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from upge.part import Shaping as Shaping
     from upge.part import SomeData as SomeData
     from upge.part import Switch as Switch
+    from upge.processes import PipedProcess as PipedProcess
     from upge.recipe import Recipe as Recipe
     from upge.recipe import RecipeError as RecipeError
     from upge.recipe import load as load
@@ -117,6 +118,7 @@ _HOMES = {
         "SomeData",
         "Switch",
     ),
+    "upge.processes": ("PipedProcess",),
     "upge.recipe": (
         "Recipe",
         "RecipeError",

@@ -79,7 +79,7 @@ def test_a_template_is_rendered_as_transformers_does() -> None:
 
 
 def test_a_process_that_can_t_be_started_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("upge.model.template_process.sys.executable", "/bin/false")
+    monkeypatch.setattr("upge.processes.sys.executable", "/bin/false")
     with pytest.raises(RenderingError, match=r"can't be started \(1\)"):
         Renderer().render("x", TURNS, {}, generation=True)
 

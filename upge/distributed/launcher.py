@@ -7,17 +7,16 @@ and a second signal never reaches them.
 from __future__ import annotations
 
 import os
-import queue
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import FrameType
+from typing import cast
+
+from upge.processes import Ended, ProcessGroup, how_ended, tail
 
 MESSAGES = "UPGE_MESSAGES"
 """The folder in which each process leaves what it would have said at its end, under its rank."""
@@ -48,10 +47,10 @@ def launch(processes: int, arguments: Sequence[str]) -> int:
 
     _check(processes)
     with tempfile.TemporaryDirectory(prefix="upge-messages-") as folder:
-        crew = LocalLauncher(Path(folder), [sys.executable, "-m", "upge", *arguments], processes)
-        with crew.handing_on_signals():
-            code = crew.ended()
-        for message in crew.messages():
+        launcher = LocalLauncher(Path(folder), [sys.executable, "-m", "upge", *arguments], processes)
+        with launcher.group.forwarding():
+            code = launcher.ended()
+        for message in launcher.messages():
             print(shown(message), file=sys.stderr)
         return code
 
@@ -69,95 +68,64 @@ class LocalLauncher:
     """Processes that do the same. Attributes: codes: of those that have ended, in the order in which they did."""
 
     def __init__(self, folder: Path, command: Sequence[str], processes: int) -> None:
-        self.folder, self.codes, self.asked = folder, dict[int, int](), 0
-        self._ended: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self.folder, self.processes, self.codes = folder, processes, dict[int, int]()
+        self.group = ProcessGroup()
         shared = _environment(processes) | {MESSAGES: str(folder)}
-        self.members = [self._started(command, rank, shared) for rank in range(processes)]
         for rank in range(processes):
-            threading.Thread(target=self._wait_for, args=(rank,), daemon=True).start()
+            self._start(command, rank, {**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)})
 
-    def _started(self, command: Sequence[str], rank: int, shared: Mapping[str, str]) -> subprocess.Popen[bytes]:
-        environment = {**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-        # A session of its own: a terminal sends Ctrl-C to all processes in its group, and here it is handed on.
+    def _start(self, command: Sequence[str], rank: int, environment: Mapping[str, str]) -> None:
         if rank == 0:
-            return subprocess.Popen(command, env=environment, start_new_session=True)
+            self.group.start(rank, command, environment)
+            return
         with (self.folder / f"{rank}.stderr").open("wb") as errors:
-            return subprocess.Popen(
-                command, env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=errors
-            )
-
-    def _wait_for(self, rank: int) -> None:
-        self.members[rank].wait()
-        self._ended.put(rank)
-
-    @contextmanager
-    def handing_on_signals(self) -> Iterator[None]:
-        """While open, SIGINT and SIGTERM go to every process, each time they come."""
-
-        def hand_on(number: int, frame: FrameType | None) -> None:
-            del frame
-            self.asked = number
-            self._send(number)
-
-        before = {number: signal.signal(number, hand_on) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            self.group.start(rank, command, environment, stdout=subprocess.DEVNULL, stderr=errors)
 
     def ended(self) -> int:
         """Wait for all; after a failure the others have `GRACE` seconds, are then terminated, and then killed."""
         for ultimatum in (None, signal.SIGTERM, signal.SIGKILL):
             if ultimatum is not None:
-                self._send(ultimatum)
+                self.group.send(ultimatum)
             if self._all_end():
                 break
         return self._code()
 
     def _all_end(self) -> bool:
-        while len(self.codes) < len(self.members):
-            failed = any(code not in (0, 128 + self.asked) for code in self.codes.values())
-            try:
-                rank = self._ended.get(timeout=GRACE if failed else None)
-            except queue.Empty:
+        while len(self.codes) < self.processes:
+            stopped = {128 + number for number in self.group.signals}
+            failed = any(code not in {0, *stopped} for code in self.codes.values())
+            event = self.group.wait(GRACE if failed else None)
+            if event is None:
                 return False
-            self.codes[rank] = self.members[rank].returncode
+            if isinstance(event, Ended):
+                self.codes[cast("int", event.key)] = event.code
         return True
-
-    def _send(self, number: int) -> None:
-        for rank, member in enumerate(self.members):
-            if rank not in self.codes:
-                member.send_signal(number)
 
     def _code(self) -> int:
         """Of the first that ended otherwise than well, or than by the failure of another."""
         wrong = [rank for rank, code in self.codes.items() if code]
         if not wrong:
             return 0
-        telling = [rank for rank in wrong if not self._said(rank).startswith(LOST)]
-        code = self.codes[(telling or wrong)[0]]
-        return code if code > 0 else 128 + self.asked if self.asked else 1
+        causes = [rank for rank in wrong if not self._message(rank).startswith(LOST)]
+        code = self.codes[(causes or wrong)[0]]
+        return code if code > 0 else 128 + self.group.signals[-1] if self.group.signals else 1
 
     def messages(self) -> list[str]:
         """The messages of failed processes, each once, in the order of the failures."""
-        texts = {rank: self._said(rank) for rank, code in self.codes.items() if code}
-        telling = [text for text in texts.values() if not text.startswith(LOST)] or list(texts.values())
-        whole: dict[str, str] = {}  # of those that say the same, the one that says how to go on
-        for text in telling:
+        messages = {rank: self._message(rank) for rank, code in self.codes.items() if code}
+        causes = [text for text in messages.values() if not text.startswith(LOST)] or list(messages.values())
+        whole: dict[str, str] = {}  # of messages that begin alike, the longest: it says how to go on
+        for text in causes:
             whole[_gist(text)] = max(text, whole.get(_gist(text), ""), key=len)
         return list(whole.values())
 
-    def _said(self, rank: int) -> str:
-        """A process's last message; of one that left none what is known."""
-        place = self.folder / str(rank)
-        if place.is_file():
-            return place.read_text(encoding="utf-8").rstrip("\n")
-        code = self.codes[rank]
-        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        errors = self.folder / f"{rank}.stderr"
-        tail = errors.read_text(encoding="utf-8", errors="replace").splitlines()[-20:] if errors.is_file() else []
-        return "\n".join([*tail, f"process {rank} {how}, without a message"])
+    def _message(self, rank: int) -> str:
+        """A process's last message, or, if it left none, the end of its stderr and how it ended."""
+        file = self.folder / str(rank)
+        if file.is_file():
+            return file.read_text(encoding="utf-8").rstrip("\n")
+        lines = tail(self.folder / f"{rank}.stderr", 20)
+        return "\n".join([*lines, f"process {rank} {how_ended(self.codes[rank])}, without a message"])
 
 
 def _gist(text: str) -> str:

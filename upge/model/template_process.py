@@ -9,17 +9,13 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import signal
-import subprocess
-import sys
 import threading
-import weakref
 from collections.abc import Mapping, Sequence
-from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
+from upge.processes import PipedProcess
 from upge.types import Message
 
 SECONDS = 2
@@ -74,42 +70,23 @@ def renderer() -> Renderer:
 
 
 class _Process:
-    """A process at work, in a session of its own so that nobody's Ctrl-C reaches it; it ends with this one."""
+    """A process at work; it ends with this one."""
 
     def __init__(self) -> None:
-        self._connection, theirs = Pipe()
         script, limits = Path(__file__).with_name("renderer.py"), (SECONDS, MEMORY, LONGEST)
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", str(script), *map(str, (theirs.fileno(), *limits))],
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},  # else numpy reserves address space for every processor
-        )
-        theirs.close()
-        self._ended = weakref.finalize(self, _end, self._connection, self._process)
+        threads = {"OMP_NUM_THREADS": "1"}  # else numpy reserves address space for every processor
+        self._process = PipedProcess([str(script)], list(map(str, limits)), threads)
         try:
-            self._connection.recv_bytes()
+            self._process.connection.recv_bytes()
         except (EOFError, OSError) as error:
             raise RenderingError(f"the process that renders it can't be started ({self.end()})") from error
 
     def ask(self, request: dict[str, Any]) -> dict[str, str]:
         """The answer. Raises EOFError or OSError where the process has ended."""
-        self._connection.send_bytes(json.dumps(request).encode())
-        answer: dict[str, str] = json.loads(self._connection.recv_bytes())
+        self._process.connection.send_bytes(json.dumps(request).encode())
+        answer: dict[str, str] = json.loads(self._process.connection.recv_bytes())
         return answer
 
     def end(self) -> int:
-        """End the process, if it is not at its end; its exit code, or the signal's number below 0."""
-        return int(self._ended() or 0)
-
-
-def _end(connection: Any, process: subprocess.Popen[bytes]) -> int:
-    connection.close()  # it ends by itself then, or by its limit
-    try:
-        return process.wait(timeout=5 * SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        return process.wait()
+        """End the process, by itself or by its limit; its exit code, or the signal's number below 0."""
+        return self._process.end(5 * SECONDS)

@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import fcntl
 import os
-import queue
 import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from types import FrameType
-from typing import BinaryIO, Literal, Protocol
+from typing import BinaryIO, Literal, Protocol, cast
 
 import torch
 
 from upge.errors import InputError
+from upge.processes import SIGNALS, Ended, ProcessGroup, how_ended, tail
 from upge.recipe.schema import Recipe
 from upge.sweep.axes import Cell, Standing
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 STOPPED = (*(128 + number for number in SIGNALS), *(-number for number in SIGNALS))
 """How a run ends that was asked to; by the signal itself where it came before anything could hear it."""
 TAIL = 8
@@ -68,48 +63,44 @@ def jobs_for(recipes: Sequence[Recipe]) -> int:
 
 
 class Workers:
-    """Runs tasks in processes. Attributes: asked: the signal that asks for an end, or 0."""
+    """Runs tasks in processes."""
 
     def __init__(self, tasks: Sequence[Task], jobs: int, watching: Watching) -> None:
-        self.tasks, self.jobs, self.watching, self.asked = tasks, jobs, watching, 0
-        self._events: queue.SimpleQueue[Task | int] = queue.SimpleQueue()
-        self._processes: dict[Path, subprocess.Popen[bytes]] = {}
-        """By run folder: names may repeat, where recipes of one name go to different places."""
+        self.tasks, self.jobs, self.watching = tasks, jobs, watching
+        self._group = ProcessGroup()
+
+    @property
+    def asked(self) -> int:
+        """The first signal that asked for an end, or 0."""
+        return self._group.signals[0] if self._group.signals else 0
 
     def work(self) -> None:
-        """Do every task that waits, until all have ended or a signal asks for an end."""
-        with self._listening():
+        """Do every task that waits, until all have ended or a signal asks for an end; then no other run begins."""
+        with self._group.forwarding():
             try:
                 while self._fill():
                     self._wait()
             finally:
-                self._send(signal.SIGTERM)  # none is left, but where something here has failed
+                self._group.send(signal.SIGTERM)  # none is left, but where something here has failed
 
     def _fill(self) -> bool:
         """Begin what may begin; whether there is any run at work."""
-        for task in self.tasks:
-            if not self.asked and task.state == "waiting" and len(self._processes) < self.jobs:
-                self._begin(task)
-        return bool(self._processes)
+        for index, task in enumerate(self.tasks):
+            if not self.asked and task.state == "waiting" and len(self._group.running) < self.jobs:
+                self._begin(index, task)
+        return bool(self._group.running)
 
-    def _begin(self, task: Task) -> None:
+    def _begin(self, index: int, task: Task) -> None:
         with _opened(task.cell) as log:
             if not self._may_begin(task, log):
                 self.watching.ended(task)
                 return
             command = [sys.executable, "-m", "upge", "run", *task.cell.arguments(task.standing)]
             environment = {"OMP_NUM_THREADS": str(max(1, cores() // self.jobs)), **os.environ}
-            # A session of its own: a terminal sends Ctrl-C to all processes in its group, and here it is handed on.
-            process = subprocess.Popen(
-                command,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        self._processes[task.cell.folder], task.state = process, "running"
-        threading.Thread(target=self._wait_for, args=(task, process), daemon=True).start()
+            streams = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": subprocess.STDOUT}
+            # By its place: names may repeat, where recipes of one name go to different folders.
+            self._group.start(index, command, environment, **streams)
+        task.state = "running"
         self.watching.began(task)
 
     def _may_begin(self, task: Task, log: BinaryIO) -> bool:
@@ -126,21 +117,13 @@ class Workers:
             task.state = "finished" if task.standing == "finished" else "waiting"
         return task.state == "waiting"
 
-    def _wait_for(self, task: Task, process: subprocess.Popen[bytes]) -> None:
-        process.wait()
-        self._events.put(task)
-
     def _wait(self) -> None:
         """Take the next event: a run has ended, a signal has come, or only time has passed."""
-        try:
-            event = self._events.get(timeout=self.watching.every)
-        except queue.Empty:
+        event = self._group.wait(self.watching.every)
+        if event is None:
             self.watching.look()
-            return
-        if isinstance(event, int):
-            self._send(event)
-        else:
-            self._end(event, self._processes.pop(event.cell.folder).returncode)
+        elif isinstance(event, Ended):
+            self._end(self.tasks[cast("int", event.key)], event.code)
 
     def _end(self, task: Task, code: int) -> None:
         if self.asked and code in STOPPED:
@@ -150,26 +133,6 @@ class Workers:
         else:
             task.state, task.reason = judged(task.cell)
         self.watching.ended(task)
-
-    @contextmanager
-    def _listening(self) -> Iterator[None]:
-        """While open, SIGINT and SIGTERM go to every process, each time they come, and no other run begins."""
-
-        def hand_on(number: int, frame: FrameType | None) -> None:
-            del frame
-            self.asked = self.asked or number
-            self._events.put(number)
-
-        before = {number: signal.signal(number, hand_on) for number in SIGNALS}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _send(self, number: int) -> None:
-        for process in self._processes.values():
-            process.send_signal(number)
 
 
 def _opened(cell: Cell) -> BinaryIO:
@@ -200,6 +163,4 @@ def judged(cell: Cell) -> tuple[Literal["finished", "failed"], str]:
 
 def _reason(cell: Cell, code: int) -> str:
     """How a run failed: the last lines of its log."""
-    how = f"ended by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-    lines = [line for line in cell.log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    return "\n".join([how, *lines[-TAIL:]])
+    return "\n".join([f"it {how_ended(code)}", *tail(cell.log, TAIL)])

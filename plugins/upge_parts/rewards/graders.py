@@ -8,18 +8,16 @@ anything with another.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from upge import InputError
+from upge import InputError, PipedProcess
+
+SECONDS_TO_END = 10
+"""How long a process may take to end once it has closed its pipe."""
 
 Question = tuple[Any, ...]
 
@@ -92,36 +90,24 @@ class Graders:
 
 
 class _Started:
-    """A keeper's process, of a session of its own so that nobody's Ctrl-C reaches it and its grader ends with it."""
+    """A keeper's process; its grader ends with it."""
 
     def __init__(self, command: Sequence[str]) -> None:
-        self.connection, theirs = Pipe()
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "upge_parts.rewards.keeper", str(theirs.fileno()), *command],
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            # The order of sets may decide how far an expression is simplified.
-            env=os.environ | {"PYTHONHASHSEED": "0"},
-        )
-        theirs.close()
+        # The order of sets may decide how far an expression is simplified.
+        fixed = {"PYTHONHASHSEED": "0"}
+        self._process = PipedProcess(["-m", "upge_parts.rewards.keeper"], command, fixed)
+        self.connection = self._process.connection
 
     def ready(self) -> None:
         try:
             fault = self.connection.recv()
         except (EOFError, OSError):
-            fault = f"it ended with exit code {self._process.wait()}"
+            fault = f"it ended with exit code {self._process.end(SECONDS_TO_END)}"
         if fault:
             raise InputError(f"a reward's process can't be started: {fault}")
 
     def stop(self) -> None:
-        self.connection.close()
-        if self._process.returncode is None:  # while nobody has waited for it, its number is nobody else's
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+        self._process.end()
 
 
 @contextmanager
