@@ -28,7 +28,7 @@ def function_of(name: str) -> Callable[..., Any]:
         module = module_in(Path(place)) if place.endswith(".py") else importlib.import_module(place)
     except (InputError, Terminated):
         raise
-    except (Exception, SystemExit) as error:  # the module is anybody's; whatever it raises is about the module
+    except (Exception, SystemExit) as error:  # a user's module: any error in it is about the module
         raise InputError(f"'{place}' can't be imported: {type(error).__name__}: {error}") from error
     function = getattr(module, attribute, None)
     if not callable(function):

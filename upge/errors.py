@@ -10,7 +10,7 @@ class InputError(ValueError):
 
 
 class ModelError(InputError):
-    """A model, tokenizer or template can't be used; one line saying what was tried and what would be right."""
+    """A model, tokenizer or template can't be used; one line with what was tried and what would be right."""
 
 
 class RunError(RuntimeError):

@@ -25,7 +25,7 @@ def regular_file(path: Path) -> Path:
     """The path, if what is there may be opened: reading a pipe or a device may block, or never end.
 
     Raises:
-        InputError: it is neither a file nor a folder. What isn't there is left to whoever opens it.
+        InputError: it is neither a file nor a folder. A missing path raises nothing here.
     """
     if path.exists() and not path.is_file() and not path.is_dir():
         raise InputError(f"{path}: can't be read: it is no regular file")
@@ -86,7 +86,7 @@ def _loads(text: str | bytes) -> Any:
         return json.loads(text)
     except json.JSONDecodeError:
         raise
-    except ValueError:  # an integer too long for Python; asking for each integer would slow all others down
+    except ValueError:  # an integer too long for Python; a check of each integer would slow all others down
         return json.loads(text, parse_int=_integer)
 
 

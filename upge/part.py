@@ -1,7 +1,7 @@
 """The base classes of parts: a frozen Pydantic model for each part, and the nine slots.
 
 A part's fields are its YAML schema, its docstring is its documentation, and `__call__` is its formula. Nothing here
-knows which parts exist: `upge.registry` finds them, and those that ship come in through the same door as anybody's.
+knows which parts exist: `upge.registry` finds them, upge's own by entry points like all others.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ else:
     ModelMetaclass = type(BaseModel)
 
 API = 1
-"""The version of what a part owes and is given; it grows when a part written for the one before would go wrong."""
+"""The version of the part contract; it increases when parts of the previous one would compute something wrong."""
 
 
 @dataclass_transform(kw_only_default=True, field_specifiers=(Field,))

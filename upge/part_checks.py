@@ -19,7 +19,7 @@ FIELDS = frozenset(
 
 
 DECLARED = frozenset(("slot", "api", "needs", "trust_region", "scope", "packages", "reports_logp"))
-"""What a class says of itself."""
+"""The declarations of a class."""
 
 
 FREE = frozenset(
@@ -47,7 +47,7 @@ def check_names(name: str, namespace: Mapping[str, Any], bases: tuple[type, ...]
     misspelt `ClassVar` without a word.
     """
     if "__annotations__" not in namespace and any(key.startswith("__annotate") for key in namespace):
-        return  # Python 3.14 tells annotations later
+        return  # Python 3.14 evaluates annotations later
     annotated = namespace.get("__annotations__", {})
     for key in dict.fromkeys((*annotated, *namespace)):
         if key.startswith("_") or key in DECLARED or any(hasattr(base, key) for base in bases):

@@ -1,8 +1,8 @@
-"""The one door: parts are found by entry points, those that ship with upge no differently from anybody's.
+"""Parts by name: they are found by entry points, upge's own like those of all other packages.
 
 An offer is a line `name = module:Class` in the group `upge.<slot>` of some installed distribution. Listing offers
-imports nothing; a part's module is imported when `find` is first asked for it. This module alone uses the package
-`entrypoints`, and survives what that package does not: a malformed entry_points.txt of an unrelated distribution, say.
+imports nothing; a part's module is imported when `find` first returns it. This module alone uses the package
+`entrypoints`, and also handles a malformed entry_points.txt of an unrelated distribution.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def _imported(offer: Entry) -> Any:
 def name_of(kind: type, slot: str) -> str:
     """The name under which recipes can `use` this class; `package/name` where the bare name is ambiguous.
 
-    A class that nobody offers has the name `file.py:Class` of its source.
+    A class that isn't registered has the name `file.py:Class` of its source.
     """
     for (its_slot, name), registered in _registered.items():
         if its_slot == slot and registered is kind:
@@ -236,7 +236,7 @@ def _readers(word: str) -> str:
         try:
             if field in getattr(_imported(offer), "needs", ()):
                 readers.append(f"the {offer.slot} {offer.name}")
-        except (Exception, SystemExit):  # of a part that nobody has asked for
+        except (Exception, SystemExit):  # of a part that isn't used
             continue
     return f"; {field} is a batch field, which {' and '.join(readers)} read" if readers else ""
 

@@ -17,7 +17,7 @@ LARGEST = 1e30
 def as_score(value: Any, about: str = "") -> float:
     """A score as a float: a number, a truth value, or an array or tensor without dimensions that holds one.
 
-    Raises ValueError, with what `about` says of the value, where it is no number, not finite, or beyond `LARGEST`.
+    Raises ValueError, with `about`'s description, if the value is no number, not finite, or beyond `LARGEST`.
     """
     plain: Any = value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
     number = _as_float(plain) if isinstance(plain, Real | Decimal) else nan
@@ -43,7 +43,7 @@ def as_list(values: Any, count: int) -> list[Any]:
 
 
 def brief(value: object) -> str:
-    """A value for a message, cut; its type where it can't be shown, since what shows it is anybody's code."""
+    """A value for a message, cut; its type if its `repr` raises."""
     try:
         return repr(value)[:100]
     except Exception:

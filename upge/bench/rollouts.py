@@ -83,7 +83,7 @@ def measure(
     runs, as it does by itself, until its last row has ended. Another engine has draws, and so lengths, of its own.
 
     Args:
-        demand: what is asked for.
+        demand: the numbers of prompts, samples and tokens.
         model: as `model.path` in a recipe. None: random weights.
         config: of the random weights; by default SmolLM2-135M's.
         other: another engine to time beside the engine `transformers`.

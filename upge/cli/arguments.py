@@ -33,7 +33,7 @@ AllowCode = Annotated[bool, typer.Option("--allow-code", help="Allow the recipe 
 def named(name: str, *, slot: str | None = None, allow_code: bool = False) -> list[tuple[str, type[Part]]]:
     """(slot, class) of every part called so: a name, `package/name`, or `file.py:Class`.
 
-    Raises InputError where there is none, or it can't be had; the message says what may have been meant.
+    Raises InputError if there is none, or it can't be loaded; the message has a suggestion.
     """
     from upge.part import SLOTS
     from upge.recipe.schema import names_file

@@ -303,7 +303,7 @@ def compare_groups(
 ) -> None:
     """Print mean curves, last values and areas.
 
-    Args: metrics: of the curves. asked: those given by name; if there are any, only they are in pictures and tables.
+    Args: metrics: of the curves. named: of --metric; if there are any, only they are in pictures and tables.
 
     Raises InputError: no run has come to its end.
     """
@@ -326,7 +326,7 @@ def compare_groups(
 def compare_evaluated(groups: Sequence[Group], named: Sequence[str], output: Path | None) -> None:
     """Print the scores of evaluations, a model for each seed.
 
-    Args: asked: those given by name; if there are any, only they are in tables.
+    Args: named: metrics of --metric; if there are any, only they are in tables.
 
     Raises InputError: there is no such one.
     """

@@ -270,5 +270,5 @@ def _report(folder: Path, allow_code: bool) -> str:
 
     try:
         return f"report: {write([folder], allow_code=allow_code)}"
-    except Exception as error:  # nothing that befalls a report makes the run another
+    except Exception as error:  # an error in the report doesn't change the run
         return f"the run is finished; its report could not be written: {error}\nto write it again: upge report {folder}"

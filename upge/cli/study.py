@@ -114,7 +114,7 @@ def _placed(error: PartError, composed: Composed) -> str:
 
 def _loaded(name: str, length: int, *, allow_code: bool) -> tuple[Recipe, Composed]:
     """The recipe, with the longest sequence for its completion budget, so that what follows that, a constant reduction
-    say, follows the sequences of the study. A recipe that has no sense on so short a budget keeps its own."""
+    say, follows the sequences of the study. A recipe that is invalid with this budget keeps its own."""
     from upge.recipe.faults import RecipeError
     from upge.recipe.resolve import load_composed
 

@@ -92,12 +92,12 @@ def _upright(word: str) -> str:
 GREEK = {"gamma": "γ", "lambda": "λ", "beta": "β", "alpha": "α", "epsilon": "ε", "mu": "μ", "tau": "τ", "delta": "δ"}
 """Parameters whose letter formulas use."""
 _BETWEEN = re.compile(r"\s{4,}")
-"""What stands between two formulas on one line."""
+"""The separator of two formulas on one line."""
 
 
 def formula(kind: type[Part]) -> list[str]:
     """The lines of the formula in a part's docstring: its first indented block. A line that is indented deeper than
-    the first goes on with the one above it."""
+    the first continues the one above it."""
     text = inspect.cleandoc(kind.__doc__ or "")
     block = re.search(r"^(?:    .+\n?)+", text, flags=re.MULTILINE)
     lines: list[str] = []

@@ -1,6 +1,6 @@
 """The JSON Schema of recipes, made of what is installed: editors complete, explain and check by it.
 
-Pydantic writes the schemas of blocks and parts. What is added is what YAML may say beyond one model: a part by its name
+Pydantic writes the schemas of blocks and parts. This module adds the other forms of YAML: a part by its name
 or with its parameters, one or several; a null that removes; a file that extends others and so may leave anything out.
 
 It is draft-07, which editors know best, with four keywords of the YAML language server that other validators ignore:
@@ -46,8 +46,8 @@ def explained(schema: Mapping[str, Any], *, of: Mapping[str, Any] | None = None)
 def offering(**proposed: Any) -> list[dict[str, Any]]:
     """Alternatives for an `anyOf` that accepts everything: an editor proposes the second one.
 
-    The first fits any value, and the second none; by the title and the empty `properties` the language server tells
-    them from other schemas when it looks which alternatives a value fits.
+    The first fits any value, and the second none. By the title and the empty `properties` the language server
+    distinguishes them from other schemas when it selects the alternatives that a value fits.
     """
     return [{"properties": {}}, {"title": "proposals", "not": {}, **proposed}]
 
@@ -99,7 +99,7 @@ def _facts(schema: Mapping[str, Any]) -> Iterator[str]:
 Schema = dict[str, Any]
 
 HIDDEN: Schema = {"doNotSuggest": True}
-"""A key that may stand there, and that an editor doesn't propose."""
+"""A key that is valid, but that an editor doesn't propose."""
 
 _SYNTAX = re.compile(r"[\\^$.*+?()\[\]{}|]")
 """What means something in ECMAScript's regular expressions as in Python's."""
@@ -202,7 +202,7 @@ def choice(slot: str, parts: Parts, *, whole: bool) -> Schema:
 
 def one_or_several(slot: str, one: Schema) -> Schema:
     """The schema of one part or a list of them, of the reference to that of one."""
-    # The empty `properties` tell it from that of one part, which has the same title: see `offering`.
+    # The empty `properties` distinguish it from the schema of one part with the same title: see `offering`.
     proposed = {"title": slot, "properties": {}, "anyOf": offering(allOf=[one])}
     return proposed | {"if": {"type": "array"}, "then": {"items": one}, "else": one}
 
@@ -276,7 +276,7 @@ ABSTRACT = {
 }
 NOTHING = {"title": "nothing", "not": {}}
 REMOVED = {"title": "removed", "not": {"title": "removed", "type": ["array", "boolean", "number", "object", "string"]}}
-"""Null, which removes a key; said in such a way that no editor proposes it everywhere."""
+"""Null, which removes a key, in a form that editors don't propose everywhere."""
 
 
 def recipe_schema() -> tuple[dict[str, Any], list[str]]:
@@ -293,7 +293,7 @@ def recipe_schema() -> tuple[dict[str, Any], list[str]]:
         "$schema": DRAFT,
         "title": "recipe",
         "type": "object",
-        # What such a file leaves out may stand in one that it extends, or in one that extends it.
+        # A key that such a file lacks may be in one that it extends, or in one that extends it.
         "if": {"anyOf": [{"required": ["extends"]}, says_abstract]},
         "then": {"$ref": "#/definitions/fragment"},
         "else": {"$ref": "#/definitions/whole"},
@@ -373,7 +373,7 @@ class RecipeSchema(GenerateJsonSchema):
         try:
             part.kind.model_rebuild()
             return self.generate_inner(part.kind.__pydantic_core_schema__)
-        except Exception as error:  # whatever somebody's part does, the others have their schemas
+        except Exception as error:  # one part's error doesn't affect the schemas of others
             where = f"the {part.slot} '{part.name}' of the package {part.package}"
             self.faults.append(f"{where} has no JSON Schema: {type(error).__name__}: {error}")
             return None
@@ -439,7 +439,7 @@ class RecipeSchema(GenerateJsonSchema):
         if isinstance(items, dict) and self._is_slot(items):
             return one_or_several(self._slots[items["$ref"]], items)
         if "prefixItems" in made:
-            made["additionalItems"] = made.pop("items", True)  # how many there may be, maxItems says
+            made["additionalItems"] = made.pop("items", True)  # maxItems is the largest number
             made["items"] = made.pop("prefixItems")
         return made
 
@@ -464,7 +464,7 @@ class RecipeSchema(GenerateJsonSchema):
         exclusive = None not in types and len(set(types)) == len(types) and not {"integer", "number"} <= {*types}
         return {"oneOf": made["anyOf"]} if "anyOf" in made and exclusive else made
 
-    # Code of parts that decides what is valid: a schema can't know more than the code says of itself.
+    # A validator in Python: the schema has only the input type that it declares.
 
     def function_before_schema(self, schema: core.BeforeValidatorFunctionSchema) -> JsonSchemaValue:
         """Any value, with the inner schema as a proposal, unless the function declares its input type."""

@@ -67,7 +67,7 @@ class Explanation:
     alike: tuple[str, ...] = ()
     """Recipes with the same gradient, and when."""
     tried: str = ""
-    """On what that was tried, or why nothing is said of it."""
+    """The batches of the comparison, or the reason why it is inconclusive."""
 
 
 def explained(recipe: Recipe, composed: Composed | None = None) -> Explanation:

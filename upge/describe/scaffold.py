@@ -241,7 +241,7 @@ def check_package_name(package: str) -> None:
 def names_of(package: str, slot: str, part: str | None) -> Names:
     """The names derived from a package's name; by default the part's name is the module's without `upge_`.
 
-    Raises InputError for a name that can't be one or is taken, saying what would be right.
+    Raises InputError for a name that is invalid or taken, with a valid one.
     """
     if slot not in registry.slots():
         raise InputError(f"there is no slot '{slot}'; {did_you_mean(slot, registry.slots())}")

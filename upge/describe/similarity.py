@@ -1,7 +1,7 @@
 """How alike two estimators are: under which conditions they have one gradient, and how far apart they are otherwise.
 
 Everything here is measured on seeded synthetic batches in float64 (`upge.describe.synthetic`): evidence, where a
-property test is a proof. What a part that never acted would have done is not known, so nothing is said of it.
+property test is a proof. If a part had no effect on the batches, the comparison is inconclusive.
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ def alike(
 ) -> list[Likeness]:
     """Which of `others` an estimator has a positive multiple of the gradient of, and the fewest conditions for it.
 
-    Nothing is said of an estimator with a part that never acted: `Subject.silent` names it.
+    An estimator with a part without effect is left out: `Subject.silent` names the part.
     """
     ours = Subject(estimator, tuple(steps), longest)
     return alike_subjects(ours, {name: Subject(other, tuple(steps), longest) for name, other in others.items()})

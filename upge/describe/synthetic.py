@@ -20,7 +20,7 @@ from upge.recipe.schema import Recipe
 from upge.testing.batches import PER_TOKEN, RICH, Case, Prompt, seeded
 
 LONGEST, LONGEST_EVER = 200, 20_000
-"""Tokens of the longest trajectory where nobody asks for more, and the most that anybody gets."""
+"""Tokens of the longest trajectory, by default and at most."""
 
 AWAY = 18.0
 """How far two policies are apart at most, nats a token."""

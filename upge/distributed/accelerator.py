@@ -23,7 +23,7 @@ def check(train: Train, model: Model) -> None:
 def open_ranks(train: Train, model: Model, **logging: Any) -> Ranks:
     """This process's ranks, with torch configured by the recipe."""
     check(train, model)
-    # accelerate keeps one state a process; a run of its own precision, in a notebook say, must not meet the last one's.
+    # accelerate keeps one state for each process; a second run, with another precision, must not get the first one's.
     AcceleratorState._reset_state()
     torch.use_deterministic_algorithms(True, warn_only=True)
     disable_progress_bar()

@@ -27,7 +27,7 @@ _COMMUNICATION = {
 """Of `zero_optimization`: what changes how ZeRO goes about it, and not what comes out."""
 
 _DONE = {"contiguous_gradients", "stage3_gather_16bit_weights_on_model_save"}
-"""What is true of every run, so that only true may be said of it."""
+"""Keys that are true in every run, so that any other value is an error."""
 
 _OFFLOADED = "nothing is offloaded: set it to none; zero_stage: 3 and more ranks leave less on each"
 
@@ -49,7 +49,7 @@ _INSTEAD = {
     "zero3_init_flag": "every rank opens the whole model first: set it to false",
     "deepspeed_moe_layer_cls_names": "upge doesn't support it",
 }
-"""What to do where a key of the config says something."""
+"""The advice for each key of the config."""
 
 _VARIABLES = {
     "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "gradient_accumulation_steps",
@@ -152,8 +152,8 @@ def _file() -> dict[str, Any]:
 def unseen() -> Iterator[None]:
     """While open, the environment doesn't request DeepSpeed.
 
-    An Accelerator made meanwhile is one of data parallelism. Its own way with DeepSpeed steps inside `backward`, where
-    nobody could look at the gradient's norm, and exists on GPUs only. A run holds the engine itself (`zero.py`).
+    An Accelerator made meanwhile is one of data parallelism. Accelerate's DeepSpeed wrapper steps inside `backward`,
+    before the gradient's norm can be checked, and exists on GPUs only. A run creates the engine itself (`zero.py`).
     """
     kept = os.environ.pop(VARIABLE, None)
     try:

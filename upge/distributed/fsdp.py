@@ -79,7 +79,7 @@ def settings(accelerator: Accelerator) -> list[str]:
         return [f"accelerate's config requests {by}, but there is one process: the model stays whole"]
     if by == "DeepSpeed":
         return []
-    # It warns of operations in place on outputs, which nobody here does.
+    # It warns of in-place operations on outputs, which don't occur here.
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view", UserWarning)
     if accelerator.distributed_type == DistributedType.FSDP:
         # accelerate would sum gradients over ranks in the type of the passes.

@@ -1,7 +1,7 @@
 """`--processes N`: one command, N processes of this machine.
 
-torchrun would do, but for what it says and how it ends: its exit code is always 1, each process prints every message,
-and a second signal never reaches them.
+torchrun has other messages and exit codes: its exit code is always 1, each process prints every message, and a second
+signal never reaches the processes.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from typing import cast
 from upge.processes import Ended, ProcessGroup, how_ended, tail
 
 MESSAGES = "UPGE_MESSAGES"
-"""The folder in which each process leaves what it would have said at its end, under its rank."""
+"""The folder in which each process writes its last message, under its rank."""
 GRACE = 30.0
-"""Seconds for processes to end by themselves when one of them has failed; as many again after they were told to."""
-LOST = "another process of this run has failed or is gone"
+"""Seconds for processes to end by themselves when one of them has failed; and as many again after SIGTERM."""
+LOST = "another process of this run has failed or ended"
 """How the message begins of one that noticed no more than that."""
 
 
@@ -114,7 +114,7 @@ class LocalLauncher:
         """The messages of failed processes, each once, in the order of the failures."""
         messages = {rank: self._message(rank) for rank, code in self.codes.items() if code}
         causes = [text for text in messages.values() if not text.startswith(LOST)] or list(messages.values())
-        whole: dict[str, str] = {}  # of messages that begin alike, the longest: it says how to go on
+        whole: dict[str, str] = {}  # of messages with the same gist, the longest: it has the command to resume
         for text in causes:
             whole[_gist(text)] = max(text, whole.get(_gist(text), ""), key=len)
         return list(whole.values())

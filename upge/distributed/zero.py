@@ -1,6 +1,6 @@
 """ZeRO, by DeepSpeed: of each model in training a rank has the moments of its share, or gradients and parameters too.
 
-A run holds the engine itself. It says which micro-batch is the last, looks at the norm, and only then has it step; the
+A run creates the engine itself. It marks the last micro-batch, checks the norm, and only then calls the step; the
 AdamW inside is torch's. Weights and moments are read and written whole, so that checkpoints are those of any other run.
 """
 

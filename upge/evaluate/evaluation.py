@@ -4,8 +4,8 @@ recipe.yaml        the settings, resolved        manifest.json      versions, pa
 completions.jsonl  every response, scored        problems.jsonl     a line a problem
 summary.json       every score, with its interval
 
-Nothing in it derives from a clock, and responses are written as they come: an evaluation that was stopped goes on.
-Several processes share the responses of each chunk, and the main one writes: the same files, whatever their number.
+The files contain no times. Responses are written as they are sampled, so a stopped evaluation can be resumed. Several
+processes share the responses of each chunk, and the main one writes: the files don't depend on their number.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ STEP = 0
 Line = dict[str, Any]
 Problems = dict[str, list[Problem]]
 Show = Callable[[Path, int, int], None]
-"""Told how many responses are there, and how many there will be."""
+"""A callback with the number of responses so far, and in all."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def evaluate_model(
 
     All processes of a launcher call it together, and get the same. The model runs in `train.precision`.
     The folder has a number added where something is there already.
-    `resume`: go on in the folder, which holds the beginning of this evaluation. Raises InputError where it doesn't.
+    `resume`: continue in the folder with the beginning of this evaluation. Raises InputError for another folder.
     """
     preflight.require_packages(recipe)
     team = _team(recipe)

@@ -16,7 +16,7 @@ from upge.runs.folder import stream_of
 from upge.types import DataSession, Problem, Sampling, Trajectory
 
 CHUNK = 4096
-"""Responses asked for at once. Noise is keyed, so no completion depends on it."""
+"""The number of responses sampled at once. Random numbers are keyed, so no completion depends on it."""
 
 
 def evaluate(

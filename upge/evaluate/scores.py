@@ -70,8 +70,8 @@ def bootstrap(values: Sequence[float], seed: int) -> Estimate:
     """The mean of one value a problem, with the percentile bootstrap's interval over problems.
 
     As many problems are drawn with replacement as there are, `RESAMPLES` times; the interval holds the middle `LEVEL`
-    of their means. Equal seeds draw the same problems. It speaks of other problems of the same kind, not of other
-    samples; of one problem it says nothing (its ends are the value), and of few it is somewhat too narrow.
+    of their means. Equal seeds draw the same problems. The interval is over problems of the same kind, not over
+    samples; for one problem its ends are the value, and for few problems it is somewhat too narrow.
     Units: those of the values. Source: Efron, The Annals of Statistics 7 (1979). Raises ValueError for no values.
     """
     if not values:

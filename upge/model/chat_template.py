@@ -287,7 +287,7 @@ class Templater:
 def _refuse_lost(turns: Sequence[Message], text: str, problem: Problem) -> None:
     """Raise ModelError where a template leaves a system prompt or a user's turn out without a word.
 
-    It may leave out an assistant's thought, or write a tool's answer in its own way.
+    It may leave out an assistant's thought, or write a tool's answer in another form.
     """
     for turn in turns:
         role, content = turn["role"], turn["content"].strip()

@@ -48,10 +48,10 @@ class Decoder:
     def end(self, tokens: Sequence[int], stop: Sequence[str]) -> int | None:
         """How many tokens a response has that ends once its text contains a stop string; None where it never does.
 
-        The token that completes the string is the last one, whole: what it says beyond the string stays.
+        The token that completes the string is the last one; its text beyond the string is kept.
         """
         if not self.contains(tokens, stop):
             return None
-        # A text that contains the string goes on to contain it, so that a search by halves finds where it begins to.
+        # Once a prefix contains the string, all longer ones do, so a binary search finds the first.
         lengths = range(1, len(tokens) + 1)
         return 1 + bisect_left(lengths, True, key=lambda length: self.contains(tokens[:length], stop))

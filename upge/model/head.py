@@ -316,7 +316,7 @@ class _Backward:
 
 def _active(incoming: Tensor, rows: slice) -> Any:
     """Of a block: all of it as a slice, the indices of tokens whose gradient isn't 0, or None where all are 0."""
-    if isinstance(incoming, FakeTensor):  # whose numbers nobody knows
+    if isinstance(incoming, FakeTensor):  # whose values are unknown
         return rows
     active = (incoming[rows] != 0).any(1)
     count = int(active.sum())

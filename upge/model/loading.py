@@ -304,7 +304,7 @@ def _quantizing(kind: str, dtype: torch.dtype) -> dict[str, Any]:
     except ImportError as error:
         raise ModelError("model.lora.quantize: it needs bitsandbytes: pip install 'upge[qlora]'") from error
     gpu = torch.cuda.is_available()
-    if kind != "int8" and not gpu:  # in evaluation mode its kernels for CPUs pass no gradient on, and don't say so
+    if kind != "int8" and not gpu:  # in evaluation mode its kernels for CPUs have no gradient, and give no error
         raise ModelError(f"model.lora.quantize: {kind} needs a CUDA GPU, and there is none here; int8 does without")
     if kind == "int8":
         packed = BitsAndBytesConfig(load_in_8bit=True)

@@ -54,7 +54,7 @@ def log_probs(
         sharing: whether neighbours with one prompt may run it once for all of them; see `upge.model.padding.collate`.
 
     Returns:
-        (T,) log-probs and, if asked, (T,) entropies, in nats; the responses lie end to end, in order.
+        (T,) log-probs and, with `entropy`, (T,) entropies, in nats; the responses follow one another, in order.
 
     Raises:
         ValueError: an empty prompt with a response, or a temperature that isn't above 0.

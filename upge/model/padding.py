@@ -70,7 +70,7 @@ def _worth_splitting(
     is_causal: bool = False,
     **named: Any,
 ) -> bool:
-    """Whether the pairs that nobody sees cost more than calling the kernel once for every branch."""
+    """Whether the masked pairs cost more than calling the kernel once for every branch."""
     branches = getattr(attn_mask, "branches", None)
     if branches is None or query.ndim != 4 or query.shape[2] != key.shape[2] or dropout_p or is_causal:
         return False
@@ -90,7 +90,7 @@ def _by_branches(
     is_causal: bool = False,
     **named: Any,
 ) -> Tensor:
-    """(B, heads, L, width) the same attention; 0 where there is padding, which nobody reads."""
+    """(B, heads, L, width) the same attention; 0 at padding."""
     attend = partial(scaled_dot_product_attention, **named)
     rows = zip(*(tensor.split(1) for tensor in (query, key, value)), attn_mask.branches, strict=True)
     return torch.cat([_row(attend, q, k, v, branches) for q, k, v, branches in rows])

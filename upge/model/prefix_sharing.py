@@ -93,7 +93,7 @@ def _fault(model: PreTrainedModel, ask: Ask) -> str | None:
         return f"sharing moves log-probs by {apart:.1g}"
     if not float((changed[:first] - tree[:first]).abs().max()) <= tolerance / 10:
         return "a response depends on other responses"
-    # Where positions make no difference, it can't be told whether they were heard.
+    # If positions make no difference, the test can't verify that the model uses them.
     if not 4 * apart <= float((wrong - reference).abs().max()):
         return "its log-probs don't depend on positions"
     return None

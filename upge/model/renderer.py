@@ -24,7 +24,7 @@ def main() -> None:
     _limit(resource.RLIMIT_CORE, 0)
     with contextlib.suppress(ValueError, OSError):  # not every system has this limit
         _limit(resource.RLIMIT_AS, memory)
-    with contextlib.suppress(EOFError, OSError):  # whoever asked is gone
+    with contextlib.suppress(EOFError, OSError):  # the parent process has ended
         outside.send_bytes(b"")
         while True:
             request = json.loads(outside.recv_bytes())

@@ -1,6 +1,6 @@
 """Checks, run once on every model, that a faster computation gives the same results.
 
-A model is asked both ways, on a few made-up tokens, when the answer is first needed, and never again.
+A check runs once for each model, when its result is first needed, on a few arbitrary tokens.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Proof:
     Models are known by identity, and aren't kept alive.
 
     Args:
-        refusal: what the warning says, with {model}, its class, and {fault}, what is wrong with it.
+        refusal: the text of the warning, with {model} for the class and {fault} for the reason.
         failing: the fault of a model that raises when it's tried; the error follows in brackets.
     """
 
@@ -48,7 +48,7 @@ class Proof:
 
         Args:
             kind: what of the model the answer depends on and may change: it's tried once for each.
-            trial: asks the model, and tells what is wrong; None: nothing. It runs in full precision, in evaluation
+            trial: runs the model, and returns the fault or None. It runs in full precision, in evaluation
                 mode and without gradients, and leaves no trace: neither in modes nor in random states.
             stacklevel: whose call the warning names, as in `warnings.warn`; 2: the caller's.
         """
@@ -98,7 +98,7 @@ def undisturbed(model: PreTrainedModel) -> Iterator[None]:
 
 
 def sequences(model: PreTrainedModel) -> Sequences:
-    """Made-up pairs (prompt ids, response ids): two prompts with several responses each, of ids that the model has."""
+    """Arbitrary pairs (prompt ids, response ids): two prompts with several responses each, of valid ids."""
     return within(model, _SEQUENCES)
 
 

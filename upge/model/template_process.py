@@ -70,7 +70,7 @@ def renderer() -> Renderer:
 
 
 class _Process:
-    """A process at work; it ends with this one."""
+    """A running process; it ends with this one."""
 
     def __init__(self) -> None:
         script, limits = Path(__file__).with_name("renderer.py"), (SECONDS, MEMORY, LONGEST)

@@ -44,7 +44,7 @@ def composite(config: PreTrainedConfig) -> bool:
 def settle(model: PreTrainedModel) -> tuple[str, ...]:
     """Freeze what no text reaches. Returns where that is: the names of whole modules, or of single parameters.
 
-    Raises ModelError: the model refuses text alone, or what it says of a token depends on later ones.
+    Raises ModelError: the model refuses text alone, or its output for a token depends on later ones.
     """
     places = unreached(model)
     _refuse_foresight(model)

@@ -14,7 +14,7 @@ from upge.plan.fake_model import DTYPES, Pass, config_at, critic_peak, imagined,
 from upge.recipe.schema import Recipe
 
 _LOOKED_AT = 10_000
-"""Rollout batches that are asked what they want; a longer run goes on as the last of these."""
+"""Rollout batches whose wanted terms are computed; the steps after them count like the last one."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Work:
     """The size of a rollout batch in which every prompt and response has its maximal length.
 
     Attributes:
-        prompt, response, demonstration: tokens of one, at most; 0 for what the recipe never asks for.
+        prompt, response, demonstration: tokens of one, at most; 0 for what the recipe never uses.
         sampled, shown: rollout batches with rollouts, and with demonstrations, in the whole run.
         rollouts, demonstrations: rows of a rollout batch that has them, over all ranks.
         tokens: prompts, responses and demonstrations of the largest rollout batch.

@@ -69,7 +69,7 @@ class Plan:
         context: positions of the model, or None. shares: bytes on each rank. peaks: bytes of a pass without and with
             gradient checkpointing, the second only where the model has it.
         logits: bytes of a micro-batch's logits. cache: bytes of keys and values of a token, in the engine's type.
-        engine: the share of its device that the engine takes, if it says so.
+        engine: the share of its device that the engine takes, if it is set.
         notes: what a person should know before.
     """
 

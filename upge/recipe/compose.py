@@ -1,7 +1,7 @@
 """One recipe from many layers: the files it extends, the file itself, and the command line's overrides.
 
 Every layer is merged over the layers before it by one rule (`merge`), the command line's like the files'. A null stays
-in the tree as a mark until the last layer is merged, so that it removes what any earlier layer says.
+in the tree as a mark until the last layer is merged, so that it removes the key of any earlier layer.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from upge.recipe.yaml import MAX_DEPTH, Node, describe, parse_value, plain, read
 from upge.suggestions import nearest
 
 Shorthand = Callable[[tuple[str, ...]], str | None]
-"""For a path, the key that a bare string there stands for; None where a string is just a string."""
+"""For a path, the key that a bare string there abbreviates; None if a string is a plain value."""
 
 
 def merge(parent: Node, child: Node) -> Node:
     """`child` over `parent`: maps merge key by key, and anything else is replaced, lists too.
 
-    A map that says another `use` than its parent is another part, to which the parent's parameters mean nothing, so it
+    A map with another `use` than its parent is another part, which has other parameters, so it
     is replaced whole. The result has the child's places; keys that only the parent has keep theirs, and come first.
     """
     if not isinstance(parent.value, dict) or not isinstance(child.value, dict):
@@ -320,10 +320,10 @@ class Composed:
 
     Attributes:
         root: the merged tree, without `extends` and without nulls in its maps; each key and value has the place of the
-            layer that said it last.
+            last layer that has it.
         files: every file read, the recipe itself first, each once.
-        removed: the dotted paths, with their places, at which a null stood last. A null also "removes" what no layer
-            ever said, so whoever knows the right names can still tell a misspelt one.
+        removed: the dotted paths, with their places, at which the last value was null. A null also "removes" what no
+            layer has, so that a later check can report misspelt names.
     """
 
     root: Node
@@ -352,9 +352,9 @@ def compose(
 
     Args:
         path: the recipe's file; what it extends must lie in its folder or below, or within `shipped`.
-        overrides: "dotted.path=YAML value", merged in this order, each as if it were a file that says just this.
+        overrides: "dotted.path=YAML value", merged in this order, each like a file with this one key.
         shipped: the folder of the recipes that ship; an `extends` not found beside the file is looked up there.
-        shorthand: tells for a path (an index in a list as its decimal string) which key a bare string there stands
+        shorthand: for a path (an index in a list as its decimal string) the key that a bare string there stands
             for, or None: with `("reward",) -> "use"`, `reward: exact` means `reward: {use: exact}`.
 
     Raises:
@@ -381,7 +381,7 @@ def compose(
 def locate(root: Node, path: tuple[str | int, ...], *, prefer: Literal["key", "value"]) -> Place:
     """The place of the key or the value at `path`; where the path ends early, of the deepest enclosing block's key.
 
-    An item of a list has no key, so its own place stands in; the root's place is its file's first character.
+    An item of a list has no key, so its own place is used; the root's place is its file's first character.
     """
     node = root
     for step in path:

@@ -149,7 +149,7 @@ class Wording:
 
     def _missing(self, path: PathInRecipe) -> Fault:
         place = locate(self.composed.root, path[:-1], prefer="key")
-        if len(path) == 1:  # the recipe's first line, which says nothing about what else it should have
+        if len(path) == 1:  # the recipe's first line, which doesn't help to find a missing key
             place = replace(place, text="")
         slot = slot_at(path[:-1]) if path[-1] == "use" else None
         hint = f"there are: {', '.join(dict.fromkeys(o.name for o in registry.entries(slot)))}" if slot else None

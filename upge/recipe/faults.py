@@ -16,7 +16,7 @@ _LONGEST = 1000
 """Characters of a message or a hint that are shown."""
 
 _MOST = 50
-"""Faults that an error shows; whoever has more mends these first."""
+"""The largest number of faults in an error's text."""
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,7 @@ def _kind(path: Sequence[str | int], root: Node, workshop: RecipeContext) -> Any
 
 
 def _part(base: type[Part], use: Node | None, workshop: RecipeContext) -> type[Part] | None:
-    """The class that `use` names; the slot's base where nothing is named, None where nobody has the name."""
+    """The class that `use` names; the slot's base where nothing is named, None if no part has the name."""
     if use is None or not isinstance(use.value, str):
         return base
     try:

@@ -1,8 +1,7 @@
 """Resolve a bare part name when several packages define it.
 
-In a recipe that a package brings a name is the package's own part, or else one that ships with upge; in the folder of a
-run it is the part that the run had. Installing a package thus changes no shipped recipe and no finished run. Anybody
-else has to say whose is meant.
+In a recipe of a package, a name is a part of this package, or else one of upge. In a run folder it is the part that the
+run had. So installing a package changes no shipped recipe and no finished run. Any other recipe must name the package.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The blocks of a recipe: the keys of the YAML, with types, bounds and defaults.
 
-Fields that hold parts say so by their type; all else that a part needs of a recipe it gets by `DefaultFrom`.
+The type of a field shows that it is a part; a part gets other values of the recipe by `DefaultFrom`.
 """
 
 from __future__ import annotations
@@ -221,7 +221,7 @@ class Model(StrictModel):
         return self
 
     def _adapter_has_a_base(self) -> None:
-        """An adapter alone is of use to whoever can open the model it belongs to."""
+        """An adapter alone is useful only if its base model can be opened."""
         if self.lora is None:
             return
         if self.lora.save == "adapter" and (self.config is not None or self.overrides):
@@ -541,7 +541,7 @@ class RecipeContext(BuildContext):
 
 def _check_folder(block: StrictModel, key: str = "path") -> None:
     path = getattr(block, key)
-    # os.path and not pathlib, which raises for a home that nobody has and for a name that is too long.
+    # os.path and not pathlib, which raises for the home of an unknown user and for a name that is too long.
     if path is not None and _local(path) and not os.path.exists(os.path.expanduser(path)):  # noqa: PTH110, PTH111
         hint = "" if "/" in path or path.startswith((".", "~")) else "; what is on the Hub is named owner/name"
         block.refuse((key,), f"there is no folder '{path}'{hint}")

@@ -1,6 +1,6 @@
 """Trials of a recipe's parts on synthetic batches, for properties that no class declares.
 
-Parts are anybody's code. `rehearse` reports one that raises; elsewhere it says nothing, and is reported where it runs.
+Parts may raise any error. `rehearse` reports it; the other functions ignore it, and the run reports it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from upge.recipe.schema import Recipe
 from upge.testing.batches import Case, Prompt
 
 _TOKENS = 3
-"""Of each made-up trajectory."""
+"""Tokens of each synthetic trajectory."""
 
 
 def reads_of_demonstrations(part: Factor | Switch) -> bool:

@@ -34,7 +34,7 @@ class Node:
 
     Attributes:
         value: a map by key, a list as a tuple, or a scalar.
-        place: of the value; the root's is the file's first character; a value left empty stands where its key does.
+        place: of the value; the root's is the file's first character; an empty value has the place of its key.
         key: the place of the key that holds the value; None for the root and the items of a list.
     """
 
@@ -92,7 +92,7 @@ def resolve(text: str) -> Scalar:
     """The value of an unquoted scalar: `1e-6` is a float and `012` the integer 12; `no` and `1_000` are strings.
 
     Raises:
-        ValueError: a number that is too long, or too large for a float (`1e999`); the message says which.
+        ValueError: a number that is too long, or too large for a float (`1e999`), with the reason.
     """
     if text in _WORDS:
         return _WORDS[text]
@@ -116,7 +116,7 @@ def _number(text: str) -> int | float:
 
 
 _SAID_PLAINLY = (
-    # (a part of ruamel's problem, what we say, what helps); the first that fits is taken.
+    # (a part of ruamel's message, our message, our hint); the first that fits is used.
     (r"found character '\t'", "a tab where YAML wants spaces", "indent with spaces"),
     ("mapping values are not allowed", "a ':' where no value can start", "put a text that holds ': ' in quotes"),
     ("sequence entries are not allowed", "a '-' where no list can start", "write [a, b], or the list on its own lines"),
@@ -217,14 +217,14 @@ def _tab_in_indentation(text: str, index: int) -> int | None:
 
 
 MAX_DEPTH = 32
-"""How many maps and lists may stand inside one another, the root included."""
+"""The largest depth of nested maps and lists, the root included."""
 
 MAX_NODES = 10_000
 """How many keys and values a text may have."""
 
 
 _ACCOUNT = re.compile(r"://[^/@\s]+@")
-"""What stands before the host in `https://user:password@host`."""
+"""The part before the host in `https://user:password@host`."""
 
 
 _VARIABLE = re.compile(r"(?<!\S)[^\s${}]*(\$\{(?:oc\.)?[A-Za-z_][\w.]*(?:[:,][^{}\s]*)?\})(?!\S*\$)[^\s$]*(?!\S)")
@@ -282,7 +282,7 @@ class TreeBuilder:
         self._count(place)
         self._check_properties(event, place)
         if isinstance(event, ScalarEvent):
-            # An empty value's own mark is wherever the next token stands.
+            # The mark of an empty value is at the next token.
             place = key if key is not None and event.style is None and event.value == "" else place
             return Node(self._scalar(event, place), place, key)
         if isinstance(event, AliasEvent):
@@ -369,7 +369,7 @@ class TreeBuilder:
 
     def _place(self, event: Event) -> Place:
         start = event.start_mark.index
-        # A block's end says nothing to the eye; its first character does.
+        # The end of a block isn't visible, so its first character is underlined.
         block = isinstance(event, MappingStartEvent | SequenceStartEvent) and not event.flow_style
         return self.source.place(start, start + 1 if block else event.end_mark.index)
 
@@ -403,7 +403,7 @@ def read(path: Path, name: str | None = None, before: int = 0) -> Node:
     `before` is how many bytes of the same recipe have been read from other files.
 
     Raises:
-        RecipeError: every problem found: with the file itself, or as `parse` tells.
+        RecipeError: with all faults, of the file itself or of `parse`.
     """
     name = str(path) if name is None else name
     return parse(_text(path, name, MAX_BYTES - before), name)
@@ -430,7 +430,7 @@ def parse_value(source: Source) -> Node | None:
     """The tree of any YAML value; None if there is nothing but blanks and comments.
 
     Raises:
-        RecipeError: every problem found, as `parse` tells.
+        RecipeError: with all faults, as in `parse`.
     """
     faults = [_forbidden(source, match) for match in list(_FORBIDDEN.finditer(source.text))[:10]]
     if faults:

@@ -34,7 +34,7 @@ def micro_batches(
     """Row indices of each micro-batch: at most `budget` tokens with padding, a prompt's rows together where they fit.
 
     Long prompts come first, so that padding is small and memory peaks at once. A scope of "group" never splits a
-    prompt, one of "step" nothing at all, whatever the budget says. `reach`: as the policy has it, which runs a prompt
+    prompt, one of "step" nothing at all, whatever the budget. `reach`: as the policy has it, which runs a prompt
     once for several responses; see `upge.model.padding.layout`.
     """
     rows = list(range(len(trajectories)))

@@ -1,6 +1,6 @@
 """A rollout batch: the wanted trajectories of its prompts, and fresh prompts in place of those that no term weighs.
 
-A prompt's place in the batch is its group. All ranks agree on which problem stands in which place, and rank r of w has
+A prompt's place in the batch is its group. All ranks have the same problems in the same places, and rank r of w has
 the places r, r + w, r + 2w, … to itself.
 """
 

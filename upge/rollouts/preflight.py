@@ -62,7 +62,7 @@ def _models(recipe: Recipe) -> dict[str, str | None]:
 
 def _is_adapter(path: str) -> bool:
     """Whether a folder, or a run's folder, holds a LoRA adapter."""
-    # os.path and not pathlib, which raises for a home that nobody has and for a name that is too long.
+    # os.path and not pathlib, which raises for the home of an unknown user and for a name that is too long.
     folder = os.path.expanduser(path)  # noqa: PTH111
     return any(os.path.isfile(os.path.join(folder, inside, CONFIG)) for inside in ("", "model"))  # noqa: PTH113, PTH118
 

@@ -23,7 +23,7 @@ class RolloutBatch:
 
     Attributes:
         trajectories: N of them; those of a group lie together.
-        batch: their T response tokens, flat. Fields are added as models are asked for them.
+        batch: their T response tokens, flat. Fields are added as models compute them.
         credit: what the estimator made of them; None before `Estimator.credit`.
     """
 

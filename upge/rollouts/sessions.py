@@ -115,7 +115,7 @@ def _violation(did: str) -> Iterator[None]:
 
 
 def _anything(result: object, arguments: object) -> object:
-    """A result that nobody looks at here."""
+    """A result without checks."""
     del arguments
     return result
 
@@ -131,7 +131,7 @@ _OWED: dict[str, Check] = {
     "score": lambda result, given: _scores(result, len(given[0])),
     **dict.fromkeys(("state", "restore", "sync"), _anything),
 }
-"""The methods that sessions owe, each with the check of its result."""
+"""The methods of sessions, each with the check of its result."""
 
 _OFFERED: dict[str, Check] = {
     "answer": lambda result, given: _answer(result),

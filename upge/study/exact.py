@@ -237,7 +237,7 @@ class ExactProblem:
         now, old: π_θ and π_old. start: the policy before any update, for parts that read a reference model.
         score, pull: (G·S·L, P) ∇log π_θ and ∇H at every place.
         reward_gradient: (P,) ∇ E_x E_{y~π_θ}[r]. imitation_gradient: (P,) −∇ E_x KL(π_β‖π_θ).
-        value: (G, S, L) E[r | x, y_<t] under π_old: what a perfect critic says before each token.
+        value: (G, S, L) E[r | x, y_<t] under π_old: a perfect critic's value before each token.
     """
 
     world: World
@@ -353,7 +353,7 @@ def draws(problem: ExactProblem, setting: Setting, count: int, seed: int) -> Ite
 def outcomes(problem: ExactProblem, setting: Setting) -> list[tuple[float, Draw]] | None:
     """Every draw with its probability, or None where there are too many.
 
-    Rollouts of a prompt are exchangeable, so each multiset of them stands once, with the probability of all its orders.
+    Rollouts of a prompt are exchangeable, so each multiset is listed once, with the probability of all its orders.
     """
     world = problem.world
     size = len(world.sequences)
