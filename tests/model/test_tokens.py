@@ -95,7 +95,7 @@ def test_equal_tokens_have_equal_texts_and_scores(
     kind: Callable[[], PreTrainedTokenizerBase], words: list[str]
 ) -> None:
     templater = Templater(made(kind), "{prompt}\n")
-    asked = collector(templater).ask(problem("".join(words)), 0)
+    asked = collector(templater).prompted(problem("".join(words)), 0)
     ((shown, lack),) = collector(templater).demonstrations([asked])
     if shown is None:
         assert lack == "missing"
@@ -132,7 +132,7 @@ def test_what_ends_a_turn_has_no_text_even_where_the_tokenizer_does_not_call_it_
     tokenizer.chat_template = CHAT.replace("<|im_end|>", "<|end|>").replace("OPENING", "")
     end = tokenizer.convert_tokens_to_ids("<|end|>")
     templater = Templater(tokenizer, stop_ids=[tokenizer.eos_token_id, end])
-    asked = collector(templater).ask(problem("12"), 0)
+    asked = collector(templater).prompted(problem("12"), 0)
     with Exact().open(Context()) as reward:
         collecting = Sampler(templater, Echo(*templater.response("12", asked.put)), reward, 64)
         (drawn,) = collecting.rollouts([asked], 1, Sampling(), stream="t", step=0)
@@ -180,7 +180,7 @@ def test_a_plain_template_without_room_for_a_system_prompt_is_an_error() -> None
     "opening", ["<think>\n", "<think>", "<think>\n\n</think>\n\n", "[THINK]", "◁think▷", "Let me think.\n<think>"]
 )
 def test_the_opening_is_what_the_generation_prompt_adds_to_a_turns_head(opening: str) -> None:
-    asked = collector(opening_with(opening)).ask(problem(), 0)
+    asked = collector(opening_with(opening)).prompted(problem(), 0)
     assert asked.opening == opening
     assert asked.put is not None
     assert asked.put.text.endswith("<|im_start|>assistant\n" + opening)
@@ -188,7 +188,7 @@ def test_the_opening_is_what_the_generation_prompt_adds_to_a_turns_head(opening:
 
 @pytest.mark.parametrize("opening", ["", "\n", " "])
 def test_a_turns_head_and_white_space_are_no_opening(opening: str) -> None:
-    assert collector(opening_with(opening)).ask(problem(), 0).opening == ""
+    assert collector(opening_with(opening)).prompted(problem(), 0).opening == ""
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ def test_a_turns_head_and_white_space_are_no_opening(opening: str) -> None:
 def test_where_the_head_of_a_turn_is_not_to_be_found_nothing_is_taken_for_an_opening(template: str) -> None:
     tokenizer = vocabularies.characters()
     tokenizer.chat_template = template
-    assert collector(Templater(tokenizer)).ask(problem(), 0).opening == ""
+    assert collector(Templater(tokenizer)).prompted(problem(), 0).opening == ""
 
 
 def test_a_template_that_gives_the_last_turn_a_thought_still_shows_its_opening() -> None:
@@ -214,7 +214,7 @@ def test_a_template_that_gives_the_last_turn_a_thought_still_shows_its_opening()
         "</think>\n\n{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}"
         "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
     )
-    assert collector(Templater(tokenizer)).ask(problem(), 0).opening == "<think>\n"
+    assert collector(Templater(tokenizer)).prompted(problem(), 0).opening == "<think>\n"
 
 
 @pytest.mark.parametrize(
@@ -254,7 +254,7 @@ def test_a_plain_template_opens_a_response_with_the_tags_that_it_ends_with(templ
 )
 def test_what_the_template_has_opened_is_taken_once(opening: str, demonstration: str, own: str) -> None:
     templater = opening_with(opening)
-    asked = collector(templater).ask(problem(demonstration), 0)
+    asked = collector(templater).prompted(problem(demonstration), 0)
     assert templater.text(collector(templater).response(asked)) == own
     assert asked.repeated == (own != demonstration)
 
@@ -284,7 +284,7 @@ def test_after_an_opening_rollouts_and_demonstrations_have_the_form(
     kind: Callable[[], PreTrainedTokenizerBase],
 ) -> None:
     templater = opening_with("<think>\n", kind())
-    asked = collector(templater).ask(problem(), 0)
+    asked = collector(templater).prompted(problem(), 0)
     tokens = templater.response("6 + 6</think> <answer>12</answer>", asked.put)
     with Weighted(rewards=(Format(), Format(opening=False)), weights=(1.0, 0.5)).open(Context()) as reward:
         collecting = Sampler(templater, Echo(*tokens), reward, 64)
@@ -329,7 +329,7 @@ def test_a_run_and_what_scores_its_responses_again_see_the_opening(tmp_path: Pat
 @pytest.mark.parametrize("demonstration", [None, "", " ", "\n\t ", "</s>", "<pad>", "<think>\n", "<think>"])
 def test_a_demonstration_with_nothing_in_it_is_missing(demonstration: str | None) -> None:
     collecting = collector(opening_with("<think>\n"))
-    assert collecting.demonstrations([collecting.ask(problem(demonstration), 0)]) == [(None, "missing")]
+    assert collecting.demonstrations([collecting.prompted(problem(demonstration), 0)]) == [(None, "missing")]
     assert collecting.reward.texts == []  # type: ignore[attr-defined]
 
 
@@ -337,7 +337,7 @@ def test_a_demonstration_says_which_limit_it_is_over() -> None:
     templater = Templater(vocabularies.characters())
     for changes, lack in (({"demonstration_tokens": 10}, "too_long"), ({"context": 15}, "no_room"), ({}, None)):
         collecting = collector(templater, **changes)
-        assert collecting.demonstrations([collecting.ask(problem(), 0)])[0][1] == lack
+        assert collecting.demonstrations([collecting.prompted(problem(), 0)])[0][1] == lack
 
 
 # Tokens that the model doesn't know.
@@ -354,7 +354,7 @@ def test_a_token_without_an_embedding_is_an_error_of_one_line() -> None:
         policy.templater("<image>{prompt}").put(problem())
     collecting = collector(policy.templater())
     with pytest.raises(ModelError, match=f"problem p: its demonstration has {known}"):
-        collecting.demonstrations([collecting.ask(problem("an <image>"), 0)])
+        collecting.demonstrations([collecting.prompted(problem("an <image>"), 0)])
 
 
 def test_an_end_of_sequence_without_an_embedding_ends_nothing() -> None:
@@ -430,10 +430,10 @@ def test_stop_strings_bound_a_response_whatever_the_engine_returns() -> None:
     tokens = templater.response("so 12. And more")[:-1]
     collecting = collector(templater, Echo(*tokens, truncated=True))
     sampling = Sampling(stop=("12.", "more"))
-    (drawn,) = collecting.rollouts([collecting.ask(problem(), 0)], 1, sampling, stream="t", step=0)
+    (drawn,) = collecting.rollouts([collecting.prompted(problem(), 0)], 1, sampling, stream="t", step=0)
     assert (drawn.text, drawn.response, drawn.truncated) == ("so 12.", tokens[:6], False)
     assert drawn.rollout_logp == (-0.5,) * 6
-    (drawn,) = collecting.rollouts([collecting.ask(problem(), 0)], 1, Sampling(), stream="t", step=0)
+    (drawn,) = collecting.rollouts([collecting.prompted(problem(), 0)], 1, Sampling(), stream="t", step=0)
     assert (drawn.response, drawn.truncated) == (tokens, True)
 
 

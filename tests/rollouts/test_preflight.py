@@ -13,7 +13,7 @@ import upge
 from upge import InputError, Problem
 from upge.model import Prompt
 from upge.rollouts.preflight import Report, checked, coming, normalised
-from upge.rollouts.sampler import Asked
+from upge.rollouts.sampler import PromptedProblem
 from upge.train.run import train
 from upge.types import DataSession, Trajectory
 from upge_parts.data.session import InMemory
@@ -24,13 +24,13 @@ class Scribe:
 
     context = 12
 
-    def ask(self, problem: Problem, group: int) -> Asked:
-        return Asked(problem, group, tuple(range(len(normalised(problem.prompt)))))
+    def ask(self, problem: Problem, group: int) -> PromptedProblem:
+        return PromptedProblem(problem, group, tuple(range(len(normalised(problem.prompt)))))
 
-    def fits(self, asked: Asked, response: int) -> bool:
+    def fits(self, asked: PromptedProblem, response: int) -> bool:
         return len(asked.prompt) + response <= self.context
 
-    def demonstrations(self, asked: list[Asked]) -> list[tuple[Trajectory | None, str | None]]:
+    def demonstrations(self, asked: list[PromptedProblem]) -> list[tuple[Trajectory | None, str | None]]:
         return [self._shown(each.problem) for each in asked]
 
     def _shown(self, problem: Problem) -> tuple[Trajectory | None, str | None]:
@@ -76,8 +76,8 @@ def test_the_budget_is_not_blamed_for_the_context() -> None:
 
 def test_what_a_prompt_opens_is_told_and_refused_by_nobody() -> None:
     put = Prompt("2 + 2<think>", (0,), "<think>", "<think>")
-    asked = Asked(Problem("p", "2 + 2", "4", "<think>4"), 0, (0,), put=put)
-    assert (asked.repeated, Asked(PROBLEMS[0], 0, (0,), put=put).repeated) == (True, False)
+    asked = PromptedProblem(Problem("p", "2 + 2", "4", "<think>4"), 0, (0,), put=put)
+    assert (asked.repeated, PromptedProblem(PROBLEMS[0], 0, (0,), put=put).repeated) == (True, False)
     found = Report(2, repeated=1)
     assert found.metrics()["data/demonstrations/repeated"] == 1
     assert found.sentences() == []
