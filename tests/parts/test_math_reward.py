@@ -382,7 +382,7 @@ def test_of_a_sentence_what_counts_for_the_score_counts_for_the_vote(session: Ma
 
 
 class Nobody(Graders):
-    """PromptedProblem nothing."""
+    """Asked nothing."""
 
     def __init__(self) -> None: ...
 

@@ -24,7 +24,7 @@ class Scribe:
 
     context = 12
 
-    def ask(self, problem: Problem, group: int) -> PromptedProblem:
+    def prompted(self, problem: Problem, group: int) -> PromptedProblem:
         return PromptedProblem(problem, group, tuple(range(len(normalised(problem.prompt)))))
 
     def fits(self, asked: PromptedProblem, response: int) -> bool:

@@ -115,7 +115,7 @@ class Peer:
             rollout_func=self._roll_out,
         )
         if engine:
-            # PromptedProblem for in the configuration it would start a vLLM; the weights are marked as loaded.
+            # Set in the configuration it would start a vLLM; the weights are marked as loaded.
             self.trainer.use_vllm, self.trainer._last_loaded_step = True, 0
 
     def micro_batches(self, script: Script, generations: int, *, stale: bool, seed: int) -> list[dict[str, Any]]:
