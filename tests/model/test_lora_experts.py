@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 import upge
 from upge.model import Critic, ModelError, Policy, load, load_critic, load_reference, lora, shards
 from upge.recipe.schema import Lora
-from upge.runs.folder import checkpoints
+from upge.runs.reader import checkpoints
 from upge.train import checkpoint
 from upge.train.run import train
 

@@ -30,7 +30,7 @@ from upge.report.charts import (
 )
 from upge.report.curves import groups
 from upge.report.histograms import BINS, histograms
-from upge.report.page import pieces
+from upge.report.html import pieces
 from upge.report.responses import Prompt
 
 

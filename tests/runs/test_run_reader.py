@@ -12,7 +12,7 @@ import pytest
 from upge.cli.main import app
 from upge.errors import InputError
 from upge.runs.reader import RunReader
-from upge.sweep.progress import Followed
+from upge.sweep.executor import Followed
 
 LOGS = ("metrics.jsonl", "timings.jsonl", "completions.jsonl", "credit.jsonl")
 RESPONSE = {"stream": "eval/test", "step": 0, "problem": "p", "sample": 0, "reward": 1.0, "truncated": False} | {

@@ -31,8 +31,7 @@ from upge.recipe import RecipeError
 from upge.runs import status
 from upge.sweep import executor
 from upge.sweep.axes import Cell, parse, planned, slug, standings
-from upge.sweep.executor import Task, jobs_for
-from upge.sweep.progress import Followed, Show
+from upge.sweep.executor import Followed, Show, Task, jobs_for
 from upge.train import resume
 from upge.train.run import train
 

@@ -18,7 +18,7 @@ from upge.bench.resume import EQUAL, PHASES, Killer, look, measure, moments
 from upge.cli.run import named
 from upge.errors import InputError
 from upge.runs import status
-from upge.runs.folder import checkpoints
+from upge.runs.reader import checkpoints
 from upge.train.display import Display
 from upge.train.run import train
 

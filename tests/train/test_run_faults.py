@@ -27,7 +27,7 @@ from upge.errors import RunError
 from upge.estimator.part_calls import PartError
 from upge.runs import atomic_files, status
 from upge.runs.failures import explain
-from upge.runs.folder import checkpoints
+from upge.runs.reader import checkpoints
 from upge.runs.signals import Stop, Stopped
 from upge.train import random_state
 from upge.train.display import Display

@@ -25,7 +25,7 @@ from typing import Any
 
 from upge.bench.timing import Table, machine
 from upge.runs import atomic_files, status
-from upge.runs.folder import checkpoints
+from upge.runs.reader import checkpoints
 
 RECIPE = "bench/resume"
 PHASES = ("rollout", "update", "evaluation", "checkpoint", "end")

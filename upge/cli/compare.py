@@ -280,7 +280,7 @@ def write_evaluated(output: Path, compared: Compared) -> None:
 
 
 def _wrote_numbers(output: Path, compared: Compared) -> bool:
-    from upge.report.write import written_to
+    from upge.report.html import written_to
     from upge.sweep.markdown import document
 
     if output.suffix == ".md":

@@ -113,8 +113,7 @@ def _list(tasks: Sequence[Task]) -> None:
 
 def _work(tasks: Sequence[Task], jobs: int | None) -> int:
     """Run them; the signal that stopped them, or 0."""
-    from upge.sweep.executor import Workers, jobs_for
-    from upge.sweep.progress import Show
+    from upge.sweep.executor import Show, Workers, jobs_for
 
     with Show(tasks) as show:
         workers = Workers(tasks, jobs or jobs_for([task.cell.recipe for task in tasks]), show)

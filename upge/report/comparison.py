@@ -15,9 +15,9 @@ from upge.evaluate.scores import Record
 from upge.report.charts import COLOURS, Chart, Point, Series
 from upge.report.curves import OTHER, points
 from upge.report.curves import Group as Charts
+from upge.report.html import rendered
 from upge.report.logs import Logs
 from upge.report.measurements import score_order, solving, split_of
-from upge.report.page import rendered
 from upge.runs.curves import Run, shared_metrics
 from upge.runs.metric_names import SUBJECTS, UNIT_INTERVAL, Phase, lookup
 from upge.sweep.groups import Group

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from upge.errors import InputError
 from upge.report.charts import HEIGHT, LEFT, WIDTH, Chart
-from upge.report.page import picture_of
-from upge.report.write import written_to
+from upge.report.html import picture_of, written_to
 
 COLUMNS = 2
 CAPTION, LINE, LETTER, SWATCH = 34.0, 20.0, 6.8, 36.0

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from upge.errors import InputError
-from upge.estimator.part_calls import PartError
 from upge.evaluate.paired import is_evaluation
-from upge.recipe.faults import RecipeError
-from upge.recipe.resolve import load
 from upge.recipe.schema import Recipe
-from upge.report import responses
 from upge.report.responses import Responses
-from upge.runs import curves
 from upge.runs.curves import Run
 
 
@@ -79,29 +73,8 @@ class Logs:
         return sorted(name.removeprefix("share/") for name in names)
 
 
-def opened(folders: Sequence[Path], *, allow_code: bool = False) -> list[Logs]:
-    """The logs in run folders. Raises InputError where one is none, or can't be read."""
-    refuse_evaluations(folders)
-    return [logs_of(run, allow_code=allow_code) for run in curves.opened(folders)]
-
-
 def refuse_evaluations(folders: Sequence[Path]) -> None:
     """Raise InputError where a folder is an evaluation's."""
     for folder in folders:
         if is_evaluation(folder):
             raise InputError(f"{folder}: is an evaluation; 'upge compare' sets these side by side")
-
-
-def logs_of(run: Run, *, allow_code: bool = False) -> Logs:
-    """The logs of an opened run."""
-    recipe, refused = _recipe(run.files.recipe_file, allow_code=allow_code)
-    return Logs(run, recipe, refused, responses.read(run.files))
-
-
-def _recipe(path: Path, *, allow_code: bool) -> tuple[Recipe | None, str]:
-    """The recipe, or why it can't be loaded: a plugin that isn't installed here, say."""
-    here = f"log.folder={json.dumps(str(path.parent))}"  # a run that was moved; nothing is written there by this recipe
-    try:
-        return load(path, [here], allow_code=allow_code), ""
-    except (RecipeError, InputError, PartError) as error:
-        return None, str(error).splitlines()[0]

@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
-from base64 import b64encode
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
-from importlib import resources
-from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
-from upge.describe.recipe import explained, product_of, sum_of
+from upge.describe.recipe import explained
 from upge.report import measurements, responses
-from upge.report.allocation import ANY, chosen, picture, shares_down
-from upge.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, written
+from upge.report.allocation import ANY, chosen, picture
+from upge.report.charts import written
 from upge.report.curves import groups
 from upge.report.histograms import histograms
+from upge.report.html import rendered
 from upge.report.logs import Logs
-
-POLICY = (
-    "default-src 'none'; script-src 'sha256-{script}'; style-src 'unsafe-inline'; img-src data:; "
-    "base-uri 'none'; form-action 'none'"
-)
-"""What the page may do: its own script and styles, and nothing from anywhere."""
 
 _KEY = re.compile(r"^(\s*(?:- )*)([^\s:#'\"][^:]*)(:)(?= |$)(.*)$")
 """A line of YAML that begins with a key."""
@@ -93,47 +81,3 @@ def _coloured(recipe: str) -> Iterator[tuple[str, str, str]]:
     for line in recipe.splitlines():
         found = _KEY.match(line)
         yield (found[1], found[2], found[3] + found[4]) if found else ("", "", line)
-
-
-def rendered(template: str, **values: Any) -> str:
-    """A template filled in, with style and script; every text from a run is escaped."""
-    script = _file("page.js")
-    digest = b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    style, policy = _file("drawing.css") + _file("page.css"), POLICY.format(script=digest)
-    return _filled(template, style=style, script=script, policy=policy, **values)
-
-
-def picture_of(template: str, **values: Any) -> str:
-    """An SVG's template filled in, with the drawings' style."""
-    return _filled(template, style=_file("drawing.css"), **values)
-
-
-def _filled(template: str, **values: Any) -> str:
-    frame = {"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": RIGHT, "top": TOP, "bottom": BOTTOM}
-    page = _environment().get_template(template).render(frame=frame, **values)
-    return page.encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair is no text
-
-
-def pieces(formula: str) -> list[tuple[str, str]]:
-    """A formula cut into (text, the subscript after it)."""
-    found = re.split(r"(?<=[^\s_])_(\w+)", formula)
-    return list(zip(found[::2], [*found[1::2], ""], strict=True))
-
-
-@cache
-def _environment() -> Environment:
-    made = Environment(
-        loader=PackageLoader("upge.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    made.filters |= {"written": written, "pieces": pieces}
-    made.globals |= {"shares_down": shares_down, "sum_of": sum_of, "product_of": product_of}
-    return made
-
-
-@cache
-def _file(name: str) -> str:
-    return resources.files("upge.report").joinpath("templates", name).read_text(encoding="utf-8")

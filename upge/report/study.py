@@ -9,8 +9,7 @@ from pathlib import Path
 
 from upge.report.charts import Chart, Point, Series
 from upge.report.curves import Group
-from upge.report.page import rendered
-from upge.report.write import written_to
+from upge.report.html import rendered, written_to
 from upge.study.study import Number, Row
 
 DRAWN = {

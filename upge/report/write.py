@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from upge.errors import InputError
+from upge.estimator.part_calls import PartError
+from upge.recipe.faults import RecipeError
+from upge.recipe.resolve import load
+from upge.recipe.schema import Recipe
+from upge.report import responses
 from upge.report.comparison import comparison_page, groups_page
-from upge.report.logs import logs_of, refuse_evaluations
+from upge.report.html import written_to
+from upge.report.logs import Logs, refuse_evaluations
 from upge.report.page import run_page
-from upge.runs import atomic_files
 from upge.runs.curves import Run, opened
 from upge.sweep.groups import Group
 
@@ -43,10 +49,16 @@ def write_groups(groups: Sequence[Group], place: Path) -> Path:
     return written_to(place, groups_page(groups))
 
 
-def written_to(place: Path, page: str) -> Path:
-    """Write a page whole or not at all. Raises InputError: `place` can't be written."""
+def logs_of(run: Run, *, allow_code: bool = False) -> Logs:
+    """The logs of an opened run."""
+    recipe, refused = _recipe(run.files.recipe_file, allow_code=allow_code)
+    return Logs(run, recipe, refused, responses.read(run.files))
+
+
+def _recipe(path: Path, *, allow_code: bool) -> tuple[Recipe | None, str]:
+    """The recipe, or why it can't be loaded: a plugin that isn't installed here, say."""
+    here = f"log.folder={json.dumps(str(path.parent))}"  # a run that was moved; nothing is written there by this recipe
     try:
-        atomic_files.write(place, page)
-    except OSError as error:
-        raise InputError(f"{place}: can't be written ({error.strerror or error})") from error
-    return place
+        return load(path, [here], allow_code=allow_code), ""
+    except (RecipeError, InputError, PartError) as error:
+        return None, str(error).splitlines()[0]

@@ -15,7 +15,8 @@ from upge.errors import InputError, RunError
 from upge.estimator.part_calls import PartError
 from upge.recipe.schema import Recipe
 from upge.runs import status
-from upge.runs.folder import RunFolder, checkpoints
+from upge.runs.folder import RunFolder
+from upge.runs.reader import checkpoints
 from upge.runs.recipe_file import command
 from upge.runs.signals import Stopped
 

@@ -140,12 +140,6 @@ def _synced(path: Path) -> int:
     return path.stat().st_size
 
 
-def checkpoints(run: Path) -> list[Path]:
-    """The checkpoints of a run folder, the newest first."""
-    found = (path for path in (run / "checkpoints").glob("step-*") if re.fullmatch(r"step-\d+", path.name))
-    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")), reverse=True)
-
-
 def free(wanted: Path, besides: Container[Path] = ()) -> Path:
     """The folder, or with the first number added that makes it one where nothing is yet, and none of `besides`."""
     candidate, number = wanted, 2

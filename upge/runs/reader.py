@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -14,9 +15,14 @@ from upge.recipe.faults import RecipeError
 from upge.recipe.qualified_names import comparable
 from upge.recipe.yaml import Node, plain, read
 from upge.runs import log_lines, status
-from upge.runs.folder import checkpoints
 from upge.runs.log_lines import Line, Response
 from upge.runs.status import Status
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """The checkpoints of a run folder, the newest first."""
+    found = (path for path in (run / "checkpoints").glob("step-*") if re.fullmatch(r"step-\d+", path.name))
+    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")), reverse=True)
 
 
 class RunReader:

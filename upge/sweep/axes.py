@@ -19,8 +19,8 @@ from upge.recipe.resolve import load
 from upge.recipe.schema import Recipe
 from upge.runs.reader import RunReader
 from upge.runs.recipe_file import changed
+from upge.sweep.groups import SEED
 
-SEED = "train.seed"
 """What is varied by `--seeds`."""
 
 

@@ -12,8 +12,8 @@ from upge.errors import InputError
 from upge.evaluate.paired import Evaluated, opened
 from upge.evaluate.scores import columns, places
 from upge.runs.curves import Run
-from upge.sweep.axes import SEED
 
+SEED = "train.seed"
 BESIDES = (SEED, "train.save_every", "train.keep", "train.threads", "log", "about")
 """What may differ within a group: it says nothing of the method."""
 NUMBERS = (SEED, "train.steps", "rollout.n")

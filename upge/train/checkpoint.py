@@ -32,8 +32,8 @@ from upge.model.critic import Critic
 from upge.model.policy import Policy
 from upge.part import State
 from upge.runs import atomic_files
-from upge.runs.folder import LOGS, checkpoints
-from upge.runs.reader import RunReader
+from upge.runs.folder import LOGS
+from upge.runs.reader import RunReader, checkpoints
 from upge.train import random_state
 from upge.train.optimizer import Optimization
 
