@@ -18,10 +18,11 @@ from typer.testing import CliRunner, Result
 import upge
 from upge.cli.main import app
 from upge.errors import InputError
-from upge.report import logs, responses
+from upge.report import responses
 from upge.report.allocation import chosen
 from upge.report.measurements import estimates, pass_at_k
-from upge.report.write import write
+from upge.report.write import logs_of, write
+from upge.runs.curves import opened as opened_runs
 from upge.runs.reader import RunReader
 from upge.train.run import train
 
@@ -142,7 +143,7 @@ def test_a_page_needs_nothing_from_anywhere(page: Path) -> None:
 
 def test_the_terms_are_those_that_were_chosen(run: Path) -> None:
     """Found again from the rewards, they have the shares that the run has logged."""
-    opened = logs.opened([run])[0]
+    opened = logs_of(opened_runs([run])[0])
     prompts = opened.responses.prompts
     labels = chosen(opened.loaded, prompts)
     assert set(labels) == {"rl", "sft"}
@@ -152,7 +153,7 @@ def test_the_terms_are_those_that_were_chosen(run: Path) -> None:
 
 
 def test_intervals_surround_the_scores_that_were_logged(run: Path) -> None:
-    opened = logs.opened([run])[0]
+    opened = logs_of(opened_runs([run])[0])
     found = estimates(opened)
     assert {score for _, _, score in found} == {"avg@4", "pass@2"}
     for line in opened.measurements:
@@ -163,7 +164,7 @@ def test_intervals_surround_the_scores_that_were_logged(run: Path) -> None:
 
 
 def test_pass_at_k_grows_with_k(run: Path) -> None:
-    (chart,) = pass_at_k(logs.opened([run])[0])
+    (chart,) = pass_at_k(logs_of(opened_runs([run])[0]))
     assert [series.label for series in chart.series] == ["before", "after step 4"]
     for series in chart.series:
         assert [point.x for point in series.points] == [1, 2, 4]
@@ -230,7 +231,7 @@ def test_a_recipe_that_cannot_be_loaded_is_no_reason_not_to_report(tmp_path: Pat
 def test_a_run_that_was_moved_is_the_same(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     moved = Path(shutil.copytree(run, tmp_path / "moved: [1"))
     monkeypatch.chdir(tmp_path)
-    before, after = logs.opened([run])[0], logs.opened([moved])[0]
+    before, after = logs_of(opened_runs([run])[0]), logs_of(opened_runs([moved])[0])
     assert after.refused == ""
     assert before.loaded is not None
     assert after.loaded is not None

@@ -89,7 +89,10 @@ def _table(work: Work, timings: dict[str, Timing], apart: float, operations: flo
         title=f"A training step on {work.prompts} × {work.samples} rollouts, prompts of {work.prompt_tokens} tokens",
         columns=["prompts", SECONDS, "tokens/s", "of the product's rate"],
         rows=[
-            *(_row(name, work, timings[name], share[name]) for name in share),
+            *(
+                [name, f"{timings[name]:.2f}", f"{work.tokens / timings[name].median:.0f}", f"{share[name]:.0%}"]
+                for name in share
+            ),
             ["shared : repeated", "", f"{speedup:.2f}", ""],
         ],
         notes=[
@@ -108,7 +111,3 @@ def _table(work: Work, timings: dict[str, Timing], apart: float, operations: flo
             "seconds": seconds(timings),
         },
     )
-
-
-def _row(name: str, work: Work, timing: Timing, share: float) -> list[str]:
-    return [name, f"{timing:.2f}", f"{work.tokens / timing.median:.0f}", f"{share:.0%}"]

@@ -234,7 +234,6 @@ def run(
     jobs: Jobs = None,
 ) -> None:
     """Train a recipe and write a run folder; or run a grid: several recipes, settings and seeds."""
-    from upge.cli.arguments import located
     from upge.distributed.launcher import due, launch
     from upge.errors import InputError
     from upge.recipe.resolve import load_composed
@@ -255,12 +254,18 @@ def run(
         return
     if due(processes):
         raise typer.Exit(launch(processes or 1, sys.argv[1:]))
+    folder = _trained(loaded, composed, resume, again=again)
+    if os.environ.get("RANK", "0") == "0":
+        typer.echo(_report(folder, allow_code), err=True)
+
+
+def _trained(recipe: Recipe, composed: Composed, resume: Path | None, *, again: bool) -> Path:
+    """The folder of the run; what a part raises has its place in the recipe."""
+    from upge.cli.arguments import located
     from upge.train.run import train
 
     with located(composed):
-        folder = train(loaded, resume=resume, again=again)
-    if os.environ.get("RANK", "0") == "0":
-        typer.echo(_report(folder, allow_code), err=True)
+        return train(recipe, resume=resume, again=again)
 
 
 def _report(folder: Path, allow_code: bool) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from upge.estimator.part_calls import PartError
     from upge.recipe.compose import Composed
     from upge.recipe.schema import Recipe
+    from upge.study.exact import World
     from upge.study.study import Finding, Row
 
 
@@ -63,7 +64,7 @@ def study(
     import torch
 
     from upge.errors import InputError
-    from upge.study.exact import Setting, World
+    from upge.study.exact import Setting
     from upge.study.study import SWEEPS, Case, remarks
     from upge.study.study import study as studied
 
@@ -72,11 +73,7 @@ def study(
     estimators = {path.name: path.estimator for path, _ in loaded}
     if len(estimators) < len(loaded):
         raise InputError("two of these recipes have the same name; give each another name")
-    try:
-        world = World(tuple(success) if success else World.success, vocabulary, length)
-    except ValueError as error:
-        raise InputError(f"study: {error}") from error
-    case = Case(world, Setting(prompts, n, step), stale, policy.value, rate, draws, seed)
+    case = Case(_world(success, vocabulary, length), Setting(prompts, n, step), stale, policy.value, rate, draws, seed)
     faults: dict[str, PartError] = {}
     rows = list(studied(estimators, case, mu or [0.0, 0.1], SWEEPS if sweep else {}, faults))
     whole = {name: estimator for name, estimator in estimators.items() if name not in faults}
@@ -86,18 +83,34 @@ def study(
         typer.echo(f"wrote {write_study(rows, output)}", err=True)
     for remark in remarks(whole, case):
         typer.echo(remark, err=True)
-    if as_json:
-        failed = [{"recipe": name, "fault": str(error)} for name, error in faults.items()]
-        typer.echo(json.dumps([*map(_plain, rows), *failed], indent=2))
-    else:
-        from rich.console import Console
-
-        Console(highlight=False, markup=False).print(*_tables(rows, list(faults)))
+    _print(rows, faults, as_json=as_json)
     for recipe, composed in loaded:
         if recipe.name in faults:
             typer.echo(f"{recipe.name}: {_placed(faults[recipe.name], composed)}", err=True)
     if faults:
         raise typer.Exit(FAILED)
+
+
+def _print(rows: Sequence[Row], faults: Mapping[str, PartError], *, as_json: bool) -> None:
+    """Print the numbers of a study, and which recipes have none."""
+    if as_json:
+        failed = [{"recipe": name, "fault": str(error)} for name, error in faults.items()]
+        typer.echo(json.dumps([*map(_plain, rows), *failed], indent=2))
+        return
+    from rich.console import Console
+
+    Console(highlight=False, markup=False).print(*_tables(rows, list(faults)))
+
+
+def _world(success: Sequence[float] | None, vocabulary: int, length: int) -> World:
+    """The small world of these options. Raises InputError."""
+    from upge.errors import InputError
+    from upge.study.exact import World
+
+    try:
+        return World(tuple(success) if success else World.success, vocabulary, length)
+    except ValueError as error:
+        raise InputError(f"study: {error}") from error
 
 
 def _placed(error: PartError, composed: Composed) -> str:

@@ -199,10 +199,6 @@ def _begun(
     return _kept(kept.path / "completions.jsonl", keys)
 
 
-def _zeroes(recipe: Recipe) -> bool:
-    return recipe.rollout.truncated == "zero_reward"
-
-
 # Responses, as lines of completions.jsonl.
 
 
@@ -231,7 +227,7 @@ def _line(split: str, trajectory: Trajectory) -> Line:
 def _rescored(recipe: Recipe, reward: RewardSession, completions: Iterator[Given], chunk: int) -> Iterator[list[Line]]:
     while piece := list(islice(completions, chunk)):
         scores = reward.score([(problem, _response(line)) for problem, line in piece])
-        zeroed = [_zeroes(recipe) and line["truncated"] for _, line in piece]
+        zeroed = [recipe.rollout.truncated == "zero_reward" and line["truncated"] for _, line in piece]
         rewards = [0.0 if zero else score for zero, score in zip(zeroed, scores, strict=True)]
         lines = [line | {"reward": reward} for (_, line), reward in zip(piece, rewards, strict=True)]
         yield _answered(lines, reward)

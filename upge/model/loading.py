@@ -167,17 +167,11 @@ def load(
     Raises:
         ModelError: it can't be opened; the message is one line, with what was tried and what would be right.
     """
-    if dtype not in _DTYPES:
-        raise ModelError(f"model.dtype: {dtype!r} is none of {', '.join(_DTYPES)}")
     if (path is None) == (config is None):
         raise ModelError("model: give either a path (a folder or Hub id) or a config (to start from random weights)")
     if path is None and tokenizer is None:
         raise ModelError("model.tokenizer: random weights come without one; give a folder or Hub id that has one")
-    arguments: dict[str, Any] = {"dtype": _DTYPES[dtype], "trust_remote_code": False}
-    if attention is not None:
-        arguments["attn_implementation"] = attention
-    if lora is not None and lora.quantize is not None:
-        arguments |= _quantizing(lora.quantize, arguments["dtype"])
+    arguments = _arguments(dtype, attention, lora)
     # The tokenizer first: it is small, and random weights depend on it.
     opened = _open_tokenizer(tokenizer) if tokenizer else _open_tokenizer(str(path), of="model")
     left: Sequence[str] = ()
@@ -205,6 +199,18 @@ def load(
         files=_processor_files(path) if several and path is not None else None,
         left=left,
     )
+
+
+def _arguments(dtype: str, attention: str | None, lora: AdapterSettings | None) -> dict[str, Any]:
+    """What transformers' `from_pretrained` is called with. Raises ModelError."""
+    if dtype not in _DTYPES:
+        raise ModelError(f"model.dtype: {dtype!r} is none of {', '.join(_DTYPES)}")
+    arguments: dict[str, Any] = {"dtype": _DTYPES[dtype], "trust_remote_code": False}
+    if attention is not None:
+        arguments["attn_implementation"] = attention
+    if lora is not None and lora.quantize is not None:
+        arguments |= _quantizing(lora.quantize, arguments["dtype"])
+    return arguments
 
 
 load_policy = load

@@ -46,7 +46,8 @@ class Work:
 def work_of(recipe: Recipe, prompt: int, processes: int) -> Work:
     """The work of a recipe. Args: prompt: tokens of the longest prompt. processes: ranks."""
     train, n = recipe.train, recipe.rollout.n
-    wants = [_wants(recipe, step) for step in range(min(train.steps, _LOOKED_AT))]
+    estimator, steps = recipe.estimator, range(min(train.steps, _LOOKED_AT))
+    wants = [(estimator.wants_rollouts(step), estimator.wants_demonstrations(step)) for step in steps]
     last = wants[-1:] * (train.steps - len(wants))
     sampled, shown = (sum(step[kind] for step in (*wants, *last)) for kind in (0, 1))
     response = recipe.rollout.max_tokens if sampled else 0
@@ -72,10 +73,6 @@ def work_of(recipe: Recipe, prompt: int, processes: int) -> Work:
         micro_batches=math.ceil(mine / rows),
         rows=rows,
     )
-
-
-def _wants(recipe: Recipe, step: int) -> tuple[bool, bool]:
-    return recipe.estimator.wants_rollouts(step), recipe.estimator.wants_demonstrations(step)
 
 
 if TYPE_CHECKING:
@@ -125,7 +122,7 @@ def shares(recipe: Recipe, config: PreTrainedConfig, work: Work, ranks: int) -> 
         weights, trained = _weights(policy, recipe), _trained_bytes(policy)
         task = _pass(recipe, work)
         peaks = [_held(policy, replace(task, recompute=again)) for again in (False, True) if _can(policy, again)]
-    moved = _compute_size(recipe) if _mixed(recipe) else size
+    moved = DTYPES[recipe.train.precision].itemsize if _mixed(recipe) else size
     peak = peaks[-1] if model.gradient_checkpointing else peaks[0]
     divided = _sharded_peak(recipe, config, task) if _mixed(recipe) else peak
     shares_of_run = [
@@ -199,10 +196,6 @@ def _can(model: PreTrainedModel, recompute: bool) -> bool:
 
 def _mixed(recipe: Recipe) -> bool:
     return recipe.train.precision != "float32"
-
-
-def _compute_size(recipe: Recipe) -> int:
-    return DTYPES[recipe.train.precision].itemsize
 
 
 def _weights(model: PreTrainedModel, recipe: Recipe) -> float:

@@ -116,11 +116,8 @@ def plan(
     except InputError as error:
         at = "model.config" if recipe.model.path is None else "model.path"
         raise _fault(str(error), at, composed) from error
-    engine = recipe.rollout.engine
-    dtype = getattr(engine, "dtype", "policy")
-    size = DTYPES[recipe.model.dtype if dtype not in DTYPES else dtype].itemsize
     length = prompt + max(work.response, work.demonstration)
-    share = getattr(engine, "gpu_memory_utilization", None)
+    share = getattr(recipe.rollout.engine, "gpu_memory_utilization", None)
     return Plan(
         recipe=recipe,
         origin=source.origin,
@@ -131,13 +128,19 @@ def plan(
         shares=tuple(shares),
         peaks=tuple(peaks),
         logits=memory.logits(work, source.config),
-        cache=memory.cache(source.config, size),
+        cache=memory.cache(source.config, _itemsize(recipe)),
         engine=share if isinstance(share, float) else None,
         notes=(
             *notes(recipe, tokenizer_of(recipe.model), ranks, length),
             *(["activations: this architecture's pass can't be imagined"] if any(map(math.isnan, peaks)) else []),
         ),
     )
+
+
+def _itemsize(recipe: Recipe) -> int:
+    """Bytes of a number in the engine's cache."""
+    dtype = getattr(recipe.rollout.engine, "dtype", "policy")
+    return DTYPES[recipe.model.dtype if dtype not in DTYPES else dtype].itemsize
 
 
 def _world_size() -> int:

@@ -22,16 +22,12 @@ class Jsonl(FromFiles):
 
     def rows(self, file: Path) -> Iterator[tuple[int, Row | ValueError]]:
         """The objects of a file's lines."""
-        lines = _lines(file)
+        # Only line feeds end a line: JSON may hold the other characters that splitlines() splits at.
+        lines = read_text(file).split("\n")
         _refuse_document(file, lines)
         for number, line in enumerate(lines, start=1):
             if line.strip():
                 yield number, _object(line)
-
-
-def _lines(file: Path) -> list[str]:
-    # Only line feeds end a line: JSON may hold the other characters that splitlines() splits at.
-    return read_text(file).split("\n")
 
 
 def _refuse_document(file: Path, lines: Sequence[str]) -> None:

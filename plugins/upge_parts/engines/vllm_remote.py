@@ -95,7 +95,7 @@ class ServerSession:
     ) -> None:
         self.servers, self.courier, self.stop_ids = servers, courier, policy.stop_ids
         self.seed, self.rank, self.concurrency = seed, rank, concurrency
-        self.limit = min(_limit(server) for server in servers)
+        self.limit = min(server.ask("/v1/models", Models).data[0].max_model_len for server in servers)
 
     def sync(self, policy: Policy) -> None:
         """Sample from `policy` from now on, on every server; what they had cached of the old weights is forgotten."""
@@ -178,10 +178,6 @@ def _certain(stop: int) -> dict[str, Any]:
     """A request for tokens that are drawn from one alone, so that each has log-prob 0."""
     drawn = {"temperature": 1.0, "top_k": 1, "max_tokens": 4, "logprobs": 0}
     return {"token_ids": [0], "sampling_params": drawn | {"stop_token_ids": [stop], "detokenize": False}}
-
-
-def _limit(server: Server) -> int:
-    return server.ask("/v1/models", Models).data[0].max_model_len
 
 
 @contextmanager

@@ -69,7 +69,7 @@ def fill(model: Policy, split: str, band: str, size: int) -> list[tuple[Task, st
 def successes(model: Policy, tasks: Sequence[Task]) -> list[int]:
     """How many of 64 samples of each task are right."""
     templater = model.templater()
-    prompts = [templater.prompt(_asked(task)) for task in tasks]
+    prompts = [templater.prompt(Problem(task.id, task.prompt(), task.answer())) for task in tasks]
     requests = [
         Request("measure", 0, task.id, sample, prompt)
         for task, prompt in zip(tasks, prompts, strict=True)
@@ -97,10 +97,6 @@ def _candidates(split: str, band: str, indices: Iterable[int]) -> list[Task]:
     letters, side = SPLITS[split]
     lengths = LENGTHS[band]
     return [generate((split, band, index), [lengths[index % len(lengths)]], letters, side) for index in indices]
-
-
-def _asked(task: Task) -> Problem:
-    return Problem(task.id, task.prompt(), task.answer())
 
 
 if __name__ == "__main__":
