@@ -73,7 +73,7 @@ def test_a_stage_is_all_that_has_to_be_said(
 ) -> None:
     check(tmp_path, monkeypatch, variables)
     assert deepspeed_config.zero() == zero
-    assert fsdp.asked() == "DeepSpeed"
+    assert fsdp.requested() == "DeepSpeed"
 
 
 def test_a_file_may_say_how_ranks_communicate_and_leave_the_rest_open(
@@ -144,4 +144,4 @@ def test_without_deepspeed_its_name_is_told(tmp_path: Path, monkeypatch: pytest.
 def test_accelerate_does_not_see_what_is_asked_for() -> None:
     with deepspeed_config.unseen():
         assert "ACCELERATE_USE_DEEPSPEED" not in os.environ
-    assert deepspeed_config.asked()
+    assert deepspeed_config.requested()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from upge.bench.timing import Table, Timing, in_turns, machine, seconds
 from upge.model.head import streamed
-from upge.model.head_hook import told
+from upge.model.head_hook import plain_log_probs
 from upge.plan.fake_model import Held
 
 Way = Callable[[], Any]
@@ -33,7 +33,7 @@ class Head:
 
     def naive(self) -> tuple[Tensor, ...]:
         """The gradients from logits that are held."""
-        return self._gradients(told(self.hidden @ self.weight.T, self.targets, entropy=self.entropy))
+        return self._gradients(plain_log_probs(self.hidden @ self.weight.T, self.targets, entropy=self.entropy))
 
     def products(self) -> None:
         """The three products that no way can do without, and nothing else."""

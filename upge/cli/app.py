@@ -38,17 +38,17 @@ def reported() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        _say("interrupted")
+        _report_message("interrupted")
         sys.exit(INTERRUPTED)
     except SystemExit as error:
         if isinstance(interrupt := _origin(error), KeyboardInterrupt):
-            _say("\n".join(["interrupted", *_notes(interrupt)]))
+            _report_message("\n".join(["interrupted", *_notes(interrupt)]))
         raise
     except BaseException as error:
         code = _code(error)
         if code is None and "UPGE_MESSAGES" not in os.environ:
             raise  # a fault of the program: its traceback is what helps
-        _say("\n".join([str(error), *_notes(error)]) if code is not None else traceback.format_exc())
+        _report_message("\n".join([str(error), *_notes(error)]) if code is not None else traceback.format_exc())
         sys.exit(FAILED if code is None else code)
 
 
@@ -57,7 +57,7 @@ def _origin(error: SystemExit) -> BaseException | None:
     return None if error.__context__ is None else error.__context__.__cause__
 
 
-def _say(message: str) -> None:
+def _report_message(message: str) -> None:
     """Print a message on stderr, or pass it to the launching process if there are several."""
     if folder := os.environ.get("UPGE_MESSAGES"):
         (Path(folder) / os.environ["RANK"]).write_text(message, encoding="utf-8")

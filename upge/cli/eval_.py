@@ -70,7 +70,7 @@ def evaluate(
     from upge.distributed.launcher import due, launch
     from upge.recipe.resolve import load, load_composed
 
-    model, changes = _told_apart(model, overrides or [], completions)
+    model, changes = _model_and_overrides(model, overrides or [], completions)
     changes += [f"train.precision={precision}"] if precision else []
     _check(output, resume, completions, changes)
     named = recipe or _own_recipe(model)
@@ -94,7 +94,7 @@ def evaluate(
         _print(result)
 
 
-def _told_apart(model: str | None, overrides: list[str], completions: Path | None) -> tuple[str, list[str]]:
+def _model_and_overrides(model: str | None, overrides: list[str], completions: Path | None) -> tuple[str, list[str]]:
     """The model and the overrides; with `--completions` the model may be left out, and is the file's folder then."""
     from upge.errors import InputError
 
@@ -170,10 +170,10 @@ def _interrupted(show: _Progress) -> Iterator[None]:
     try:
         yield
     except Terminated:
-        typer.echo(f"terminated{show.onwards()}", err=True)
+        typer.echo(f"terminated{show.resume_hint()}", err=True)
         raise
     except KeyboardInterrupt:
-        typer.echo(f"interrupted{show.onwards()}", err=True)
+        typer.echo(f"interrupted{show.resume_hint()}", err=True)
         raise typer.Exit(INTERRUPTED) from None
 
 
@@ -185,7 +185,7 @@ class _Progress:
         self.folder: Path | None = None
         self.done = self.total = 0
 
-    def onwards(self) -> str:
+    def resume_hint(self) -> str:
         """The message with the progress and the command to resume."""
         if self.folder is None:
             return " before the first response"

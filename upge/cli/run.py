@@ -46,7 +46,7 @@ class Grid:
     jobs: int | None
 
 
-def asked_for(words: Sequence[str], seeds: int | None, vary: Sequence[str], jobs: int | None) -> Grid | None:
+def grid_of(words: Sequence[str], seeds: int | None, vary: Sequence[str], jobs: int | None) -> Grid | None:
     """The grid in the words and options of a command line; None for a single run."""
     # Path.is_file raises for a name that is too long.
     first = next((i for i, word in enumerate(words) if "=" in word and not os.path.isfile(word)), len(words))  # noqa: PTH113
@@ -159,7 +159,7 @@ Config = Annotated[Path | None, typer.Option(help="With --dry-run: a config.json
 PromptTokens = Annotated[int | None, typer.Option(min=1, help="With --dry-run: the longest prompt; by default 1024.")]
 
 
-def check_given(dry_run: bool, config: Path | None, prompt_tokens: int | None) -> None:
+def check_plan_options(dry_run: bool, config: Path | None, prompt_tokens: int | None) -> None:
     """Raise InputError if an option of `--dry-run` is given without it."""
     from upge.errors import InputError
 
@@ -238,9 +238,9 @@ def run(
     from upge.errors import InputError
     from upge.recipe.resolve import load_composed
 
-    check_given(dry_run, config, prompt_tokens)
+    check_plan_options(dry_run, config, prompt_tokens)
     arguments = words or []
-    if (grid := asked_for(arguments, seeds, vary or [], jobs)) is not None:
+    if (grid := grid_of(arguments, seeds, vary or [], jobs)) is not None:
         single = {"--resume": resume, "--continue": again or None, "--processes": processes}
         refuse({**single, "--config": config, "--prompt-tokens": prompt_tokens})
         run_grid(grid, allow_code=allow_code, dry_run=dry_run)

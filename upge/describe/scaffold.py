@@ -178,7 +178,7 @@ def _header(name: str, like: str, parent: str, extended: str | None) -> str:
 def _block(key: str, node: Node) -> str:
     """A block's original text with its comments, if it is in one file; else its values as YAML."""
     files = set(_files(node))
-    text = _said(Path(files.pop()), key) if len(files) == 1 else None
+    text = _lines_of_block(Path(files.pop()), key) if len(files) == 1 else None
     return text or as_yaml({key: node})
 
 
@@ -191,7 +191,7 @@ def _files(node: Node) -> Iterator[str]:
             yield from _files(inner_node)
 
 
-def _said(file: Path, key: str) -> str | None:
+def _lines_of_block(file: Path, key: str) -> str | None:
     """The lines of a file that contain a block; None if it shares a line with another."""
     root = read(file).value
     assert isinstance(root, dict)

@@ -62,7 +62,7 @@ _VARIABLES = {
 """Keys of accelerate's deepspeed_config, by the variables that its launcher makes of them."""
 
 
-def asked() -> bool:
+def requested() -> bool:
     """Whether accelerate's config requests DeepSpeed."""
     return os.environ.get(VARIABLE, "").lower() in ("1", "true", "yes")
 
@@ -89,7 +89,7 @@ def zero() -> dict[str, Any]:
 def check(*, precision: str, dtype: str, quantized: bool) -> None:
     """Raise InputError if the config sets what the recipe sets, or what a run can't do; see `fsdp.check`."""
     zero()
-    for place, value in _sayings():
+    for place, value in _other_settings():
         key = place.rpartition(".")[2]
         instead = _INSTEAD.get(key, "a run can't do that: leave it out")
         raise InputError(f"accelerate's config for DeepSpeed sets {place} to {value}: {instead}")
@@ -106,7 +106,7 @@ def check(*, precision: str, dtype: str, quantized: bool) -> None:
         raise InputError("accelerate's config requests DeepSpeed: pip install 'upge[deepspeed]'")
 
 
-def _sayings() -> Iterator[tuple[str, Any]]:
+def _other_settings() -> Iterator[tuple[str, Any]]:
     """The config's settings beyond ZeRO and its communication, as (key, value)."""
     for variable, key in _VARIABLES.items():
         value = os.environ.get(variable, "")

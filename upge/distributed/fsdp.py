@@ -34,7 +34,7 @@ def check(*, precision: str, dtype: str, quantized: bool) -> None:
                 f"accelerate's config requests {name}: a run shards models by FSDP2 "
                 "(distributed_type: FSDP with fsdp_version: 2) or DeepSpeed, or keeps them whole (MULTI_GPU)"
             )
-    if deepspeed_config.asked():
+    if deepspeed_config.requested():
         deepspeed_config.check(precision=precision, dtype=dtype, quantized=quantized)
     elif _fsdp():
         _check_fsdp(precision, quantized=quantized)
@@ -59,21 +59,21 @@ def _check_fsdp(precision: str, *, quantized: bool) -> None:
         )
 
 
-def asked() -> str | None:
+def requested() -> str | None:
     """The kind of sharding in accelerate's config, "DeepSpeed" or "FSDP"; None for neither."""
-    if deepspeed_config.asked():
+    if deepspeed_config.requested():
         return "DeepSpeed"
     return "FSDP" if _fsdp() else None
 
 
 def by_deepspeed(accelerator: Accelerator) -> bool:
     """Whether models in training are DeepSpeed's; one process has nothing to divide."""
-    return deepspeed_config.asked() and accelerator.num_processes > 1
+    return deepspeed_config.requested() and accelerator.num_processes > 1
 
 
 def settings(accelerator: Accelerator) -> list[str]:
     """Set accelerate's FSDP options by the run's rules; return notes about them."""
-    if (by := asked()) is None:
+    if (by := requested()) is None:
         return []
     if accelerator.num_processes == 1:
         return [f"accelerate's config requests {by}, but there is one process: the model stays whole"]
@@ -90,14 +90,14 @@ def settings(accelerator: Accelerator) -> list[str]:
 
 def divide(model: nn.Module, accelerator: Accelerator) -> None:
     """Shard a model over ranks if the config requests it and accelerate doesn't do it."""
-    if asked() == "FSDP" and accelerator.num_processes > 1:
+    if requested() == "FSDP" and accelerator.num_processes > 1:
         model.to(accelerator.device)
         shards.divide(model, _dtype(accelerator))
 
 
 def own(accelerator: Accelerator) -> bool:
     """Whether upge divides the model in training, for accelerate doesn't."""
-    several = asked() == "FSDP" and accelerator.num_processes > 1
+    several = requested() == "FSDP" and accelerator.num_processes > 1
     return several and accelerator.distributed_type != DistributedType.FSDP
 
 

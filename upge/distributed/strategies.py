@@ -86,7 +86,7 @@ class Accelerated(Strategy):
         divided = fsdp.own(accelerator)
         if divided:
             fsdp.divide(model, accelerator)
-        elif fsdp.asked() is None and accelerator.distributed_type != DistributedType.NO:
+        elif fsdp.requested() is None and accelerator.distributed_type != DistributedType.NO:
             # What no row reaches would keep data parallelism waiting for its gradient, and the others' from their mean.
             model.to(accelerator.device)
             text_scope.freeze(model, text_scope.unreached(model))

@@ -86,7 +86,7 @@ def completions_of(file: Path, problems: Mapping[str, Sequence[Problem]], least:
     return Completions(file, problem_of, steps, only, total)
 
 
-def answered_in(file: Path, splits: Sequence[str]) -> dict[str, set[str]]:
+def problems_in(file: Path, splits: Sequence[str]) -> dict[str, set[str]]:
     """The ids of the problems that a file has responses to, by split. Raises InputError for what can't be read."""
     ids: dict[str, set[str]] = {stream_of(split): set() for split in splits}
     for _, line in _lines(file, stream_of(splits[0]) if len(splits) == 1 else None):

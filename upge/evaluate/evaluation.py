@@ -24,7 +24,7 @@ from upge.distributed import fsdp
 from upge.distributed.accelerator import open_ranks
 from upge.distributed.ranks import Ranks
 from upge.errors import InputError
-from upge.evaluate.completions import Given, answered_in, completions_of
+from upge.evaluate.completions import Given, completions_of, problems_in
 from upge.evaluate.measurement import CHUNK, prompted_share, sample, samples
 from upge.evaluate.scores import LEVEL, RESAMPLES, Estimate, Record, answers_in, bootstrap, columns, merged, places
 from upge.files import parse_json
@@ -112,7 +112,7 @@ def evaluate_completions(
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("--completions are scored in one process: start it without a launcher")
-    answered = answered_in(file, recipe.eval.splits)
+    answered = problems_in(file, recipe.eval.splits)
     with (
         claimed(folder) as claimed_folder,
         _judging(recipe, Context(recipe.train.seed, claimed_folder), answered) as (problems, reward),
@@ -130,7 +130,7 @@ def evaluate_completions(
 
 def _team(recipe: Recipe) -> Ranks:
     team = open_ranks(recipe.train, recipe.model)
-    if (by := fsdp.asked()) and team.world > 1:
+    if (by := fsdp.requested()) and team.world > 1:
         raise InputError(
             f"accelerate's config requests {by}: an evaluation keeps the model whole; run it with MULTI_GPU"
         )
@@ -217,7 +217,7 @@ def _sampled(
         size = len(its) * recipe.eval.n
         skip, done = min(done, size), max(0, done - size)
         for responses in sample(recipe, sampler, its, split, skip=skip, **share):
-            yield team.all_gather(_answered([_line(split, response) for response in responses], reward))
+            yield team.all_gather(_with_answers([_line(split, response) for response in responses], reward))
 
 
 def _line(split: str, trajectory: Trajectory) -> Line:
@@ -230,10 +230,10 @@ def _rescored(recipe: Recipe, reward: RewardSession, completions: Iterator[Given
         zeroed = [recipe.rollout.truncated == "zero_reward" and line["truncated"] for _, line in piece]
         rewards = [0.0 if zero else score for zero, score in zip(zeroed, scores, strict=True)]
         lines = [line | {"reward": reward} for (_, line), reward in zip(piece, rewards, strict=True)]
-        yield _answered(lines, reward)
+        yield _with_answers(lines, reward)
 
 
-def _answered(lines: list[Line], reward: RewardSession) -> list[Line]:
+def _with_answers(lines: list[Line], reward: RewardSession) -> list[Line]:
     answers = answers_in(reward, [_response(line) for line in lines])
     if answers is None:
         return lines

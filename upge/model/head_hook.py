@@ -47,7 +47,7 @@ def _number(config: Any, name: str) -> float | None:
 
 
 @dataclass
-class Found:
+class StreamedResults:
     """The results of the streamed head; none if the model doesn't call its head."""
 
     processing: Processing
@@ -84,13 +84,13 @@ class _Through(torch.autograd.Function):
 @contextmanager
 def streamed_by(
     model: PreTrainedModel, rows: Tensor, shape: torch.Size, targets: Tensor, temperature: Tensor | None, entropy: bool
-) -> Iterator[Found]:
+) -> Iterator[StreamedResults]:
     """While open, the head answers its (B, L, H) not with logits but with `streamed` of the given rows, (1, T, 1 or 2).
 
     Args:
         rows: (T,) flat indices b·L + l. shape: (B, L). targets: (T,). temperature: (T,); None: 1.
     """
-    head, record = model.get_output_embeddings(), Found(processing(model))
+    head, record = model.get_output_embeddings(), StreamedResults(processing(model))
     if not isinstance(head, nn.Module):
         yield record
         return
@@ -101,7 +101,7 @@ def streamed_by(
             return original(*inputs, **named)
         hidden = inputs[0].flatten(0, 1).index_select(0, rows)
         known = pieces(head, hidden) if instance_forward is None else None
-        settings = _Asked(targets, temperature, record.processing, entropy)
+        settings = _HeadCall(targets, temperature, record.processing, entropy)
         result = settings.by_tiles(*known) if known else settings.by_tokens(original, hidden, _size(model, head))
         record.results.append(result)
         return result[None]
@@ -154,7 +154,7 @@ def _size(model: PreTrainedModel, head: nn.Module) -> int:
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _HeadCall:
     targets: Tensor
     temperature: Tensor | None
     processing: Processing
@@ -184,10 +184,10 @@ class _Asked:
         logits = self.processing(logits if logits.dtype == torch.float64 else logits.float())
         if self.temperature is not None:
             logits = logits / self.temperature.to(logits)[rows, None]
-        return told(logits, self.targets[rows], entropy=self.entropy)
+        return plain_log_probs(logits, self.targets[rows], entropy=self.entropy)
 
 
-def told(logits: Tensor, targets: Tensor, *, entropy: bool) -> Tensor:
+def plain_log_probs(logits: Tensor, targets: Tensor, *, entropy: bool) -> Tensor:
     """(T, 1) log-probs or, with `entropy`, (T, 2) log-probs and entropies of (T, V) logits, straight from the formula.
 
     H = −Σ_v p_v ln p_v with 0·ln 0 = 0, in value and gradient.

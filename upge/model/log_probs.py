@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from upge.model import prefix_sharing as sharing_rows
 from upge.model import self_check
-from upge.model.head_hook import processing, streamed_by, told
+from upge.model.head_hook import plain_log_probs, processing, streamed_by
 from upge.model.padding import Padded, PrefixSharing, Tokens, collate, understood
 from upge.model.self_check import Proof
 
@@ -101,14 +101,14 @@ def _streamed(
     if result is not None:
         return result
     # The model projects in a way of its own, without the head: its logits are (B, L, V).
-    return told(_tempered(logits.flatten(0, 1)[batch.rows], heat), batch.targets, entropy=entropy)
+    return plain_log_probs(_tempered(logits.flatten(0, 1)[batch.rows], heat), batch.targets, entropy=entropy)
 
 
 def _whole(
     model: PreTrainedModel, batch: Padded, heat: Tensor | None, forward: Callable[..., Any], entropy: bool
 ) -> Tensor:
     """The same from logits that are held, of the response tokens alone."""
-    return told(_tempered(_response_logits(model, batch, forward), heat), batch.targets, entropy=entropy)
+    return plain_log_probs(_tempered(_response_logits(model, batch, forward), heat), batch.targets, entropy=entropy)
 
 
 _STREAMS = Proof(
@@ -128,7 +128,7 @@ def _fault(model: PreTrainedModel) -> str | None:
     """The reason why this model's logits can't be streamed; None if they can."""
     few = collate(self_check.sequences(model), 0, model.device)
     logits = _response_logits(model, few, model)
-    plain = told(_tempered(logits, None), few.targets, entropy=True)
+    plain = plain_log_probs(_tempered(logits, None), few.targets, entropy=True)
     ours = _streamed(model, few, None, model, True)
     # 16 bits round a logit of 30 by as much. Divided models may compute in them, whatever their parameters are.
     tolerance = 0.1 if min(logits.itemsize, self_check.precision(model)) < 4 else 1e-3

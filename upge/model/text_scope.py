@@ -82,7 +82,7 @@ def unreached(model: PreTrainedModel, forward: Callable[..., Any] | None = None)
     Args: forward: what to call in place of the model. Raises ModelError: it refuses text alone.
     """
     with undisturbed(model), torch.enable_grad(), _called(model) as called:
-        ids = reached(_asked(model, (4, 1, 6), forward or model))
+        ids = reached(_outputs(model, (4, 1, 6), forward or model))
     names = {
         f"{place}.{name}".removeprefix(".")
         for place, module in model.named_modules()
@@ -107,7 +107,7 @@ def _called(model: nn.Module) -> Iterator[set[nn.Module]]:
             handle.remove()
 
 
-def _asked(model: PreTrainedModel, response: tuple[int, ...], forward: Callable[..., Any]) -> Tensor:
+def _outputs(model: PreTrainedModel, response: tuple[int, ...], forward: Callable[..., Any]) -> Tensor:
     """(1, L, V or labels) a model's outputs for an arbitrary prompt with this response without its last token."""
     batch = collate(within_vocabulary(model, [(_PROMPT, response)]), 0, model.device)
     try:
@@ -121,7 +121,7 @@ def _asked(model: PreTrainedModel, response: tuple[int, ...], forward: Callable[
 def _refuse_foresight(model: PreTrainedModel) -> None:
     """Raise ModelError where the same tokens, with others after them, get other logits."""
     with undisturbed(model):
-        ours, theirs = (_asked(model, response, model)[:, : len(_PROMPT)] for response in ((4, 1, 6), (2, 7, 6)))
+        ours, theirs = (_outputs(model, response, model)[:, : len(_PROMPT)] for response in ((4, 1, 6), (2, 7, 6)))
     bound = 0.1 if min(ours.itemsize, precision(model)) < 4 else 1e-3
     if float((ours - theirs).abs().max()) > bound * max(1.0, float(ours.abs().max())):
         raise ModelError(

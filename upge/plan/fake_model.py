@@ -233,14 +233,14 @@ KNOWN = Path(__file__).parent / "known"
 
 
 @dataclass(frozen=True)
-class Found:
+class SourcedConfig:
     """A config, and where it came from in words."""
 
     config: PreTrainedConfig
     origin: str
 
 
-def config_of(model: Model, file: Path | None = None) -> Found:
+def config_of(model: Model, file: Path | None = None) -> SourcedConfig:
     """The config of a recipe's model, its overrides applied.
 
     Args: given: a config.json to take in place of the model's own.
@@ -249,20 +249,20 @@ def config_of(model: Model, file: Path | None = None) -> Found:
         ModelError: there is no config on this machine, or one that can't be read.
     """
     if file is not None:
-        source = Found(_read(file), f"{file}, as --config says")
+        source = SourcedConfig(_read(file), f"{file}, as --config says")
     elif model.path is not None:
         source = config_at(model.path)
     else:
-        return Found(_random(model), "model.config")
+        return SourcedConfig(_random(model), "model.config")
     try:
-        return Found(override(source.config, model.overrides), source.origin)
+        return SourcedConfig(override(source.config, model.overrides), source.origin)
     except ModelError:
         raise
     except Exception as error:  # whatever transformers finds wrong with a value
         raise ModelError(f"model.overrides: {' '.join(str(error).split())[:300]}") from error
 
 
-def config_at(path: str, above: tuple[Path, ...] = ()) -> Found:
+def config_at(path: str, above: tuple[Path, ...] = ()) -> SourcedConfig:
     """The config of an existing model, by the forms that `model.path` takes; `above` are adapters on top of it.
 
     Raises ModelError.
@@ -273,17 +273,19 @@ def config_at(path: str, above: tuple[Path, ...] = ()) -> Found:
         if folder.resolve() in above:
             raise ModelError(f"{path}: an adapter whose base model is, in the end, itself")
         base = lora.base_of(folder)
-        return Found(config_at(base, (*above, folder.resolve())).config, f"{base}, the base of the adapter {path}")
+        return SourcedConfig(
+            config_at(base, (*above, folder.resolve())).config, f"{base}, the base of the adapter {path}"
+        )
     try:
         config = AutoConfig.from_pretrained(place, local_files_only=True, trust_remote_code=False, **file)
     except Exception as error:  # many libraries meet here, each with errors of its own
         if folder.is_dir():
             raise ModelError(f"{path}: {' '.join(str(error).split())[:300]}") from error
     else:
-        return Found(config, path if folder.is_dir() else f"{path}, from the local cache")
+        return SourcedConfig(config, path if folder.is_dir() else f"{path}, from the local cache")
     known = KNOWN / f"{path.replace('/', '--')}.json"
     if known.is_file():
-        return Found(_read(known), f"{path} (sizes built into upge; not in the local cache)")
+        return SourcedConfig(_read(known), f"{path} (sizes built into upge; not in the local cache)")
     hint = "give a copy of its config.json with --config FILE"
     raise ModelError(f"{path}: not in the local cache, nor among the {len(names())} models upge knows; {hint}")
 

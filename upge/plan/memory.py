@@ -13,7 +13,7 @@ from upge.model.recompute import check
 from upge.plan.fake_model import DTYPES, Pass, config_at, critic_peak, imagined, policy_peak
 from upge.recipe.schema import Recipe
 
-_LOOKED_AT = 10_000
+_EXAMINED = 10_000
 """Rollout batches whose wanted terms are computed; the steps after them count like the last one."""
 
 
@@ -46,7 +46,7 @@ class Work:
 def work_of(recipe: Recipe, prompt: int, processes: int) -> Work:
     """The work of a recipe. Args: prompt: tokens of the longest prompt. processes: ranks."""
     train, n = recipe.train, recipe.rollout.n
-    estimator, steps = recipe.estimator, range(min(train.steps, _LOOKED_AT))
+    estimator, steps = recipe.estimator, range(min(train.steps, _EXAMINED))
     wants = [(estimator.wants_rollouts(step), estimator.wants_demonstrations(step)) for step in steps]
     last = wants[-1:] * (train.steps - len(wants))
     sampled, shown = (sum(step[kind] for step in (*wants, *last)) for kind in (0, 1))

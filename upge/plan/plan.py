@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from upge.errors import InputError
 from upge.plan import memory
-from upge.plan.fake_model import DTYPES, Found, config_of, tokenizer_of
+from upge.plan.fake_model import DTYPES, SourcedConfig, config_of, tokenizer_of
 from upge.plan.memory import Count, Share, Work, work_of
 from upge.recipe.compose import Composed, place_of
 from upge.recipe.faults import Fault, RecipeError
@@ -150,7 +150,7 @@ def _world_size() -> int:
     return int(text)
 
 
-def _context(source: Found) -> int | None:
+def _context(source: SourcedConfig) -> int | None:
     length = getattr(source.config.get_text_config(), "max_position_embeddings", None)
     return int(length) if length else None
 

@@ -37,7 +37,7 @@ def reads_of_demonstrations(part: Factor | Switch) -> bool:
     """
     batch = _batch(prompts=3, rollouts=2, demonstrations=1)
     shown = batch.demonstration[batch.trajectory]
-    logp = _given(batch.logp)
+    logp = _present(batch.logp)
     answers = []
     for fill in (torch.zeros_like(logp), logp, logp - 4, logp - 19):
         answer = _answer(part, replace(batch, rollout_logp=torch.where(shown, fill, logp)))
@@ -50,7 +50,7 @@ def cut_region(mask: Mask, mass: float) -> bool:
     """Whether a trust region leaves out tokens while θ is still π_old, where the denominator is an engine's that draws
     from a share of the whole distribution: the ratio is that share, at least `mass`, and not 1."""
     batch = _batch(prompts=3, rollouts=2, demonstrations=0)
-    logp = _given(batch.logp)
+    logp = _present(batch.logp)
     for share in torch.linspace(mass, 1.0, 5).tolist():
         answer = _answer(mask, replace(batch, rollout_logp=logp - math.log(share)), ratio=share)
         if answer is not None and bool((answer != 1).any()):
@@ -76,7 +76,7 @@ def silent(estimator: Estimator, *, prompts: int, rollouts: int) -> list[str]:
     return [] if few is None or many is None else [name for name in estimator.terms if name in many - few]
 
 
-def _given(x: Tensor | None) -> Tensor:
+def _present(x: Tensor | None) -> Tensor:
     assert x is not None, "a made-up batch has every field"
     return x
 
@@ -108,7 +108,7 @@ def _batch(*, prompts: int, rollouts: int, demonstrations: int, seed: int = 0) -
 
 def _answer(part: Factor | Switch, batch: Batch, *, ratio: float = 1.0) -> Tensor | None:
     """A part's result for each token, for both signs of the advantage: (2, T); or each prompt and term: (G, terms)."""
-    ones = torch.ones_like(_given(batch.logp))
+    ones = torch.ones_like(_present(batch.logp))
     known = {"ratio": ratio * ones, "mask": ones, "shaping": 0 * ones, "reward": batch.reward}
     try:
         state = {"": initial_of(part, "")} if isinstance(part, Stateful) else {}

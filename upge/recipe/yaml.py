@@ -115,7 +115,7 @@ def _number(text: str) -> int | float:
     return value
 
 
-_SAID_PLAINLY = (
+_MESSAGES = (
     # (a part of ruamel's message, our message, our hint); the first that fits is used.
     (r"found character '\t'", "a tab where YAML wants spaces", "indent with spaces"),
     ("mapping values are not allowed", "a ':' where no value can start", "put a text that holds ': ' in quotes"),
@@ -159,7 +159,7 @@ def syntax_fault(error: Exception, source: Source, seen: int) -> Fault:
         return Fault(message, place, "check the indentation of both lines")
     if opened is not None and problem.startswith("expected <block end>"):
         return _stray(problem, source, start, in_list="collection" in str(error.context))
-    for part, message, hint in _SAID_PLAINLY:
+    for part, message, hint in _MESSAGES:
         if part in problem:
             return Fault(message, source.place(start), hint)
     return Fault(f"this is not YAML: {problem}", source.place(start))

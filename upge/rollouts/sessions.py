@@ -45,7 +45,7 @@ class Guarded:
         self._session, self._part, self._place = session, part, place
 
     def __getattr__(self, name: str) -> Any:
-        if name in _OWED:
+        if name in _CHECKED:
             with attribute_errors(self._part, self._place):
                 if not callable(getattr(self._session, name, None)):
                     raise ContractViolation(f"opened a {type(self._session).__name__}, which has no `{name}`")
@@ -57,7 +57,7 @@ class Guarded:
         def asked(*arguments: Any, **named: Any) -> Any:
             with attribute_errors(self._part, self._place):
                 result = method(*arguments, **named)
-                check = _OWED.get(name) or _OFFERED.get(name)
+                check = _CHECKED.get(name) or _OFFERED.get(name)
                 return result if check is None else check(result, arguments)
 
         return asked
@@ -123,7 +123,7 @@ def _anything(result: object, arguments: object) -> object:
 Check = Callable[[Any, tuple[Any, ...]], Any]
 """What a caller gets of a method's result, for the arguments that the method was given."""
 
-_OWED: dict[str, Check] = {
+_CHECKED: dict[str, Check] = {
     "take": lambda result, given: _problems("take", result, int(given[1])),
     "split": lambda result, given: _problems("split", result, None),
     "splits": lambda result, given: _names(result),

@@ -279,17 +279,17 @@ def remarks(estimators: Mapping[str, Estimator], case: Case) -> Iterator[str]:
     place = _exact_problem(case.world, case.policy, case.stale, case.rate)
     for name, estimator in estimators.items():
         state = state_before(estimator, place, case.setting, stale=case.stale > 0, seed=case.seed)
-        drawn = draws(place, case.setting, _LOOKED_AT, case.seed)
+        drawn = draws(place, case.setting, _EXAMINED, case.seed)
         made = [sampled(place, case.setting, estimator, draw, stale=case.stale > 0).batch for draw in drawn]
         trials = [(batch, case.setting.step, state) for batch in made]
         initial = estimator.initial()
         if never := silent(estimator, trials, ((trial, initial) for trial in trials)):
-            yield f"{name}: {' and '.join(never)} made no difference on {_LOOKED_AT} of the batches in the first table"
+            yield f"{name}: {' and '.join(never)} made no difference on {_EXAMINED} of the batches in the first table"
         if any(initial.values()) and case.setting.step == 0:
             yield f"{name}: carries state, which is the initial one at step 0; --step 16 carries it over 16 batches"
 
 
-_LOOKED_AT = 20
+_EXAMINED = 20
 """Batches on which it is found out which parts act."""
 
 
