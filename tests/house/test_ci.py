@@ -105,6 +105,15 @@ def test_a_lane_without_stages_takes_the_others_last(tmp_path: Path) -> None:
     assert sorted(wide + narrow) == ["a", "b", "c", "x", "y"], "each once"
 
 
+def test_the_newest_python_comes_first(tmp_path: Path) -> None:
+    ended = bash(functions("pythons") + "\npythons", tmp_path)
+    tell = "import sys; print(*sys.version_info[:3])"
+    said = [subprocess.run([each, "-c", tell], capture_output=True, text=True) for each in ended.stdout.splitlines()]
+    versions = [tuple(map(int, each.stdout.split())) for each in said]
+    assert versions == sorted(set(versions), reverse=True), "each once"
+    assert versions[0] >= sys.version_info[:3]
+
+
 def test_each_mark_that_the_default_tier_leaves_out_is_a_stages() -> None:
     """A test that neither tier runs would be forgotten."""
     addopts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]["addopts"]
