@@ -258,7 +258,8 @@ def test_a_critic_that_cannot_be_written_is_found_before_the_first_step(
         raise ValueError("no conversion back")
 
     monkeypatch.setattr(Critic, "save", broken)
-    learner: Any = SimpleNamespace(policy=models.policy(), critic=SimpleNamespace(critic=load_critic(models.policy())))
+    critic = load_critic(models.policy())
+    learner: Any = SimpleNamespace(policy=models.policy(), critic_model=lambda: critic)
     with pytest.raises(ModelError, match=r"^critic: what .* can't be saved \(ValueError: no conversion back\), so it"):
         checkpoint.rehearse(tmp_path, learner, merge=True)
     assert not list(tmp_path.iterdir())

@@ -35,6 +35,8 @@ def test_a_fault_draws_its_line_and_a_caret_below_the_text_it_means() -> None:
         ("\ta: b", 5, 1, "\t   ^"),
         ("漢字: b", 5, 1, "      ^"),
         ("漢字: b", 1, 2, "^^^^"),
+        ("हं: b", 5, 1, "   ^"),
+        ("e\u0301: b", 5, 1, "   ^"),
     ],
 )
 def test_the_caret_stands_below_its_text(text: str, column: int, width: int, caret: str) -> None:

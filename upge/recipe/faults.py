@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+
+from rich.cells import cell_len
 
 _SHOWN = 100
 """Characters of a source line that a fault shows; a longer line is cut around the caret."""
@@ -107,7 +108,7 @@ def _excerpt(place: Place) -> list[str]:
         return []
     text, start = _window(place.text, place.column - 1)
     margin = f"   {place.line} | "
-    carets = "^" * max(1, sum(map(_columns, text[start : start + place.width])))
+    carets = "^" * max(1, cell_len(text[start : start + place.width]))
     return [margin + text, " " * len(margin) + _blank(text[:start]) + carets]
 
 
@@ -123,13 +124,7 @@ def _window(text: str, start: int) -> tuple[str, int]:
 
 def _blank(text: str) -> str:
     """Space as wide as `text` is on a terminal: a tab stays a tab, a CJK character takes two columns."""
-    return "".join("\t" if c == "\t" else " " * _columns(c) for c in text)
-
-
-def _columns(character: str) -> int:
-    if unicodedata.combining(character):
-        return 0
-    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+    return "\t".join(" " * cell_len(piece) for piece in text.split("\t"))
 
 
 def _printable(line: str) -> str:
