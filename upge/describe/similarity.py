@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from upge.describe.synthetic import LONGEST, ON_POLICY, Conditions, combinations, histories, made, probes
+from upge.describe.synthetic import LONGEST, ON_POLICY, Conditions, combinations, histories, made, probes, turns
 from upge.estimator.batch import Batch, View
 from upge.estimator.estimator import Estimator
 from upge.estimator.part_calls import PartCaller
@@ -187,6 +187,8 @@ def alike_subjects(ours: Subject, others: Mapping[str, Subject]) -> list[Likenes
     distances: dict[tuple[str, Conditions], dict[tuple[int, ...], float]] = {}
     for conditions in combinations():
         for name, theirs in others.items():
+            if not _may_agree(ours, theirs, conditions):
+                continue
             for steps in _kinds(ours, theirs):
                 known = [its for (other, its), held in distances.items() if other == name and steps in held]
                 if any(set(its) <= set(conditions) for its in known):
@@ -261,6 +263,14 @@ class Subject:
         return any(self.estimator.initial().values())
 
     @functools.cached_property
+    def still(self) -> bool:
+        """Whether no schedule or switch names a step, and the first and the last step have the same gradients."""
+        ends = (self.steps[0], self.steps[-1])
+        return not turns(self.estimator) and all(
+            torch.equal(*(self.gradient((), index, step, 0) for step in ends)) for index in (0, 3)
+        )
+
+    @functools.cached_property
     def kinds(self) -> dict[int, bytes]:
         """For each step what the gradients are there: equal for steps between which nothing has moved."""
         return {step: b"".join(map(bytes, self._sampled(step))) for step in self.steps}
@@ -327,17 +337,34 @@ def _trials(ours: Subject, theirs: Subject, steps: tuple[int, ...]) -> Iterator[
             yield index, steps[index % len(steps)], history
 
 
+def _may_agree(ours: Subject, theirs: Subject, conditions: Conditions) -> bool:
+    """Whether the smallest probe allows a factor at any step: most pairs fail there, and need no long probe.
+
+    For two that stand still, the first step stands for all.
+    """
+    return any(
+        _agrees(ours.gradient(conditions, 0, step, 0), theirs.gradient(conditions, 0, step, 0), None)[0]
+        for step in (ours.steps[:1] if ours.still and theirs.still else ours.steps)
+    )
+
+
+def _agrees(mine: Tensor, other: Tensor, factor: float | None) -> tuple[bool, float | None]:
+    """Whether `mine` is `factor` times `other`, and the factor, which the first gradient other than 0 decides."""
+    if factor is None and bool(other.any()):
+        factor = float(mine @ other) / float(other @ other)
+        if not factor > 0:
+            return False, None
+    return torch.allclose(mine, other * (1.0 if factor is None else factor), rtol=1e-9, atol=1e-12), factor
+
+
 def _factor(ours: Subject, theirs: Subject, conditions: Conditions, steps: tuple[int, ...]) -> float | None:
     """The one positive factor by which our gradients are theirs in every trial; None if there is none."""
     factor: float | None = None
     for index, step, history in _trials(ours, theirs, steps):
         mine = ours.gradient(conditions, index, step, history)
         other = theirs.gradient(conditions, index, step, history)
-        if factor is None and bool(other.any()):
-            factor = float(mine @ other) / float(other @ other)
-            if not factor > 0:
-                return None
-        if not torch.allclose(mine, other * (1.0 if factor is None else factor), rtol=1e-9, atol=1e-12):
+        agree, factor = _agrees(mine, other, factor)
+        if not agree:
             return None
     return factor
 
