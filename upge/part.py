@@ -76,7 +76,7 @@ class StrictModel(BaseModel):
         self._raise("refused_key" if key else "refused", at, message)
 
     def lack(self, message: str) -> None:
-        """Raise a validation error that points at this block's key: it lacks something, which a fragment may."""
+        """Raise a validation error at this block's key: it lacks something. An abstract recipe may lack it."""
         self._raise("lacking", (), message)
 
     def _raise(self, kind: LiteralString, at: tuple[str | int, ...], message: str) -> None:

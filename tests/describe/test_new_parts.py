@@ -301,7 +301,7 @@ def test_the_command_prints_what_it_wrote(capsys: pytest.CaptureFixture[str], tm
     [
         (["recipe", "mine", "--like", "grp"], "did you mean 'grpo'?"),
         (["recipe", "mine", "--like", "nowhere.yaml"], "there is no such file"),
-        (["recipe", "mine", "--like", "lab/base"], "a fragment"),
+        (["recipe", "mine", "--like", "lab/base"], "is abstract"),
         (["recipe", "mine", "--like", "grpo_tix"], "did you mean 'grpo_tis'?"),
         (["recipe", "mi ne", "--like", "grpo"], "'mi_ne' would do"),
         (["recipe", "mine"], "--like"),

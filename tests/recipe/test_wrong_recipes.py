@@ -250,8 +250,8 @@ def test_the_command_names_the_fault_without_a_traceback(verb: str, arguments: l
     assert isinstance(result.exception, SystemExit) or is_about_input(result.exception)
 
 
-def test_a_fragment_is_not_run() -> None:
-    with pytest.raises(RecipeError, match="fragment"):
+def test_an_abstract_recipe_is_not_run() -> None:
+    with pytest.raises(RecipeError, match="abstract: another recipe must extend it"):
         upge.load(Path(__file__).parents[2] / "recipes" / "lab" / "base.yaml")
 
 

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from upge.bench.timing import Table
 
 bench = typer.Typer(
-    no_args_is_help=True, help="Measure speed and memory: ratios of times from one run, in turns, with spread."
+    no_args_is_help=True,
+    help="Measure speed and memory: ratios of times that alternate within one run, with their spread.",
 )
 app.add_typer(bench, name="bench")
 

@@ -20,7 +20,7 @@ Form = Annotated[str, typer.Option("--format", help="text, markdown, or latex (f
 def explain(
     recipe: RecipePath, overrides: Overrides = None, form: Form = "text", allow_code: AllowCode = False
 ) -> None:
-    """Print a recipe's gradient as a formula: its factors, where their settings come from, what it reduces to."""
+    """Print a recipe's gradient as a formula: its factors, origins of settings, and equal recipes."""
     from upge.describe.recipe import FORMATS, explained, rendered
     from upge.files import shown
     from upge.recipe.resolve import load_composed

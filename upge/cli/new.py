@@ -21,7 +21,7 @@ def recipe(
     like: Annotated[str, typer.Option(metavar="RECIPE", help="The recipe to copy: a file, or an installed one.")],
     folder: Folder = Path(),
 ) -> None:
-    """Write a copy of a recipe, with its estimator written out: change one word, and run it."""
+    """Write a copy of a recipe, with its estimator written out, to change and run."""
     from upge.describe.scaffold import new_recipe
 
     typer.echo(new_recipe(name, like, folder))

@@ -118,7 +118,7 @@ def new_recipe(name: str, like: str, folder: Path = Path()) -> Path:
     parent = find_recipe(like)
     checked = check(parent)
     if checked.recipe is None:
-        raise InputError(f"'{like}' is a fragment to extend: it has no estimator to start from")
+        raise InputError(f"'{like}' is abstract: it has no estimator to start from")
     extended = _extendable(parent, folder, pointed_at=parent == Path(like))
     header = _header(name, like, checked.recipe.name, extended)
     return write_new(target, header + _text(name, checked.recipe.name, checked.composed.root, extended))

@@ -48,7 +48,7 @@ def _explored(batch: Batch) -> Batch:
 
 
 def _one_token(batch: Batch) -> Batch:
-    """Every token is a trajectory by itself, so that no token on which a part acts is lost."""
+    """The batch with each token as a trajectory of its own, so that every token has its own weight."""
     rows = batch.trajectory
     names = ("group", "demonstration", "reward", "truncated")
     spread: dict[str, Any] = {name: None if (x := getattr(batch, name)) is None else x[rows] for name in names}

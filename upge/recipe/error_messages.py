@@ -73,7 +73,7 @@ class Wording:
     workshop: RecipeContext
 
     def faults(self, details: Sequence[ErrorDetails], *, abstract: bool = False) -> Iterator[Fault]:
-        """A fault for each error, but for those that another explains; a fragment may lack what it likes."""
+        """A fault for each error that no other one explains; in an abstract recipe, missing keys are no faults."""
         located = [(self._place_in_tree(detail), detail) for detail in details]
         meant = {(*path[:-1], self._meant(path)): path for (kind, path), _ in located if kind == "extra_forbidden"}
         wholes = {("extends",), ("abstract",)}  # what decides whether anything is missing

@@ -36,20 +36,20 @@ def load_composed(
     checked = check(path, overrides, allow_code=allow_code)
     if checked.recipe is None:
         place = locate(checked.composed.root, ("abstract",), prefer="value")
-        raise RecipeError([Fault("this is a fragment to extend, not a recipe to load", place)])
+        raise RecipeError([Fault("this recipe is abstract: another recipe must extend it", place)])
     return checked.recipe, checked.composed
 
 
 @dataclass(frozen=True)
 class Checked:
-    """A file without faults: its `recipe`, or None if it is an abstract fragment that is right as far as it goes."""
+    """A file without faults: its `recipe`, or None if it is abstract and has no faults so far."""
 
     recipe: Recipe | None
     composed: Composed
 
 
 def check(path: str | Path, overrides: Sequence[str] = (), *, allow_code: bool = False) -> Checked:
-    """As `load`, but an abstract fragment is no fault."""
+    """As `load`, but an abstract recipe is no fault."""
     file = find_recipe(path)
     composed = compose(file, overrides, shipped=shipped_recipes(), shorthand=shorthand)
     workshop = RecipeContext(file.parent, allow_code=allow_code)
@@ -57,7 +57,7 @@ def check(path: str | Path, overrides: Sequence[str] = (), *, allow_code: bool =
     composed = replace(composed, root=_without_parents_line(composed.root, file))
     values = plain(composed.root) | _own_name(composed.root, file)
     abstract = _says_abstract(composed.root, file)
-    if values.get("abstract") is True:  # its own, or that of a fragment which it extends
+    if values.get("abstract") is True:  # its own, or that of an abstract recipe which it extends
         values = values | {"abstract": False} | ({"name": values.get("name", "fragment")} if abstract else {})
     wording = Wording(composed, workshop)
     faults = list(_removed_unknown(wording))
