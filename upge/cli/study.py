@@ -17,6 +17,7 @@ from upge.tables import folding
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from upge.estimator.estimator import Estimator
     from upge.estimator.part_calls import PartError
     from upge.recipe.compose import Composed
     from upge.recipe.schema import Recipe
@@ -63,32 +64,38 @@ def study(
     """Compare each recipe's gradient with the exact one: bias, variance and error, on a small enumerable policy."""
     import torch
 
-    from upge.errors import InputError
     from upge.study.exact import Setting
     from upge.study.study import SWEEPS, Case, remarks
     from upge.study.study import study as studied
 
     torch.set_num_threads(1)  # tensors of a few hundred numbers
     loaded = [_loaded(path, length, allow_code=allow_code) for path in recipes]
-    estimators = {path.name: path.estimator for path, _ in loaded}
-    if len(estimators) < len(loaded):
-        raise InputError("two of these recipes have the same name; give each another name")
+    estimators = _estimators([recipe for recipe, _ in loaded])
     case = Case(_world(success, vocabulary, length), Setting(prompts, n, step), stale, policy.value, rate, draws, seed)
     faults: dict[str, PartError] = {}
     rows = list(studied(estimators, case, mu or [0.0, 0.1], SWEEPS if sweep else {}, faults))
     whole = {name: estimator for name, estimator in estimators.items() if name not in faults}
     if output is not None and rows:
-        from upge.report.study import write_study
-
-        typer.echo(f"wrote {write_study(rows, output)}", err=True)
+        _write(rows, output)
     for remark in remarks(whole, case):
         typer.echo(remark, err=True)
     _print(rows, faults, as_json=as_json)
-    for recipe, composed in loaded:
-        if recipe.name in faults:
-            typer.echo(f"{recipe.name}: {_placed(faults[recipe.name], composed)}", err=True)
+    _refuse(loaded, faults)
+
+
+def _refuse(loaded: Sequence[tuple[Recipe, Composed]], faults: Mapping[str, PartError]) -> None:
+    """Report what parts have raised, and exit 1; nothing where none has."""
+    for name, composed in ((recipe.name, composed) for recipe, composed in loaded if recipe.name in faults):
+        typer.echo(f"{name}: {_placed(faults[name], composed)}", err=True)
     if faults:
         raise typer.Exit(FAILED)
+
+
+def _write(rows: Sequence[Row], output: Path) -> None:
+    """Write the page of a study."""
+    from upge.report.study import write_study
+
+    typer.echo(f"wrote {write_study(rows, output)}", err=True)
 
 
 def _print(rows: Sequence[Row], faults: Mapping[str, PartError], *, as_json: bool) -> None:
@@ -100,6 +107,16 @@ def _print(rows: Sequence[Row], faults: Mapping[str, PartError], *, as_json: boo
     from rich.console import Console
 
     Console(highlight=False, markup=False).print(*_tables(rows, list(faults)))
+
+
+def _estimators(recipes: Sequence[Recipe]) -> dict[str, Estimator]:
+    """The estimators by their recipes' names. Raises InputError where two have the same."""
+    from upge.errors import InputError
+
+    estimators = {recipe.name: recipe.estimator for recipe in recipes}
+    if len(estimators) < len(recipes):
+        raise InputError("two of these recipes have the same name; give each another name")
+    return estimators
 
 
 def _world(success: Sequence[float] | None, vocabulary: int, length: int) -> World:

@@ -174,21 +174,14 @@ def load(
     arguments = _arguments(dtype, attention, lora)
     # The tokenizer first: it is small, and random weights depend on it.
     opened = _open_tokenizer(tokenizer) if tokenizer else _open_tokenizer(str(path), of="model")
-    left: Sequence[str] = ()
-    if path is not None:
-        with _unused_recorded() as names:
-            model = _open_model(path, arguments, overrides or {})
-        left = sorted(names)
-    else:
-        model = _random(config or {}, opened, arguments, seed)
+    model, left = _model(path, config, opened, arguments, overrides or {}, seed)
     several = text_scope.composite(model.config)
     with explained("model"):
         away = text_scope.settle(model) if several else ()
     notes = [_unused_note(model, left), text_scope.note(model, away)]
     if lora is not None:
-        with explained("model.lora"):
-            adapt(model, lora, base=None if path is None else _absolute(path), seed=seed, without=away)
-        notes += [bare(model, away)] if lora.targets == "all-linear" else []
+        base = None if path is None else _absolute(path)
+        notes.append(_put_adapter(model, lora, base=base, seed=seed, without=away))
     if gradient_checkpointing:
         recompute.check(model)
     return Policy(
@@ -199,6 +192,31 @@ def load(
         files=_processor_files(path) if several and path is not None else None,
         left=left,
     )
+
+
+def _model(
+    path: str | None,
+    config: dict[str, Any] | None,
+    tokenizer: PreTrainedTokenizerBase,
+    arguments: dict[str, Any],
+    overrides: Mapping[str, Any],
+    seed: int,
+) -> tuple[PreTrainedModel, Sequence[str]]:
+    """The model at `path`, or one with random weights; and the tensors of its checkpoint that have no place in it."""
+    if path is None:
+        return _random(config or {}, tokenizer, arguments, seed), ()
+    with _unused_recorded() as names:
+        model = _open_model(path, arguments, overrides)
+    return model, sorted(names)
+
+
+def _put_adapter(
+    model: PreTrainedModel, lora: AdapterSettings, *, base: str | None, seed: int, without: tuple[str, ...]
+) -> str | None:
+    """Put a new adapter into the model; returns the sentence that names the weights without one."""
+    with explained("model.lora"):
+        adapt(model, lora, base=base, seed=seed, without=without)
+    return bare(model, without) if lora.targets == "all-linear" else None
 
 
 def _arguments(dtype: str, attention: str | None, lora: AdapterSettings | None) -> dict[str, Any]:

@@ -200,6 +200,11 @@ def describe(folder: RunFolder, recipe: Recipe, start: Start, policy: Policy) ->
         folder.describe(recipe, policy.vocabulary_fingerprint())
 
 
+def evaluations(folder: RunFolder) -> list[dict[str, Any]]:
+    """The evaluations of a run until the checkpoint that it is resumed from."""
+    return RunReader(folder.path).measurements
+
+
 def tidy(folder: RunFolder, found: Found) -> None:
     """Take back what was logged after the checkpoint, and tidy its folder of what nobody can go on from."""
     if folder.writes:

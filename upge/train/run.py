@@ -17,7 +17,7 @@ from upge.runs.folder import RunFolder
 from upge.train import random_state, trackers
 from upge.train.display import Display
 from upge.train.learner import open_learner
-from upge.train.resume import Start, choose, describe, tidy
+from upge.train.resume import Start, choose, describe, evaluations, tidy
 from upge.train.trainer import Trainer
 
 
@@ -74,5 +74,6 @@ def _begin(trainer: Trainer, start: Start) -> None:
         tidy(folder, found)
         if found.place is not None and found.progress is not None:
             trainer.take_up(found.place, found.progress)
+            trainer.evaluations = evaluations(folder)
     describe(folder, trainer.recipe, start, trainer.policy)
     trainer.note("running")

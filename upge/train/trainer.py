@@ -21,7 +21,6 @@ from upge.rollouts.collector import Collector
 from upge.rollouts.rollout_batch import RolloutBatch
 from upge.runs import status
 from upge.runs.folder import RunFolder
-from upge.runs.reader import RunReader
 from upge.runs.signals import Stop, Stopped
 from upge.train import cautions, checkpoint
 from upge.train.checkpoint import Progress
@@ -213,7 +212,6 @@ class Trainer:
         self.collector.data.restore(progress.data)
         self.watch.restore(progress.health)
         self.collector.sampler.engine.sync(self.policy)
-        self.evaluations = RunReader(self.folder.path).measurements
         checkpoint.restore_generators(progress, self.collector.ranks)
 
     def stop_where_asked(self) -> None:
