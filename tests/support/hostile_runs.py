@@ -256,8 +256,11 @@ def logs() -> Iterator[tuple[str, Make]]:
         yield f"a line {line[:45]!r}", going_on(before, rf"metrics\.jsonl.*{says}", code=code)
     for name in ("metrics.jsonl", "completions.jsonl", "status.json", "model", "checkpoints", "manifest.json", "code"):
         yield f"a link for {name}", going_on(linked(name), rf"run/{name}: a link that leads out of the run folder")
-    aside = linked("recipe.yaml.partial")
-    yield "a link aside", going_on(aside, r"recipe\.yaml\.partial: a link that leads out of the run folder")
+    partial = linked("recipe.yaml.partial")
+    yield (
+        "a link, partial",
+        going_on(partial, r"recipe\.yaml\.partial: a link that leads out of the run folder"),
+    )
     for value in (
         "[]",
         "{",

@@ -168,7 +168,7 @@ def look(folder: Path, steps: int) -> Moment:
     """Where the run in a folder is, or was when its process was killed."""
     lines = _lines(folder / "metrics.jsonl")
     done = sum(line["phase"] == "train" for line in lines)
-    if any((folder / "checkpoints").glob(f"*{atomic_files.ASIDE}")):
+    if any((folder / "checkpoints").glob(f"*{atomic_files.PARTIAL}")):
         return Moment("checkpoint", done)
     if _measured(done, steps) and not any(line["phase"] == "eval" and line["step"] == done for line in lines):
         return Moment("evaluation", done)

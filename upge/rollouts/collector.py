@@ -90,12 +90,12 @@ class Collector:
             return Collected(places.all(), self._counts(places, step), taken + prompts)
         self._fill(places, step, self._fresh(range(prompts), taken), keep)
         discarded, rounds = 0, 0
-        idle = self._idle(places, step, state)
-        while idle and rounds < refill.rounds:
-            self._fill(places, step, self._fresh(idle, taken + prompts + discarded), keep)
-            discarded, rounds = discarded + len(idle), rounds + 1
-            idle = self._idle(places, step, state)
-        counts = {"refill/rounds": rounds, "refill/discarded": discarded, "refill/left": len(idle)}
+        zero_weight = self._zero_weight_prompts(places, step, state)
+        while zero_weight and rounds < refill.rounds:
+            self._fill(places, step, self._fresh(zero_weight, taken + prompts + discarded), keep)
+            discarded, rounds = discarded + len(zero_weight), rounds + 1
+            zero_weight = self._zero_weight_prompts(places, step, state)
+        counts = {"refill/rounds": rounds, "refill/discarded": discarded, "refill/left": len(zero_weight)}
         counted = self._counts(places, step) | {name: float(count) for name, count in counts.items()}
         return Collected(places.all(), counted, taken + prompts + discarded)
 
@@ -141,14 +141,14 @@ class Collector:
             places.trajectories[prompted.group] += [] if shown is None else [shown]
             places.without[prompted.group].update([] if lack is None else [lack])
 
-    def _idle(self, places: Places, step: int, state: State) -> list[int]:
+    def _zero_weight_prompts(self, places: Places, step: int, state: State) -> list[int]:
         """The places, of all ranks, whose every coefficient is 0."""
         batch = RolloutBatch.of(places.all(), self.ranks.accelerator.device, self.dtype).batch
         mine = self.recipe.estimator.idle(batch, step, state=state, reduce=self.ranks.sum)
         groups = torch.unique(batch.group)[mine]
-        idle = torch.zeros(self.recipe.train.prompts, device=self.ranks.accelerator.device)
-        idle[groups] = 1
-        return [int(group) for group in self.ranks.sum(idle).nonzero()[:, 0]]
+        zero_weight = torch.zeros(self.recipe.train.prompts, device=self.ranks.accelerator.device)
+        zero_weight[groups] = 1
+        return [int(group) for group in self.ranks.sum(zero_weight).nonzero()[:, 0]]
 
     def _counts(self, places: Places, step: int) -> dict[str, float]:
         """Prompts that left no room for a response, and demonstrations that could not be had, over all ranks."""

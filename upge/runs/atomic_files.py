@@ -13,18 +13,18 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-ASIDE = ".partial"
+PARTIAL = ".partial"
 """What the name of a file or folder ends with while it is being written."""
 
 
 def write(path: Path, text: str) -> None:
-    """Write a file aside, sync it and rename it to `path`: a reader sees the old text or the new one."""
-    aside = path.with_name(path.name + ASIDE)
-    with writing(path), aside.open("w", encoding="utf-8") as file:
+    """Write a partial file, sync it and rename it to `path`: a reader sees the old text or the new one."""
+    partial = path.with_name(path.name + PARTIAL)
+    with writing(path), partial.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    aside.replace(path)
+    partial.replace(path)
     sync(path.parent)
 
 
@@ -50,9 +50,9 @@ def writing(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def aside(place: Path) -> Iterator[Path]:
-    """An empty folder beside `place` to write what `stand` will put there; it is gone afterwards, whatever happens."""
-    partial = place.with_name(place.name + ASIDE)
+def staging_dir(place: Path) -> Iterator[Path]:
+    """An empty folder beside `place` for what `publish` will rename to it; it is gone afterwards, whatever happens."""
+    partial = place.with_name(place.name + PARTIAL)
     shutil.rmtree(partial, ignore_errors=True)
     with writing(place):
         try:
@@ -62,8 +62,8 @@ def aside(place: Path) -> Iterator[Path]:
             shutil.rmtree(partial, ignore_errors=True)
 
 
-def stand(partial: Path, place: Path) -> None:
-    """Sync everything in a folder written aside, and rename it to `place`; what stood there is gone."""
+def publish(partial: Path, place: Path) -> None:
+    """Sync everything in a staging folder, and rename it to `place`; what was there is deleted."""
     for path in sorted(partial.rglob("*")):
         sync(path)
     sync(partial)

@@ -42,10 +42,10 @@ class Status:
 def note(folder: Path, state: State, step: int, reason: str = "") -> None:
     """Write status.json: whole or not at all, but without waiting for the disk."""
     status = Status(state, step, os.getpid(), " ".join(reason.split())[:300])
-    aside = folder / f"{FILE}{atomic_files.ASIDE}"
+    partial = folder / f"{FILE}{atomic_files.PARTIAL}"
     with atomic_files.writing(folder / FILE):
-        aside.write_text(json.dumps(asdict(status), ensure_ascii=False) + "\n", encoding="utf-8")
-    aside.replace(folder / FILE)
+        partial.write_text(json.dumps(asdict(status), ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.replace(folder / FILE)
 
 
 def read(folder: Path) -> Status | None:

@@ -93,9 +93,9 @@ def save(run: Path, learner: Trained, progress: Progress, *, keep: int = 2, writ
     if not writes:
         save_models(place, learner, merge=False, writes=False)
         return place
-    with atomic_files.aside(place) as partial:
+    with atomic_files.staging_dir(place) as partial:
         _write(partial, learner, progress, moments)
-        atomic_files.stand(partial, place)
+        atomic_files.publish(partial, place)
     for old in checkpoints(run)[keep:]:
         shutil.rmtree(old, ignore_errors=True)
     return place
@@ -144,10 +144,10 @@ def leave(run: Path, learner: Trained, *, merge: bool, writes: bool = True) -> N
     if not writes:
         save_models(run, learner, merge=merge, writes=False)
         return
-    with atomic_files.aside(run / "trained") as partial:
+    with atomic_files.staging_dir(run / "trained") as partial:
         save_models(partial, learner, merge=merge)
         for model in sorted(partial.iterdir()):
-            atomic_files.stand(model, run / model.name)
+            atomic_files.publish(model, run / model.name)
 
 
 def rehearse(run: Path, learner: Trained, *, merge: bool, writes: bool = True) -> None:
@@ -158,7 +158,7 @@ def rehearse(run: Path, learner: Trained, *, merge: bool, writes: bool = True) -
     if not writes:
         _try_saving(run, learner, merge=merge, writes=False)
         return
-    with atomic_files.aside(run / "trial") as partial:
+    with atomic_files.staging_dir(run / "trial") as partial:
         _try_saving(partial, learner, merge=merge, writes=True)
 
 

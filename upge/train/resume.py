@@ -218,7 +218,10 @@ def _set_aside(folder: Path, damaged: Mapping[Path, str]) -> None:
         kept = place.with_name(place.name + ".damaged")
         shutil.rmtree(kept, ignore_errors=True)
         place.rename(kept)
-    for partial in [*(folder / "checkpoints").glob(f"*{atomic_files.ASIDE}"), *folder.glob(f"*{atomic_files.ASIDE}")]:
+    for partial in [
+        *(folder / "checkpoints").glob(f"*{atomic_files.PARTIAL}"),
+        *folder.glob(f"*{atomic_files.PARTIAL}"),
+    ]:
         if partial.is_dir():
             shutil.rmtree(partial, ignore_errors=True)
         else:
