@@ -13,7 +13,7 @@ from test_run_faults import When
 
 import upge
 from upge.errors import RunError
-from upge.runs.folder import RunFolder
+from upge.runs.reader import RunReader
 from upge.train import checkpoint
 from upge.train.run import train
 
@@ -44,7 +44,7 @@ def test_a_disk_that_fills_leaves_the_checkpoint_before_it(tmp_path: Path, small
 
     with pytest.raises(RunError, match=rf"no room on the disk while writing {folder}.*: .* MiB of 4.0 MiB are free"):
         train(recipe, display=When(3, fill))
-    found = checkpoint.newest(folder, RunFolder(folder, writes=False).holds)
+    found = checkpoint.newest(RunReader(folder))
     assert found.progress is not None
     assert (found.progress.step, found.damaged) == (2, {})
     ballast.unlink()

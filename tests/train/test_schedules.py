@@ -62,7 +62,7 @@ def test_a_number_may_take_an_ended_schedules_place(finished: Path) -> None:
 
 def test_what_becomes_of_every_ended_schedule_is_told(finished: Path) -> None:
     more = upge.load(finished, ["train.steps=4", "optimizer.lr.steps=4"])
-    told = choose(more, finished.parent / "run").told
+    told = choose(more, finished.parent / "run").messages
     assert "estimator.terms.sft.weight stays at 0.5, the end of its schedule, reached at step 2" in told
     assert "optimizer.lr follows its new schedule from here on; the steps before followed the old one" in told
 
@@ -99,10 +99,10 @@ def test_what_follows_the_number_of_steps_is_free_when_a_run_goes_on(tmp_path: P
     folder = train(upge.load(path, allow_code=True))
     more = upge.load(path, ["train.steps=4"], allow_code=True)
     assert more.estimator.terms["rl"].mask[0].until == 4  # type: ignore[attr-defined]
-    told = choose(more, folder).told
+    told = choose(more, folder).messages
     assert not any("until stays" in each for each in told), "the recipe's own lets it follow"
     kept = upge.load(folder / "recipe.yaml", ["train.steps=4"], allow_code=True)
-    told = choose(kept, folder).told
+    told = choose(kept, folder).messages
     place = "estimator.terms.rl.mask.0.until"
     assert any(f"{place} stays 2, as train.steps was; to let it follow: {place}=4" in each for each in told)
     other = upge.load(path, ["train.steps=4", "train.prompts=4"], allow_code=True)
