@@ -72,7 +72,7 @@ class Installed:
         return self.packages[slot] / f"upge_{name}" / f"{name}.py"
 
 
-def tested(*packages: Installed, options: list[str]) -> subprocess.CompletedProcess[str]:
+def pytest_of(*packages: Installed, options: list[str]) -> subprocess.CompletedProcess[str]:
     """The packages' own tests, run by pytest in one process of its own."""
     paths = [path for each in packages for path in each.path]
     return subprocess.run(
@@ -171,7 +171,7 @@ def failed(installed: Installed, tmp_path_factory: pytest.TempPathFactory) -> di
         text = wrong.part(slot).read_text()
         assert right in text
         wrong.part(slot).write_text(text.replace(right, other))
-    said = tested(installed, wrong, options=["--tb=no", "-rfE", "-k", "not laws"]).stdout
+    said = pytest_of(installed, wrong, options=["--tb=no", "-rfE", "-k", "not laws"]).stdout
     found = re.findall(r"^(?:FAILED|ERROR) .*test_(my|wrong)_(\w+)\.py", said, flags=re.MULTILINE)
     passed = re.search(r"(\d+) passed", said)
     assert passed is not None, said
@@ -185,7 +185,7 @@ def test_its_tests_pass_as_they_are(failed: dict[str, set[str]]) -> None:
 
 @pytest.mark.heavy
 def test_so_do_its_laws_with_all_their_examples(installed: Installed) -> None:
-    finished = tested(installed, options=["-k", "laws"])
+    finished = pytest_of(installed, options=["-k", "laws"])
     assert finished.returncode == 0, finished.stdout + finished.stderr
 
 
