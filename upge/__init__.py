@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from upge.errors import InputError as InputError
     from upge.errors import Terminated as Terminated
     from upge.estimator.batch import Batch as Batch
-    from upge.estimator.batch import View as View
     from upge.estimator.credit import Credit as Credit
     from upge.estimator.estimator import Estimator as Estimator
-    from upge.estimator.estimator import Term as Term
     from upge.estimator.part_calls import PartError as PartError
     from upge.estimator.part_calls import error_text as error_text
+    from upge.estimator.term import Term as Term
+    from upge.estimator.view import View as View
     from upge.files import parse_json as parse_json
     from upge.files import read_text as read_text
     from upge.files import regular_file as regular_file
@@ -79,19 +79,15 @@ _HOMES = {
         "InputError",
         "Terminated",
     ),
-    "upge.estimator.batch": (
-        "Batch",
-        "View",
-    ),
+    "upge.estimator.batch": ("Batch",),
     "upge.estimator.credit": ("Credit",),
-    "upge.estimator.estimator": (
-        "Estimator",
-        "Term",
-    ),
+    "upge.estimator.estimator": ("Estimator",),
     "upge.estimator.part_calls": (
         "PartError",
         "error_text",
     ),
+    "upge.estimator.term": ("Term",),
+    "upge.estimator.view": ("View",),
     "upge.files": (
         "parse_json",
         "read_text",

@@ -40,7 +40,7 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError, PydanticKnownError, ValidationError
 
 from upge import registry
-from upge.part_checks import Scope, check_declarations, check_names
+from upge.part_checks import OF_THETA, Scope, check_declarations, check_names
 
 
 class StrictModel(BaseModel):
@@ -107,13 +107,13 @@ if TYPE_CHECKING:
     from pydantic._internal._model_construction import ModelMetaclass
     from torch import Tensor
 
-    from upge.estimator.batch import View
+    from upge.estimator.view import View
     from upge.types import Context, DataSession, EngineSession, Problem, RewardSession
 else:
     ModelMetaclass = type(BaseModel)
 
-API = 1
-"""The version of the part contract; it increases when parts of the previous one would compute something wrong."""
+API = 2
+"""The version of what a part owes and is given. A part that was written for an older one is right under this, too."""
 
 
 @dataclass_transform(kw_only_default=True, field_specifiers=(Field,))
@@ -131,12 +131,12 @@ class Part(StrictModel, metaclass=PartClass):
     Class variables:
         needs: the batch fields that `__call__` reads (`"logp"`, `"old_logp"`, `"reward"`, …). Reading another raises.
         trust_region: for masks: on-policy data is never masked, g(1) = 1.
-        scope: the data that one call needs: a token, its trajectory, its prompt's group, or the whole optimizer step.
-            For a part that is computed once a rollout batch, the last is the whole rollout batch.
+        scope: the data that one call needs: a token, its trajectory, its prompt's group, or the whole optimizer step
+            on all ranks. For a part that is computed once a rollout batch, the last is the whole rollout batch.
         packages: the optional modules that it imports, each with the argument of `pip install` that installs it:
             `{"math_verify": "upge[math]"}`. A run checks for them before it loads a model.
-        api: the version of this contract that the part was written for (`api = 1`). An upge with another version of the
-            contract refuses the part with an error.
+        api: the version of this contract that the part was written for (`api = 2`). An upge whose contract is older
+            refuses the part with an error.
     """
 
     slot: ClassVar[str]
@@ -191,7 +191,27 @@ def _fields_of(kind: type) -> Mapping[str, Any]:
     return kind.model_fields if issubclass(kind, BaseModel) else {}
 
 
-class Factor(Part):
+State: TypeAlias = "dict[str, dict[str, Tensor]]"
+"""What stateful parts carry from one rollout batch to the next: place in the estimator → named tensors."""
+
+
+class Stateful(Part):
+    """A part of the estimator. It may carry state from one rollout batch to the next: a dict of tensors, saved with the
+    run, that `b.state` has in every method."""
+
+    def initial(self) -> dict[str, Tensor]:
+        """The state before the first rollout batch."""
+        return {}
+
+    def advance(self, b: View) -> dict[str, Tensor]:
+        """The state after this rollout batch, made of `b.state` and of numbers over all ranks (`b.total`, …) only.
+
+        It is called once a rollout batch, in credit: `b` has all of the batch, and `b.logp` is log π_old.
+        """
+        return dict(b.state)
+
+
+class Factor(Stateful):
     """A part that is one factor of the equation: a number per token of the view, shape (T,), or one for all of them."""
 
     @abstractmethod
@@ -230,32 +250,34 @@ class Reduction(Factor):
         return (b.rows if self.count == "all" else b.active).to(b.dtype)
 
 
-State: TypeAlias = "dict[str, dict[str, Tensor]]"
-"""The state of the parts between rollout batches: place in the estimator → named tensors."""
+class Advantage(Factor):
+    """Â_t. Computed once a rollout batch, or at every θ (live) if it reads what depends on θ.
 
-
-class Stateful(Part):
-    """A part that may carry state from one rollout batch to the next: a dict of tensors, saved with the run."""
-
-    def initial(self) -> dict[str, Tensor]:
-        """The state before the first rollout batch."""
-        return {}
-
-    def advance(self, b: View) -> dict[str, Tensor]:
-        """The state after this rollout batch, made of `b.state` and of sums over all ranks (`b.total`) only."""
-        return dict(b.state)
-
-
-class Advantage(Stateful, Factor):
-    """Â_t. Computed once per rollout batch; for every micro-batch (live) if it reads `logp` or `entropy`."""
+    Class variables:
+        live: False for an advantage that reads `logp` or `entropy` and means those of π_old: once a rollout batch.
+    """
 
     slot: ClassVar[str] = "advantage"
+    live: ClassVar[bool] = True
 
     def returns(self, b: View) -> Tensor | None:
         """(T,) the critic's target before each token, in units of the reward; None for an advantage without a
         critic."""
         del b
         return None
+
+
+def is_live(part: Advantage) -> bool:
+    """Whether an advantage depends on θ, and is hence computed for every θ."""
+    # A parameter that is called so is a parameter: parts of the first edition may have one.
+    says = "live" in type(part).model_fields or part.live
+    return says and bool(part.reads() & OF_THETA)
+
+
+def carries_state(part: Part) -> bool:
+    """Whether a part has a state, and an `advance` of its own that makes the next one."""
+    own = isinstance(part, Stateful) and type(part).advance is not Stateful.advance
+    return own and not {"initial", "advance"} & type(part).model_fields.keys()
 
 
 class Switch(Stateful):

@@ -17,9 +17,15 @@ FIELDS = frozenset(
 )
 """What a part has to declare before it may read it; the batch's structure is free to all."""
 
+OF_THETA = frozenset(("logp", "entropy"))
+"""The fields that depend on the policy in training."""
 
-DECLARED = frozenset(("slot", "api", "needs", "trust_region", "scope", "packages", "reports_logp"))
+
+DECLARED = frozenset(("slot", "api", "needs", "trust_region", "scope", "live", "packages", "reports_logp"))
 """The declarations of a class."""
+
+LATER = frozenset(("live",))
+"""Of these, what a part of the first edition may have as a parameter, which it then is."""
 
 
 FREE = frozenset(
@@ -35,6 +41,8 @@ FREE = frozenset(
         "shaping",
         "step",
         "state",
+        "noise",
+        "trajectory_noise",
     )
 )
 """What every view has without a declaration."""
@@ -80,14 +88,15 @@ def check_declarations(kind: Any) -> None:
     slots = {base.__dict__["slot"] for base in kind.__mro__ if "slot" in base.__dict__}
     if len(slots) > 1:
         raise TypeError(f"{name}.slot = {kind.slot!r}: the base class sets the slot; don't set it")
-    if not isinstance(kind.trust_region, bool):
-        raise TypeError(f"{name}.trust_region = {kind.trust_region!r}: should be True or False")
+    for flag in {"trust_region", "live"} - kind.model_fields.keys():
+        if not isinstance(getattr(kind, flag, False), bool):
+            raise TypeError(f"{name}.{flag} = {getattr(kind, flag)!r}: should be True or False")
     packages = kind.packages
     if not isinstance(packages, Mapping):
         raise TypeError(f"{name}.packages = {packages!r}: should map a module to what pip calls it")
     if not isinstance(kind.api, int):
         raise TypeError(f"{name}.api = {kind.api!r}: should be the number of the part API it was written for")
-    if annotated := sorted(DECLARED & kind.model_fields.keys()):
+    if annotated := sorted((DECLARED - LATER) & kind.model_fields.keys()):
         raise TypeError(f"{name}.{annotated[0]} is the class's own and no parameter: write it without an annotation")
     if "use" in kind.fields():
         raise TypeError(f"{name}.use: no parameter can be called so, since 'use' names the part itself")
@@ -98,9 +107,8 @@ def unusable(kind: Any, base: Any, package: str) -> tuple[str, str] | None:
     is_one = isinstance(kind, type) and issubclass(kind, base)
     if not is_one:
         return f"is not a subclass of upge.{base.__name__}", ""
-    if kind.api != base.api:
-        older = f"upgrade {'upge' if kind.api > base.api else package}"
-        return f"was written for version {kind.api} of the part API; this is {base.api}", older
+    if kind.api > base.api:
+        return f"was written for version {kind.api} of the part API; this is {base.api}", "upgrade upge"
     if lacking := sorted(kind.__abstractmethods__):
         slot = getattr(kind, "slot", "part")
         return f"has no {' and no '.join(lacking)}, which every {slot} needs", ""

@@ -12,6 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+
+def key_of(*coordinates: object) -> int:
+    """A 64-bit key of coordinates that their texts tell apart: equal ones have equal keys, on any machine."""
+    text = "\x1f".join(map(str, coordinates))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
 Message = dict[str, str]
 """One turn of a conversation: `{"role": ..., "content": ...}`."""
 
@@ -75,8 +82,7 @@ class Request:
 
     def key(self, seed: int) -> int:
         """A 64-bit key of (seed, stream, step, problem, sample): with equal keys, samples are equal in any batch."""
-        text = "\x1f".join(map(str, (seed, self.stream, self.step, self.problem, self.sample)))
-        return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+        return key_of(seed, self.stream, self.step, self.problem, self.sample)
 
 
 @dataclass(frozen=True)
@@ -119,7 +125,8 @@ class Trajectory:
     """A response to a problem with its score: a rollout of the policy, or a demonstration (`sample` −1).
 
     `text` is that of the response's tokens without end-of-sequence and padding; `opening` is that of `Response`.
-    `group` is the problem's place in its rollout batch, or among those of an evaluation.
+    `group` is the problem's place in its rollout batch, or among those of an evaluation; `time` is how often its
+    problem stood in the rollout batch before.
     """
 
     problem: Problem
@@ -133,6 +140,12 @@ class Trajectory:
     rollout_logp: tuple[float, ...] | None = field(default=None, repr=False)
     opening: str = ""
     group: int = 0
+    time: int = 0
+
+    def key(self, seed: int, step: int) -> int:
+        """A 64-bit key of (seed, step, problem, kind, index, time): equal coordinates draw equal noise."""
+        kind = "demonstration" if self.demonstration else "rollout"
+        return key_of(seed, step, self.problem.id, kind, self.sample, self.time)
 
 
 @dataclass(frozen=True)

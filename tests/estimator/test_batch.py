@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from upge import Batch, View
-from upge.estimator.batch import log_ratio
+from upge.estimator.view import log_ratio
 from upge.testing import Padded
 from upge.testing.batches import EMPTY, PER_TOKEN, PER_TRAJECTORY, Case, Prompt, fresh
 from upge.testing.strategies import cases

@@ -239,7 +239,7 @@ def test_needs_may_be_a_plain_set() -> None:
 
 
 def test_the_fields_that_can_be_needed_are_those_of_a_batch() -> None:
-    structure = {"trajectory", "group", "demonstration"}
+    structure = {"trajectory", "group", "demonstration", "key"}
     assert {field.name for field in dataclasses.fields(upge.Batch)} - structure == FIELDS
 
 

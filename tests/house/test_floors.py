@@ -21,7 +21,14 @@ PEER = ROOT / "upge" / "bench" / "trl.py"
 
 FLOORS = [
     {"types", "errors", "files", "suggestions", "tables", "part_checks", "processes"},
-    {"registry", "session_results", "estimator.batch"},
+    {
+        "registry",
+        "session_results",
+        "estimator.batch",
+        "estimator.noise",
+        "estimator.order_statistics",
+        "estimator.view",
+    },
     {"part"},
     {"schedule", "code"},
     {"estimator", "testing.batches"},

@@ -26,7 +26,9 @@ def test_log_probs_are_of_the_temperature_that_the_recipe_says(tmp_path: Path, d
     learner = open_learner(recipe, policy, open_ranks(recipe.train, recipe.model).accelerator)
     prompt, response = (2, 3, 5), (4, 2, 3)
     rollout = Trajectory(Problem("p", "", ""), prompt, response, "", 0.0, demonstration=False)
-    found = learner._policy_of(0)(RolloutBatch.of([rollout], torch.device("cpu"), torch.float32))
+    batch = RolloutBatch.of([rollout], torch.device("cpu"), policy.model.dtype, seed=0, step=0)
+    found = learner._with_policy(0, batch, torch.ones(1, dtype=torch.bool), frozenset()).batch.logp
+    assert found is not None
     with torch.no_grad():
         logits = policy.model(torch.tensor([[*prompt, *response[:-1]]])).logits[0, 2:].double()
     wanted = (logits / 0.7).log_softmax(-1)[range(3), list(response)]

@@ -27,6 +27,9 @@ TERM: dict[str, Any] = {
 }
 
 
+CLIP = {"use": "clip", "low": 0.2, "high": 0.2}
+
+
 class AboveTheGroup(upge.Mask):
     """Tokens whose log-prob is above the mean of their prompt's, over all of its trajectories."""
 
@@ -36,6 +39,17 @@ class AboveTheGroup(upge.Mask):
     def __call__(self, b: upge.View) -> torch.Tensor:
         mean = b.per_prompt(b.per_trajectory(b.logp)) / b.per_prompt(b.length)
         return (b.logp > b.to_tokens(b.to_trajectories(mean))).to(b.dtype)
+
+
+class SomeOfTheStep(upge.Mask):
+    """A third of the tokens of rollouts with an advantage, by chance, and those of the largest entropy in the step."""
+
+    needs = frozenset({"entropy"})
+    scope = "step"
+
+    def __call__(self, b: upge.View) -> torch.Tensor:
+        some = b.top(b.noise, b.share(1 / 3), where=b.advantage != 0)
+        return (some | (b.entropy >= b.quantile(b.entropy, 0.8))).to(b.dtype)
 
 
 def trajectories() -> list[Trajectory]:
@@ -72,17 +86,20 @@ def opened(folder: Path, mask: str | dict[str, Any], budget: int) -> Learner:
 
 
 @pytest.mark.parametrize("budget", [1, 20, 4096])
-@pytest.mark.parametrize("mask", ["none", {"use": "clip", "low": 0.2, "high": 0.2}, "above_the_group"], ids=str)
+@pytest.mark.parametrize(
+    "mask", ["none", {"use": "clip", "low": 0.2, "high": 0.2}, "above_the_group", "some_of_the_step"], ids=str
+)
 def test_a_step_has_the_gradient_of_the_whole_loss(
     tmp_path: Path, fresh_registry: None, mask: str | dict[str, Any], budget: int
 ) -> None:
     upge.register("above_the_group")(AboveTheGroup)
+    upge.register("some_of_the_step")(SomeOfTheStep)
     learner = opened(tmp_path, mask, budget)
     seen = of_learner(learner, lambda: learn(learner, 0, trajectories()))
     policy, estimator = learner.policy, learner.recipe.estimator
-    whole = RolloutBatch.of(trajectories(), torch.device("cpu"), torch.float64)
-    logp, _ = policy.log_probs(whole.sequences, torch.ones(9, dtype=torch.float64))
-    loss = estimator.loss(replace(whole.batch, logp=logp))
+    whole = RolloutBatch.of(trajectories(), torch.device("cpu"), torch.float64, seed=learner.recipe.train.seed, step=0)
+    logp, entropy = policy.log_probs(whole.sequences, torch.ones(9, dtype=torch.float64), entropy=True)
+    loss = estimator.loss(replace(whole.batch, logp=logp, entropy=entropy))
     named = dict(policy.model.named_parameters())
     wanted = dict(zip(named, torch.autograd.grad(loss, list(named.values()), allow_unused=True), strict=True))
     assert seen.keys() == {name for name, gradient in wanted.items() if gradient is not None}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from upge.describe.formula import filled, latex, verbatim, written
-from upge.estimator.estimator import Term
+from upge.estimator.term import Term
 from upge.part import Part
 from upge.recipe.catalog import shipped_recipes
 from upge.recipe.compose import Composed, path_in_tree

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from upge.describe.synthetic import LONGEST, ON_POLICY, Conditions, combinations, histories, made, probes, turns
-from upge.estimator.batch import Batch, View
+from upge.estimator.batch import Batch
 from upge.estimator.estimator import Estimator
 from upge.estimator.part_calls import PartCaller
+from upge.estimator.view import View
 from upge.part import Part, State, Stateful
 from upge.session_results import LARGEST
 from upge.testing.batches import PER_TOKEN, RICH, Case, Prompt

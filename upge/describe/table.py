@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from upge.describe.formula import written
-from upge.estimator.estimator import Term
+from upge.estimator.term import Term
 from upge.part import Part
 from upge.recipe.schema import Recipe
 from upge.schedule import Schedule

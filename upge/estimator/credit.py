@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ class TermCredit:
         advantage: (T,) Â, or None while it is live.
         share: (T,) n, or None before `count`.
         returns: (T,) what the advantage would teach a critic, or None.
+        wide: (T,) by place: what parts of the scope `step` have given in `count`.
     """
 
     coefficient: Tensor
@@ -31,6 +32,7 @@ class TermCredit:
     advantage: Tensor | None
     share: Tensor | None = None
     returns: Tensor | None = None
+    wide: Mapping[str, Tensor] = field(default_factory=dict)
 
     def select(self, rows: Tensor, tokens: Tensor) -> TermCredit:
         """The credit of the trajectories that `rows` marks, whose tokens `tokens` marks."""
@@ -38,7 +40,10 @@ class TermCredit:
             self.coefficient[rows],
             self.rows[rows],
             self.active[rows],
-            *(None if x is None else x[tokens] for x in (self.advantage, self.share, self.returns)),
+            None if self.advantage is None else self.advantage[tokens],
+            None if self.share is None else self.share[tokens],
+            None if self.returns is None else self.returns[tokens],
+            {place: x[tokens] for place, x in self.wide.items()},
         )
 
 
@@ -79,9 +84,7 @@ class Credit:
 
 
 def seen_with(rows: Tensor, batch: Batch, scope: Scope) -> Tensor:
-    """(N,) bool: `rows`, and the trajectories that a part of this scope sees beside them: their prompts', or all."""
-    if scope == "step":
-        return rows.any().expand(rows.shape)
+    """(N,) bool: `rows`, and the trajectories that a part of this scope sees beside them, which are their prompts'."""
     if scope != "group":
         return rows
     prompts = torch.zeros(batch.prompts, dtype=torch.bool, device=rows.device)

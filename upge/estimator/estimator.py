@@ -5,7 +5,7 @@
 It works in three phases, and `loss` on one batch is the whole of it:
 
     credit   once a rollout batch:     switches (s), shaping, advantages (Â)
-    count    once an optimizer step:   reductions (n), over all its micro-batches and all ranks
+    count    once an optimizer step:   reductions (n), and what else sees all its micro-batches and all ranks
     weigh    every micro-batch:        denominators (π_ref), masks, and the product of all factors
 
 The sum of the pieces' gradients is the gradient of the whole.
@@ -17,71 +17,20 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import reduce as fold
 from math import isfinite
-from typing import Literal, cast
+from typing import cast
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from upge.estimator.batch import Batch, Reduce, alone, log_ratio
+from upge.estimator.batch import Batch
 from upge.estimator.credit import Credit, TermCredit, TermWeights, Weighed, seen_with
 from upge.estimator.part_calls import PartCaller, initial_of
-from upge.part import (
-    ADenominator,
-    AnAdvantage,
-    AReduction,
-    Masks,
-    Part,
-    Shapings,
-    State,
-    Stateful,
-    StrictModel,
-    Switch,
-    Switches,
-)
+from upge.estimator.term import Term
+from upge.estimator.view import Reduce, alone, log_ratio
+from upge.part import Factor, Part, Shapings, State, Stateful, StrictModel, Switch, Switches, carries_state
 from upge.part_checks import SCOPES, Scope
-from upge.schedule import Number, at
-
-
-class Term(StrictModel):
-    """One weighted sum of score vectors: Σ_t s · n_t · mask_t · ratio_t · Â_t · ∇log π_θ(t)."""
-
-    source: Literal["rollouts", "demonstrations", "all", "kept"]
-    """The tokens' source: the policy's rollouts, the demonstrations, both, or the rows with weight in some likelihood
-    term."""
-    denominator: ADenominator
-    """π_ref."""
-    advantage: AnAdvantage
-    """Â."""
-    reduction: AReduction
-    """n."""
-    mask: Masks = ()
-    """The stability mask; several multiply."""
-    weight: Number = 1.0
-    """A factor for the whole term, or a schedule."""
-    direction: Literal["likelihood", "entropy"] = "likelihood"
-    """∇log π_θ of the sampled token, or ∇H of the distribution it was sampled from."""
-    count_with: str | None = None
-    """The term whose counts this one shares; by default it has its own."""
-
-    @property
-    def live(self) -> bool:
-        """The advantage depends on θ and is computed every micro-batch."""
-        return bool(self.advantage.reads() & {"logp", "entropy"})
-
-    def parts(self) -> dict[str, Part]:
-        """The term's parts by where they stand: `"mask.0"`, `"denominator"`, …"""
-        masks: dict[str, Part] = {f"mask.{i}": mask for i, mask in enumerate(self.mask)}
-        return {"advantage": self.advantage, "denominator": self.denominator, **masks, "reduction": self.reduction}
-
-    def weighing(self) -> tuple[Part, ...]:
-        """The parts that are computed every micro-batch."""
-        return (self.denominator, *self.mask, *([self.advantage] if self.live else []))
-
-    def needs(self) -> frozenset[str]:
-        """The batch fields that the term reads."""
-        direction = {"logp"} if self.direction == "likelihood" else {"entropy"}
-        return frozenset[str]().union({"logp"}, direction, *(part.reads() for part in self.parts().values()))
+from upge.schedule import at
 
 
 class Estimator(StrictModel):
@@ -151,15 +100,26 @@ class Estimator(StrictModel):
         )
 
     def needs_for_credit(self) -> frozenset[str]:
-        """The batch fields that `credit` reads: they must be there before the first forward pass with gradient."""
+        """The batch fields that `credit` reads: they must be there before the first forward pass with gradient.
+
+        `logp` and `entropy` are then those of π_old.
+        """
         settled = [term.advantage for term in self.terms.values() if not term.live]
-        return frozenset[str]().union(*(part.reads() for part in (*self.switch, *self.shaping, *settled)))
+        stateful = [part for part in self.parts().values() if carries_state(part)]
+        return frozenset[str]().union(*(part.reads() for part in (*self.switch, *self.shaping, *settled, *stateful)))
+
+    def needs_for_count(self) -> frozenset[str]:
+        """The batch fields that `count` reads, at the θ of its optimizer step; none without parts that see all of it.
+
+        They must be there before the step's first micro-batch, for every trajectory of the terms that have such parts.
+        """
+        return frozenset[str]().union(*(term.needs_for_count() for term in self.terms.values()))
 
     @property
     def scope(self) -> Scope:
-        """The data that a micro-batch needs: the widest scope of the parts that are computed in it."""
-        parts = [part for term in self.terms.values() for part in term.weighing()]
-        return max((part.scope for part in parts), key=SCOPES.index)
+        """The data that a micro-batch needs, at most a prompt's: the widest scope of the parts computed in it."""
+        scopes = [part.scope for term in self.terms.values() for part in term.at_theta().values()]
+        return max((scope for scope in scopes if scope != "step"), key=SCOPES.index, default="token")
 
     def parts(self) -> dict[str, Part]:
         """Every part by its place: `"switch.0"`, `"terms.rl.mask.0"`, …"""
@@ -186,13 +146,16 @@ class Estimator(StrictModel):
         state = self.initial() if state is None else state
         after: State = {}
         coefficients = self._coefficients(batch, step, state, after, reduce)
-        shaped = self._shaped(batch, step, reduce)
+        shaped = self._shaped(batch, step, state, after, reduce)
         terms = {}
         for name, term in self.terms.items():
             rows, place = self._rows(name, batch, coefficients), f"terms.{name}.advantage"
-            viewer = PartCaller(batch, step, rows=rows, known=shaped, reduce=reduce)
+            viewer = PartCaller(batch, step, rows=rows, known=_before(batch) | shaped, reduce=reduce)
             advantage = None if term.live else viewer.factor(term.advantage, place, state)
-            after[place] = viewer.after(term.advantage, place, state)
+            after |= {
+                f"terms.{name}.{at}": viewer.after(part, f"terms.{name}.{at}", state)
+                for at, part in term.parts().items()
+            }
             returns = None if term.live else viewer.returns(term.advantage, place, state)
             coefficient = torch.where(rows, coefficients[name], 0)
             terms[name] = TermCredit(coefficient, rows, coefficient != 0, advantage, returns=returns)
@@ -200,21 +163,41 @@ class Estimator(StrictModel):
 
     @torch.no_grad()
     def count(self, batch: Batch, credit: Credit, *, reduce: Reduce = alone) -> Credit:
-        """Adds n. `batch` and `credit` hold this rank's share of one optimizer step; counts are over all ranks."""
+        """Adds n, and the numbers of the parts that see the whole step. All of them are over all ranks.
+
+        Args:
+            batch: this rank's share of one optimizer step, with the fields that `needs_for_count` names.
+            credit: its credit. reduce: sums over ranks.
+        """
+        needs = self.needs_for_count()
+        if lacking := sorted(name for name in needs - {"old_logp"} if getattr(batch, name) is None):
+            raise ValueError(
+                f"count needs a batch with {', '.join(lacking)}: a part of this estimator sees a whole step"
+            )
         counted = {}
         for name, term in self.terms.items():
+            own = credit.terms[name]
+            if term.wide():
+                factors = _Factors(term, name, batch, credit, reduce=reduce)
+                factors.advantage(), factors.ratio(), factors.mask()
+                own = replace(own, wide=factors.wide)
             rows, active = self._count_group(name, credit)
-            view = PartCaller(batch, credit.step, rows=rows, active=active, reduce=reduce)
-            share = view.factor(term.reduction, f"terms.{name}.reduction")
-            counted[name] = replace(credit.terms[name], share=share)
+            caller = PartCaller(batch, credit.step, rows=rows, active=active, reduce=reduce)
+            place = f"terms.{name}.reduction"
+            counted[name] = replace(own, share=caller.factor(term.reduction, place, credit.before))
         return replace(credit, terms=counted)
 
     def alive(self, batch: Batch, credit: Credit) -> Tensor:
         """(N,) bool: trajectories that need a forward pass: those that can matter, and what parts see beside them.
 
         A mask over a prompt's tokens is about those of its trajectories without advantage, too: they are its group.
+        Before `count`, parts that see a whole step are about all trajectories of their terms.
         """
-        return seen_with(credit.nonzero_rows(batch), batch, self.scope)
+        rows = seen_with(credit.nonzero_rows(batch), batch, self.scope)
+        for name, term in self.terms.items():
+            if term.needs_for_count() and credit.terms[name].share is None:
+                rows = rows | credit.terms[name].rows
+        return rows
 
     def weigh(self, batch: Batch, credit: Credit, *, stale: bool = False) -> Weighed:
         """The loss of a micro-batch: its gradient is that of −∇J's share, its value is not the published objective.
@@ -258,21 +241,10 @@ class Estimator(StrictModel):
     @torch.no_grad()
     def _weights(self, name: str, batch: Batch, credit: Credit) -> TermWeights:
         """The product of the factors, term by term: the equation itself."""
-        term, own, place = self.terms[name], credit.terms[name], f"terms.{name}"
+        own = credit.terms[name]
         share = _settled(own.share, "count")
-        shaped = {"reward": credit.reward, "shaping": credit.shaping}
-        view = PartCaller(batch, credit.step, rows=own.rows, active=own.active, known=shaped)
-        advantage = (
-            own.advantage
-            if own.advantage is not None
-            else view.factor(term.advantage, f"{place}.advantage", credit.before)
-        )
-        view.known["advantage"] = advantage = advantage.to(batch.dtype)
-        denominator = view.factor(term.denominator, f"{place}.denominator")
-        view.known["ratio"] = ratio = log_ratio(cast(Tensor, batch.logp).detach(), denominator).exp()
-        view.known["mask"] = mask = ratio.new_ones(()).expand_as(ratio)
-        for index, part in enumerate(term.mask):
-            view.known["mask"] = mask = mask * view.factor(part, f"{place}.mask.{index}")
+        factors = _Factors(self.terms[name], name, batch, credit)
+        advantage, ratio, mask = factors.advantage(), factors.ratio(), factors.mask()
 
         coefficient = own.coefficient.to(batch.dtype)[batch.trajectory]
         weight = coefficient * share.to(batch.dtype) * mask * ratio * advantage
@@ -284,7 +256,7 @@ class Estimator(StrictModel):
         """(N,) weight · s for each term, as if every trajectory were of its source."""
         ones = torch.ones(batch.size, dtype=batch.dtype, device=batch.reward.device)
         coefficients = {name: ones * at(term.weight, step) for name, term in self.terms.items()}
-        viewer = PartCaller(batch, step, reduce=reduce)
+        viewer = PartCaller(batch, step, known=_before(batch), reduce=reduce)
         for index, switch in enumerate(self.switch):
             place = f"switch.{index}"
             for name, coefficient in viewer.coefficients(switch, place, state).items():
@@ -293,13 +265,15 @@ class Estimator(StrictModel):
             after[place] = viewer.after(switch, place, state)
         return coefficients
 
-    def _shaped(self, batch: Batch, step: int, reduce: Reduce) -> dict[str, Tensor]:
+    def _shaped(self, batch: Batch, step: int, state: State, after: State, reduce: Reduce) -> dict[str, Tensor]:
         """The shaping of each token, and the reward with its sum."""
-        viewer = PartCaller(batch, step, reduce=reduce)
+        viewer = PartCaller(batch, step, known=_before(batch), reduce=reduce)
         zeros = batch.reward.new_zeros(()).expand(batch.trajectory.shape)
         if not self.shaping:
             return {"shaping": zeros, "reward": batch.reward}
-        extra = [viewer.factor(part, f"shaping.{index}") for index, part in enumerate(self.shaping)]
+        places = {f"shaping.{index}": part for index, part in enumerate(self.shaping)}
+        extra = [viewer.factor(part, place, state) for place, part in places.items()]
+        after |= {place: viewer.after(part, place, state) for place, part in places.items()}
         shaping = fold(torch.add, extra, zeros)
         summed = zeros.new_zeros(batch.size).index_add_(0, batch.trajectory, shaping)
         return {"shaping": shaping, "reward": batch.reward + summed}
@@ -329,6 +303,61 @@ class Estimator(StrictModel):
 
     def _counts_of(self, name: str) -> str:
         return self.terms[name].count_with or name
+
+
+class _Factors:
+    """A term's factors at the batch's θ: in `count` over a whole step, with `reduce`, in `weigh` on a micro-batch.
+
+    Each is computed when it is first read, after those that it may see. In `weigh`, parts that see a whole step have
+    given their numbers already. `wide` collects these.
+    """
+
+    def __init__(self, term: Term, name: str, batch: Batch, credit: Credit, *, reduce: Reduce | None = None) -> None:
+        self._term, self._place, self._batch, self._before = term, f"terms.{name}", batch, credit.before
+        self._own, self._reduce = credit.terms[name], reduce
+        known = {"reward": credit.reward, "shaping": credit.shaping}
+        self._caller = PartCaller(batch, credit.step, rows=self._own.rows, active=self._own.active, known=known)
+        self.wide: dict[str, Tensor] = {}
+
+    def advantage(self) -> Tensor:
+        """(T,) Â."""
+        advantage = self._own.advantage
+        if advantage is None:
+            advantage = self._number("advantage", self._term.advantage)
+        return self._known("advantage", advantage.to(self._batch.dtype))
+
+    def ratio(self) -> Tensor:
+        """(T,) π_θ/π_ref."""
+        logp = cast(Tensor, self._batch.logp).detach()
+        return self._known("ratio", log_ratio(logp, self._number("denominator", self._term.denominator)).exp())
+
+    def mask(self) -> Tensor:
+        """(T,) the product of the masks."""
+        ratio = self._caller.known["ratio"]
+        mask = self._known("mask", ratio.new_ones(()).expand_as(ratio))
+        for place, part in self._term.masks().items():
+            mask = self._known("mask", mask * self._number(place, part))
+        return mask
+
+    def _known(self, name: str, x: Tensor) -> Tensor:
+        self._caller.known[name] = x
+        return x
+
+    def _number(self, at: str, part: Factor) -> Tensor:
+        """(T,) what a part gives; only one that sees a whole step may sum over it."""
+        wide = part.scope == "step"
+        if wide and self._reduce is None:
+            return self._own.wide[at]
+        self._caller.reduce = self._reduce if wide else None
+        number = self._caller.factor(part, f"{self._place}.{at}", self._before)
+        if wide:
+            self.wide[at] = number
+        return number
+
+
+def _before(batch: Batch) -> dict[str, Tensor]:
+    """What log π_θ is before the first update of a rollout batch: log π_old."""
+    return {} if batch.old_logp is None else {"logp": batch.old_logp}
 
 
 def _dot(weight: Tensor, direction: Tensor) -> Tensor:

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from upge import registry
 from upge.errors import InputError, Terminated
-from upge.estimator.batch import Batch, Reduce, View, alone
-from upge.part import Advantage, Factor, Part, State, Stateful, Switch
+from upge.estimator.batch import Batch
+from upge.estimator.view import Reduce, View, alone
+from upge.part import Advantage, Factor, Part, State, Stateful, Switch, carries_state
 
 
 class PartCaller:
@@ -31,7 +32,7 @@ class PartCaller:
         rows: Tensor | None = None,
         active: Tensor | None = None,
         known: Mapping[str, Tensor] | None = None,
-        reduce: Reduce = alone,
+        reduce: Reduce | None = alone,
     ) -> None:
         self.batch, self.step, self.rows, self.active, self.reduce = batch, step, rows, active, reduce
         self.known = dict(known or {})
@@ -86,6 +87,8 @@ class PartCaller:
     def after(self, part: Stateful, place: str, state: State) -> dict[str, Tensor]:
         """The state that a part leaves for the next rollout batch."""
         before = state.get(place, {})
+        if not carries_state(part):
+            return dict(before)
         with attribute_errors(part, f"estimator.{place}"):
             result: dict[str, Tensor] = self._called(part, part.advance, place, state)
             check_state(result, "advance")
@@ -137,6 +140,7 @@ class PartCaller:
             active=self.active,
             state=(state or {}).get(place),
             reduce=self.reduce,
+            place=place,
         )
 
 
@@ -260,6 +264,8 @@ def check_state(state: object, method: str) -> None:
 
 def initial_of(part: Stateful, place: str) -> dict[str, Tensor]:
     """The state of a part before the first rollout batch."""
+    if "initial" in type(part).model_fields:  # a parameter of a part of the first edition
+        return {}
     with attribute_errors(part, f"estimator.{place}"):
         state = part.initial()
         check_state(state, "initial")

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic_core import ErrorDetails
 
 from upge import registry
-from upge.estimator.estimator import Term
+from upge.estimator.term import Term
 from upge.recipe.compose import Composed, PathInRecipe, locate, node_at, path_in_tree
 from upge.recipe.faults import Fault, Place
 from upge.recipe.keys import homes_of, keys_at, slot_at

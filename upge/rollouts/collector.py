@@ -110,9 +110,8 @@ class Collector:
         for group, problem in problems.items():
             if group % self.ranks.world == self.ranks.rank:
                 # A problem that occurs twice in a rollout batch gets other sample numbers, and so other random numbers.
-                prompted_problems.append(
-                    self.sampler.prompted(problem, group, first=places.seen[problem.id] * settings.n)
-                )
+                time = places.seen[problem.id]
+                prompted_problems.append(self.sampler.prompted(problem, group, first=time * settings.n, time=time))
             places.seen[problem.id] += 1
         for prompted in prompted_problems:
             places.trajectories[prompted.group], places.without[prompted.group] = [], Counter()
@@ -143,7 +142,8 @@ class Collector:
 
     def _zero_weight_prompts(self, places: Places, step: int, state: State) -> list[int]:
         """The places, of all ranks, whose every coefficient is 0."""
-        batch = RolloutBatch.of(places.all(), self.ranks.accelerator.device, self.dtype).batch
+        device, seed = self.ranks.accelerator.device, self.recipe.train.seed
+        batch = RolloutBatch.of(places.all(), device, self.dtype, seed=seed, step=step).batch
         mine = self.recipe.estimator.idle(batch, step, state=state, reduce=self.ranks.sum)
         groups = torch.unique(batch.group)[mine]
         zero_weight = torch.zeros(self.recipe.train.prompts, device=self.ranks.accelerator.device)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from upge.estimator.batch import Batch
 from upge.estimator.credit import Credit
+from upge.estimator.noise import signed
 from upge.types import Trajectory
 
 Sequences = list[tuple[tuple[int, ...], tuple[int, ...]]]
@@ -33,9 +34,19 @@ class RolloutBatch:
 
     @classmethod
     def of(
-        cls, trajectories: Sequence[Trajectory], device: torch.device, dtype: torch.dtype, *, rollout_logp: bool = False
+        cls,
+        trajectories: Sequence[Trajectory],
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        seed: int,
+        step: int,
+        rollout_logp: bool = False,
     ) -> RolloutBatch:
-        """The batch of these trajectories before any forward pass, in the model's `dtype` and at least float32."""
+        """The batch of these trajectories before any forward pass, in the model's `dtype` and at least float32.
+
+        Noise is keyed by the run's `seed` and the rollout batch's `step`.
+        """
         number = torch.promote_types(torch.float32, dtype)
         lengths = torch.tensor([len(trajectory.response) for trajectory in trajectories], dtype=torch.long)
 
@@ -50,6 +61,7 @@ class RolloutBatch:
             reward=per_row((trajectory.reward for trajectory in trajectories), number),
             truncated=per_row((trajectory.truncated for trajectory in trajectories), torch.bool),
             rollout_logp=per_row(_rollout_logps(trajectories), number) if rollout_logp else None,
+            key=per_row((signed(each.key(seed, step)) for each in trajectories), torch.long),
         )
         return cls(trajectories, batch)
 

@@ -34,6 +34,7 @@ class PromptedProblem:
         prompt: the prompt's ids.
         first: the number of its first sample.
         put: the prompt as the template gave it, with its text; None without a template.
+        time: how often the problem stood in the rollout batch before.
     """
 
     problem: Problem
@@ -41,6 +42,7 @@ class PromptedProblem:
     prompt: tuple[int, ...]
     first: int = 0
     put: Prompt | None = None
+    time: int = 0
 
     @property
     def opening(self) -> str:
@@ -84,10 +86,10 @@ class Sampler:
             context=policy.context_length,
         )
 
-    def prompted(self, problem: Problem, group: int, *, first: int = 0) -> PromptedProblem:
+    def prompted(self, problem: Problem, group: int, *, first: int = 0, time: int = 0) -> PromptedProblem:
         """The problem with the token ids of its prompt."""
         put = self.templater.put(problem)
-        return PromptedProblem(problem, group, put.tokens, first, put)
+        return PromptedProblem(problem, group, put.tokens, first, put, time)
 
     def fits(self, prompted: PromptedProblem, response: int) -> bool:
         """Whether the model has room for `response` tokens after the prompt."""
@@ -182,6 +184,7 @@ def _rollout(prompted: PromptedProblem, sample: int, completion: Completion, tex
         rollout_logp=completion.logp,
         opening=prompted.opening,
         group=prompted.group,
+        time=prompted.time,
     )
 
 
@@ -195,4 +198,5 @@ def _demonstration(prompted: PromptedProblem, response: tuple[int, ...], text: s
         demonstration=True,
         opening=prompted.opening,
         group=prompted.group,
+        time=prompted.time,
     )

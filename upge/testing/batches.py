@@ -13,7 +13,7 @@ from upge.estimator.batch import Batch
 Rewards = Literal["mixed", "right", "wrong", "wild"]
 Distance = Literal["none", "equal", "near", "far", "beyond"]
 PER_TOKEN = ("logp", "old_logp", "rollout_logp", "reference_logp", "entropy", "value")
-PER_TRAJECTORY = ("group", "demonstration", "reward", "truncated")
+PER_TRAJECTORY = ("group", "demonstration", "reward", "truncated", "key")
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from upge.estimator.batch import View
 from upge.estimator.estimator import Estimator
+from upge.estimator.view import View
 from upge.part import Advantage, Mask, Part, Reduction, Shaping, Switch
 from upge.types import Context
 

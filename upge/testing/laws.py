@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from upge.estimator.batch import Batch, Reduce, View
+from upge.estimator.batch import Batch
 from upge.estimator.credit import Credit
 from upge.estimator.estimator import Estimator
+from upge.estimator.view import Reduce, View
 from upge.part import Advantage, Denominator, Factor, Mask, Part, State, Stateful, Switch
 from upge.testing.batches import fresh, permuted
 from upge.testing.comparison import assert_close, names
@@ -151,8 +152,6 @@ def check_permutation(estimator: Estimator, batch: Batch, *, seed: int) -> None:
 
 def _pieces(estimator: Estimator, batch: Batch, pieces: int, random: torch.Generator) -> Tensor:
     """(N,) the micro-batch of each trajectory, as fine as the parts' scopes allow."""
-    if estimator.scope == "step":
-        return torch.zeros(batch.size, dtype=torch.int64)
     if estimator.scope == "group":
         return torch.randint(0, pieces, (max(batch.prompts, 1),), generator=random)[batch.prompt]
     return torch.randint(0, pieces, (batch.size,), generator=random)

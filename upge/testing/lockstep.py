@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from upge.estimator.batch import Reduce
+from upge.estimator.view import Reduce
 
 Result = TypeVar("Result")
 

@@ -15,15 +15,15 @@ import numpy
 import torch
 from torch import Tensor
 
-from upge.estimator.batch import Reduce, View
 from upge.estimator.credit import seen_with
 from upge.estimator.part_calls import PartError
+from upge.estimator.view import Reduce, View
 from upge.part import Advantage, Denominator, Part, Reduction, Stateful, Switch
 from upge.part_checks import FIELDS
 from upge.testing.batches import RICH, Case
 from upge.testing.comparison import Name, assert_close, names
 from upge.testing.lockstep import lockstep
-from upge.testing.scenes import CONTINUOUS, Scene, after, numbers, pieces, put, scene, viewer, weighs
+from upge.testing.scenes import CONTINUOUS, Scene, after, narrow, numbers, pieces, put, scene, viewer
 
 Numbers = dict[str, Tensor]
 
@@ -120,15 +120,13 @@ def check_ranks(part: Part, case: Case, seed: int) -> None:
     for rank, (share, state) in enumerate(results):
         put(got, part, seen, shares[rank], share)
         _assert_same_state(left, state, f"{how}; rank {rank}")
-    if weighs(part) and part.scope == "step":
-        how += " (its scope is `step`, but no sum reaches other ranks here)"
     _assert_same(part, seen, expected, got, how)
 
 
 def check_pieces(part: Part, case: Case, seed: int) -> None:
     """Micro-batches as fine as the part's scope allows give the numbers of the whole."""
     seen = scene(part, case, seed)
-    if not weighs(part):
+    if not narrow(part):
         return
     cut = list(pieces(part, seen, 2 + seed % 3, torch.Generator().manual_seed(seed)))
     how = f"by splitting: into {len(cut)} micro-batches, scope `{part.scope}`"
@@ -146,7 +144,7 @@ def check_dropped(part: Part, case: Case, seed: int) -> None:
     Those of a prompt that a part sees together are dropped together, once none of them has any.
     """
     seen = scene(part, case, seed)
-    if not weighs(part):
+    if not narrow(part):  # a part that sees the whole step has seen it before anything is dropped
         return
     rows = seen.active.clone()
     if "advantage" in seen.known:

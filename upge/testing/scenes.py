@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from upge.estimator.batch import Batch, Reduce, alone, log_ratio
+from upge.estimator.batch import Batch
 from upge.estimator.part_calls import PartCaller
-from upge.part import Advantage, Denominator, Factor, Mask, Part, Reduction, Stateful, Switch
+from upge.estimator.view import Reduce, alone, log_ratio
+from upge.part import Advantage, Denominator, Factor, Mask, Part, Reduction, Stateful, Switch, is_live
 from upge.testing.batches import PER_TOKEN, Case, permuted
 
 STEPS = (0, 0, 1, 2, 3, 8, 64, 1000)
@@ -111,12 +112,16 @@ def _ratio(batch: Batch) -> Tensor:
 
 
 def weighs(part: Part) -> bool:
-    """Whether a part is computed every micro-batch, where no sum reaches other ranks."""
-    live = isinstance(part, Advantage) and bool(part.reads() & {"logp", "entropy"})
-    return live or isinstance(part, Denominator | Mask)
+    """Whether a part is computed for every θ: in micro-batches, unless it sees the whole step."""
+    return isinstance(part, Denominator | Mask) or (isinstance(part, Advantage) and is_live(part))
 
 
-def viewer(seen: Scene, reduce: Reduce = alone) -> PartCaller:
+def narrow(part: Part) -> bool:
+    """Whether a part is computed in micro-batches, where no sum reaches other ranks."""
+    return weighs(part) and part.scope != "step"
+
+
+def viewer(seen: Scene, reduce: Reduce | None = alone) -> PartCaller:
     """What calls the part on a scene."""
     return PartCaller(seen.batch, seen.step, rows=seen.rows, active=seen.active, known=seen.known, reduce=reduce)
 
@@ -124,7 +129,7 @@ def viewer(seen: Scene, reduce: Reduce = alone) -> PartCaller:
 @torch.no_grad()
 def numbers(part: Part, seen: Scene, reduce: Reduce = alone) -> dict[str, Tensor]:
     """What a part gives: by term (G,) for a switch, else (T,) under "", and what an advantage teaches a critic."""
-    asking, state = viewer(seen, alone if weighs(part) else reduce), {part.slot: seen.state}
+    asking, state = viewer(seen, None if narrow(part) else reduce), {part.slot: seen.state}
     if isinstance(part, Switch):
         return asking.coefficients(part, part.slot, state)
     assert isinstance(part, Factor)
@@ -145,10 +150,7 @@ def acts(part: Part, seen: Scene) -> bool:
 
 
 def pieces(part: Part, seen: Scene, count: int, random: torch.Generator) -> Iterator[Tensor]:
-    """(N,) bool for each micro-batch: trajectories, prompts or everything, as the part's scope asks for."""
-    if part.scope == "step":
-        yield torch.ones_like(seen.rows)
-        return
+    """(N,) bool for each micro-batch: trajectories, or prompts where the part's scope asks for that."""
     owner = torch.randint(0, count, (max(seen.batch.size, 1),), generator=random)[: seen.batch.size]
     if part.scope == "group":
         owner = torch.randint(0, count, (max(seen.batch.prompts, 1),), generator=random)[seen.batch.prompt]

@@ -99,7 +99,10 @@ def _given(value: Tensor | None) -> Tensor:
 
 
 Model = Callable[[RolloutBatch], Tensor]
-"""A model's number for each response token, (T,)."""
+"""A model's number for each response token, (T,), or several, (count, T)."""
+
+OF_POLICY = frozenset(("logp", "old_logp", "entropy"))
+"""The fields that a pass of the policy without gradient gives."""
 
 
 class Learner:
@@ -150,23 +153,24 @@ class Learner:
 
     def balanced(self, step: int, trajectories: Sequence[Trajectory]) -> RolloutBatch:
         """The rollout batch, dealt among ranks so that each has about as much to compute."""
-        rollouts = self._of(trajectories)
+        rollouts = self._of(step, trajectories)
         if self.ranks.world == 1:
             return rollouts
         costs = {each.group: 0 for each in trajectories}
         weighed = rollouts.select(self._to_be_computed(step, rollouts)).trajectories
         for group, members in groupby(weighed, key=lambda each: each.group):
             costs[group] = tokens_of(list(members), self.policy.reach)
-        return self._of(balanced(self.ranks, trajectories, costs, self.recipe.train.minibatches))
+        return self._of(step, balanced(self.ranks, trajectories, costs, self.recipe.train.minibatches))
 
-    def _of(self, trajectories: Sequence[Trajectory]) -> RolloutBatch:
+    def _of(self, step: int, trajectories: Sequence[Trajectory]) -> RolloutBatch:
+        device, dtype, seed = self.accelerator.device, self.policy.model.dtype, self.recipe.train.seed
         reported = "rollout_logp" in self.needs
-        return RolloutBatch.of(trajectories, self.accelerator.device, self.policy.model.dtype, rollout_logp=reported)
+        return RolloutBatch.of(trajectories, device, dtype, seed=seed, step=step, rollout_logp=reported)
 
     def _to_be_computed(self, step: int, rollouts: RolloutBatch) -> Tensor:
         """(N,) bool: the trajectories that a model may be asked about."""
         estimator, batch = self.recipe.estimator, rollouts.batch
-        if self.critic is not None or estimator.needs_for_credit() & {"old_logp", "reference_logp"}:
+        if self.critic is not None or estimator.needs_for_credit() & {*OF_POLICY, "reference_logp"}:
             return torch.ones_like(rollouts.demonstration)
         # No model is asked about trajectories that can't matter, and which these are can be told already.
         rows = estimator.alive(batch, estimator.credit(batch, step, state=self.state, reduce=self.sum))
@@ -206,24 +210,34 @@ class Learner:
         """With what switches, shapings and settled advantages read of models, for every trajectory."""
         early, rows = self.recipe.estimator.needs_for_credit(), torch.ones_like(rollouts.demonstration)
         if self.critic is not None:
-            rollouts = rollouts.with_fields(value=self._asked(rollouts, rows, self.critic.values))
-        if "old_logp" in early:
-            rollouts = rollouts.with_fields(old_logp=self._asked(rollouts, rows, self._policy_of(step)))
+            rollouts = rollouts.with_fields(value=self._asked(rollouts, rows, self.critic.values)[0])
+        if early & OF_POLICY:
+            rollouts = self._with_policy(step, rollouts, rows, early)
         if "reference_logp" in early:
-            rollouts = rollouts.with_fields(reference_logp=self._asked(rollouts, rows, self._reference_of(step)))
+            rollouts = rollouts.with_fields(reference_logp=self._asked(rollouts, rows, self._reference_of(step))[0])
         return rollouts
 
     def with_fields_for_updates(self, step: int, rollouts: RolloutBatch) -> RolloutBatch:
         """With what is read beside π_θ, for the trajectories that can matter; π_old only if π_θ will move away."""
         several = self.recipe.train.minibatches * self.recipe.train.epochs > 1
-        rows = self.recipe.estimator.alive(rollouts.batch, rollouts.settled)
-        if not several:
-            rollouts = rollouts.with_fields(old_logp=None)
-        elif "old_logp" in self.needs and rollouts.batch.old_logp is None:
-            rollouts = rollouts.with_fields(old_logp=self._asked(rollouts, rows, self._policy_of(step)))
+        rows, early = (
+            self.recipe.estimator.alive(rollouts.batch, rollouts.settled),
+            self.recipe.estimator.needs_for_count(),
+        )
+        if rollouts.batch.logp is None and (early or (several and "old_logp" in self.needs)):
+            rollouts = self._with_policy(step, rollouts, rows, early)
+        rollouts = rollouts.with_fields(old_logp=rollouts.batch.logp if several else None)
         if "reference_logp" in self.needs and rollouts.batch.reference_logp is None:
-            rollouts = rollouts.with_fields(reference_logp=self._asked(rollouts, rows, self._reference_of(step)))
+            rollouts = rollouts.with_fields(reference_logp=self._asked(rollouts, rows, self._reference_of(step))[0])
         return rollouts
+
+    def with_fields_for_count(self, step: int, update: int, portion: RolloutBatch) -> RolloutBatch:
+        """The rollouts of an optimizer step with what parts that see all of it read of π_θ as it is now."""
+        estimator = self.recipe.estimator
+        if update == 0 or not estimator.needs_for_count():  # before the first update π_θ is π_old
+            return portion
+        rows = estimator.alive(portion.batch, portion.settled)
+        return self._with_policy(step, portion, rows, estimator.needs_for_count())
 
     def with_log_probs(self, step: int, micro: RolloutBatch) -> RolloutBatch:
         """A micro-batch with log π_θ, and H where a part reads it; both carry the gradient."""
@@ -236,28 +250,31 @@ class Learner:
         return micro.with_fields(logp=logp, entropy=entropy)
 
     @torch.no_grad()
-    def _asked(self, rollouts: RolloutBatch, rows: Tensor, model: Model) -> Tensor:
-        """(T,) what a model says of the trajectories that `rows` marks, micro-batch by micro-batch; else 0."""
+    def _asked(self, rollouts: RolloutBatch, rows: Tensor, model: Model, count: int = 1) -> Tensor:
+        """(count, T) a model's numbers for the trajectories that `rows` marks, micro-batch by micro-batch; else 0."""
         batch = rollouts.batch
-        answers = torch.zeros(batch.trajectory.shape, dtype=batch.dtype, device=batch.reward.device)
+        answers = torch.zeros((count, *batch.trajectory.shape), dtype=batch.dtype, device=batch.reward.device)
         chosen = rows.nonzero()[:, 0].tolist()
         pieces = self.micro_batches([rollouts.trajectories[row] for row in chosen])
         # Each pass through a model that is divided over ranks takes all of them.
         idle = self.optimization.most(len(pieces)) - len(pieces) if self.optimization.sharded else 0
         for piece in pieces:
             own = rollouts.rows([chosen[index] for index in piece])
-            answers[own[batch.trajectory]] = model(rollouts.select(own)).to(answers)
+            answers[:, own[batch.trajectory]] = model(rollouts.select(own)).to(answers)
         for _ in range(idle):
-            model(self._of([self._nothing]))
+            model(self._of(0, [self._nothing]))
         return answers
 
-    def _policy_of(self, step: int) -> Model:
-        """log π_θ as it is now, unwrapped: ranks may ask for different numbers of micro-batches."""
+    def _with_policy(self, step: int, rollouts: RolloutBatch, rows: Tensor, fields: frozenset[str]) -> RolloutBatch:
+        """With log π_θ as it is now, without gradient, and H where `fields` or `count` read it: one pass for all."""
+        entropy = "entropy" in fields | self.recipe.estimator.needs_for_count()
 
-        def log_probs(rollouts: RolloutBatch) -> Tensor:
-            return self.policy.log_probs(rollouts.sequences, self._temperature(step, rollouts))[0]
+        def numbers(some: RolloutBatch) -> Tensor:  # unwrapped: ranks may ask for different numbers of micro-batches
+            logp, entropies = self.policy.log_probs(some.sequences, self._temperature(step, some), entropy=entropy)
+            return logp if entropies is None else torch.stack([logp, entropies])
 
-        return log_probs
+        answers = self._asked(rollouts, rows, numbers, 2 if entropy else 1)
+        return rollouts.with_fields(logp=answers[0], entropy=answers[1] if entropy else None)
 
     def _reference_of(self, step: int) -> Model:
         """log π_0."""

@@ -10,9 +10,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from upge.estimator.batch import LOG_RATIO_BOUND, Batch, log_ratio
+from upge.estimator.batch import Batch
 from upge.estimator.credit import Credit, TermWeights, Weighed
 from upge.estimator.estimator import Estimator
+from upge.estimator.view import LOG_RATIO_BOUND, log_ratio
 from upge.rollouts.rollout_batch import RolloutBatch
 from upge.types import Trajectory
 

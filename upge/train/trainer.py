@@ -52,6 +52,7 @@ def learn(learner: Learner, step: int, trajectories: Sequence[Trajectory]) -> di
     for update, portion in enumerate(learner.updates(rollouts)):
         if learner.critic is not None:
             learner.critic.learn(step, portion, metrics, learner.recipe.train.micro_batch_tokens, learner.sum)
+        portion = learner.with_fields_for_count(step, update, portion)
         counted = replace(portion, credit=estimator.count(portion.batch, portion.settled, reduce=learner.sum))
         alive = counted.select(estimator.alive(counted.batch, counted.settled))
         metrics.add("rows/alive", len(alive.trajectories))
