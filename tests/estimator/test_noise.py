@@ -46,17 +46,17 @@ def test_padding_and_other_numbers_leave_it_where_it_is() -> None:
     longest = int(batch.length.max())
     mask = torch.arange(longest + 2)[None] < batch.length[:, None]
     padded = torch.zeros(mask.shape, dtype=torch.float64).masked_scatter(mask, batch.logp)
-    same = Batch.from_padded(padded, mask, group=batch.group, reward=1 - batch.reward, key=batch.key)
+    same = Batch.from_padded(padded, mask, group=batch.group, reward=1 - batch.reward, key=batch.trajectory_key)
     assert torch.equal(noise(same), noise(batch))
     assert torch.equal(noise(replace(batch, logp=batch.logp * 2, reward=batch.reward + 1)), noise(batch))
 
 
 def test_without_keys_the_group_and_the_place_in_it_are_the_key() -> None:
     batch = RICH.batch
-    one = replace(batch, key=None)
-    assert torch.equal(noise(one), noise(batch))
-    assert len(set(one.key.tolist())) == batch.size  # type: ignore[union-attr]
-    elsewhere = replace(batch, key=None, group=batch.group + 1)
+    assert batch.key is None
+    assert torch.equal(noise(replace(batch, key=batch.trajectory_key)), noise(batch))
+    assert len(set(batch.trajectory_key.tolist())) == batch.size
+    elsewhere = replace(batch, group=batch.group + 1)
     assert not bool((noise(elsewhere) == noise(batch)).any())
 
 
@@ -75,9 +75,7 @@ def test_it_is_uniform_and_differs_between_tokens_places_and_kinds() -> None:
 def test_its_digits_are_those_that_its_type_holds(dtype: torch.dtype, bits: int) -> None:
     batch = LONG.batch
     fields = {name: getattr(batch, name).to(dtype) for name in ("logp", "reward")}
-    bare = Batch(
-        trajectory=batch.trajectory, group=batch.group, demonstration=batch.demonstration, key=batch.key, **fields
-    )
+    bare = Batch(trajectory=batch.trajectory, group=batch.group, demonstration=batch.demonstration, **fields)
     scaled = noise(bare).double() * 2.0**bits
     assert torch.equal(scaled, scaled.round())
     assert bool((scaled % 2 == 1).any())

@@ -61,7 +61,7 @@ def _numbers(estimator: Estimator, batch: Batch, step: int, state: State) -> Ite
         for name, coefficient in viewer.coefficients(switch, place, state).items():
             yield f"{place}:{name}", coefficient
     for index, shaping in enumerate(estimator.shaping):
-        yield f"shaping.{index}", viewer.factor(shaping, f"shaping.{index}")
+        yield f"shaping.{index}", viewer.factor(shaping, f"shaping.{index}", state)
     credit = estimator.count(batch, estimator.credit(batch, step, state=state))
     weighed = estimator.weigh(batch, credit)
     for name, term in estimator.terms.items():
@@ -72,7 +72,7 @@ def _numbers(estimator: Estimator, batch: Batch, step: int, state: State) -> Ite
         view.known["mask"] = mask = torch.ones_like(weights.ratio)
         counts = weights.active & (weights.advantage != 0)
         for index, part in enumerate(term.mask):
-            numbers = view.factor(part, f"terms.{name}.mask.{index}")
+            numbers = view.factor(part, f"terms.{name}.mask.{index}", credit.before)
             view.known["mask"] = mask = mask * numbers
             yield f"terms.{name}.mask.{index}", numbers[counts]
 

@@ -58,9 +58,9 @@ class Batch:
             self._check_shape(name, self.reward.shape, "(N,), a value per trajectory")
         self._check_types()
         self._check_trajectories()
-        object.__setattr__(self, "key", _default_key(self.group) if self.key is None else self.key)
         for name in _INTEGERS:
-            object.__setattr__(self, name, getattr(self, name).long())
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, getattr(self, name).long())
         dtype = torch.promote_types(torch.float32, (self.reward if self.logp is None else self.logp).dtype)
         for name in (*_PER_TOKEN, "reward"):
             tensor = getattr(self, name)
@@ -141,10 +141,14 @@ class Batch:
         return self.position == self.length[self.trajectory] - 1
 
     @cached_property
+    def trajectory_key(self) -> Tensor:
+        """(N,) int64: `key`, or what stands for it."""
+        return _default_key(self.group) if self.key is None else self.key
+
+    @cached_property
     def token_key(self) -> Tensor:
         """(T,) int64: the key of each token: that of its trajectory, with the token's position."""
-        assert self.key is not None
-        return counted(self.key[self.trajectory], self.position)
+        return counted(self.trajectory_key[self.trajectory], self.position)
 
     def token(self, index: int) -> str:
         """The name of token `index` in messages: its place, its trajectory's, and its prompt's."""
@@ -160,6 +164,7 @@ class Batch:
         number = torch.cumsum(rows, 0) - 1
         picked: dict[str, Any] = {name: _pick(getattr(self, name), tokens) for name in _PER_TOKEN}
         picked |= {name: _pick(getattr(self, name), rows) for name in _PER_TRAJECTORY}
+        picked["key"] = self.trajectory_key[rows]
         picked["trajectory"] = number[self.trajectory][tokens]
         return replace(self, **picked)
 

@@ -77,10 +77,10 @@ class Estimator(StrictModel):
         return frozenset(wanted)
 
     def wants_rollouts(self, step: int) -> bool:
-        """Whether a wanted term weighs rollouts, or a switch needs rewards for a wanted term's coefficient."""
+        """Whether a wanted term weighs rollouts, or a switch reads fields of rollouts for a wanted term's coefficient."""
         wanted = self.wants(step)
         return any(self.terms[name].source in ("rollouts", "all") for name in wanted) or any(
-            "reward" in switch.reads() and wanted & set(switch.terms()) for switch in self.switch
+            switch.reads() and wanted & set(switch.terms()) for switch in self.switch
         )
 
     def wants_demonstrations(self, step: int) -> bool:

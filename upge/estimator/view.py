@@ -118,7 +118,7 @@ class View:
     @property
     def trajectory_noise(self) -> Tensor:
         """(N,) uniform in [0, 1): a function of the trajectory's key and the part's place."""
-        return noise.uniform(noise.mixed(self._key), self._place, self.dtype)
+        return noise.uniform(noise.mixed(self._batch.trajectory_key), self._place, self.dtype)
 
     # The fields, for those who declared them.
 
@@ -209,7 +209,7 @@ class View:
 
     def rank(self, x: Tensor) -> Tensor:
         """(N,) → (N,) int: the trajectory's rank in its prompt, 0 for the largest number; ties by key."""
-        order = torch.argsort(noise.mixed(self._key), stable=True)
+        order = torch.argsort(noise.mixed(self._batch.trajectory_key), stable=True)
         for column in (-x.to(self.dtype), self.prompt):
             order = order[torch.argsort(column[order], stable=True)]
         sizes = torch.bincount(self.prompt, minlength=self._batch.prompts)
@@ -286,11 +286,6 @@ class View:
         return self._reduce
 
     @property
-    def _key(self) -> Tensor:
-        assert self._batch.key is not None
-        return self._batch.key
-
-    @property
     def _selected_tokens(self) -> Tensor:
         """(T,) bool: the tokens of the term's source that no selection leaves out."""
         own = self.to_tokens(self.rows)
@@ -311,7 +306,7 @@ class View:
         if x.shape == self.trajectory.shape:
             return self._batch.token_key
         if x.shape == self._batch.group.shape:
-            return noise.mixed(self._key)
+            return noise.mixed(self._batch.trajectory_key)
         return noise.mixed(torch.unique(self._batch.group))
 
     def _field(self, name: str, declared: str | None = None) -> Tensor:

@@ -13,7 +13,7 @@ from upge.estimator.batch import Batch
 Rewards = Literal["mixed", "right", "wrong", "wild"]
 Distance = Literal["none", "equal", "near", "far", "beyond"]
 PER_TOKEN = ("logp", "old_logp", "rollout_logp", "reference_logp", "entropy", "value")
-PER_TRAJECTORY = ("group", "demonstration", "reward", "truncated", "key")
+PER_TRAJECTORY = ("group", "demonstration", "reward", "truncated")
 
 
 @dataclass(frozen=True)
@@ -159,6 +159,7 @@ def permuted(batch: Batch, order: Tensor) -> tuple[Batch, Tensor]:
     tokens = torch.cat([torch.zeros(0, dtype=torch.int64), *pieces])
     moved: dict[str, Any] = {name: _at(getattr(batch, name), tokens) for name in PER_TOKEN}
     moved |= {name: _at(getattr(batch, name), order) for name in PER_TRAJECTORY}
+    moved["key"] = batch.trajectory_key[order]
     length = torch.bincount(batch.trajectory, minlength=batch.size)[order]
     return Batch(trajectory=torch.repeat_interleave(torch.arange(batch.size), length), **moved), tokens
 
