@@ -77,7 +77,7 @@ class Estimator(StrictModel):
         return frozenset(wanted)
 
     def wants_rollouts(self, step: int) -> bool:
-        """Whether a wanted term weighs rollouts, or a switch reads fields of rollouts for a wanted term's coefficient."""
+        """Whether a wanted term weighs rollouts, or a switch that weighs a wanted term reads fields of them."""
         wanted = self.wants(step)
         return any(self.terms[name].source in ("rollouts", "all") for name in wanted) or any(
             switch.reads() and wanted & set(switch.terms()) for switch in self.switch
