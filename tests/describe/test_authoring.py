@@ -265,7 +265,7 @@ def test_check_of_a_file_needs_leave_to_run_it(tmp_path: Path, monkeypatch: pyte
     Path("soft.py").write_text(SOUND)
     assert "--allow-code" in str(call("check", "soft.py:SoftClip").exception)
     assert call("check", "soft.py:SoftClip", "--allow-code", "--examples", "5").exit_code == 0
-    for wrong, said in (("api = 2", "was written for version 2 of the part API"), ("scope = 'all'", "SoftClip.scope")):
+    for wrong, said in (("api = 3", "was written for version 3 of the part API"), ("scope = 'all'", "SoftClip.scope")):
         Path("soft.py").write_text(SOUND.replace("trust_region = True", wrong))
         assert said in str(call("check", "soft.py:SoftClip", "--allow-code").exception)
     Path("soft.py").write_text("import upge\nclass SoftClip(upge.Mask): ...")

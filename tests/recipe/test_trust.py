@@ -123,7 +123,7 @@ def test_a_part_of_another_api_is_refused_and_the_others_go_on(site: Site) -> No
     source = SOUND.replace("    trust_region = True", "    api = 99")
     site.install("plug-in", "[upge.mask]\nsoft_clip = soft:SoftClip\n", {"soft": source})
     with pytest.raises(
-        registry.UnknownPartError, match="plug-in was written for version 99 of the part API; this is 1"
+        registry.UnknownPartError, match="plug-in was written for version 99 of the part API; this is 2"
     ) as it:
         registry.find(SLOTS["mask"], "soft_clip")
     assert it.value.hint == "upgrade upge"
