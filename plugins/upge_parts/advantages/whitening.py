@@ -16,11 +16,12 @@ def whitened(b: View, x: Tensor, *, unbiased: bool = True, epsilon: float = 1e-8
     """
     counted = b.to_tokens(b.rows.to(x))
     count = b.total(counted)
-    mean = b.total(x * counted) / count.clamp(min=1)
+    # Each sum is made in the batch's type before `total`, which adds in float64: so a run keeps the bytes it always had.
+    mean = b.total((x * counted).sum()) / count.clamp(min=1)
     centred = x - mean
-    scale = power_above(b.total(centred.abs() * counted) / count.clamp(min=1))
+    scale = power_above(b.total((centred.abs() * counted).sum()) / count.clamp(min=1))
     squares = ((centred / scale) ** 2).where(counted > 0, 0.0)
-    variance = b.total(squares) / (count - float(unbiased)).clamp(min=1)  # in units of scale²
+    variance = b.total(squares.sum()) / (count - float(unbiased)).clamp(min=1)  # in units of scale²
     rounding = 64 * torch.finfo(x.dtype).eps * mean.abs()
     alike = variance.sqrt() * scale <= rounding
     return torch.where(alike, 0.0, centred / _root(variance, epsilon, scale))
