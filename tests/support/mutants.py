@@ -166,7 +166,7 @@ MUTANTS = [
             "counted = b.to_tokens(b.rows.to(x))",
             "counted = b.to_tokens(b.rows.to(x) / b.length)",
         ),
-        ("whitening of this rank", "advantages.whitening", "b.total(x * counted)", "(x * counted).sum()"),
+        ("whitening of this rank", "advantages.whitening", "b.total((x * counted).sum())", "(x * counted).sum()"),
         ("whitening without epsilon", "advantages.whitening", "(variance + added)", "(variance)"),
         ("whitening without the root", "advantages.whitening", "(variance + added).sqrt()", "(variance + added)"),
         ("batch_norm forgets the shaping to come", "advantages.batch_norm", " + b.to_go(b.shaping)", ""),

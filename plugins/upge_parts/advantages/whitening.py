@@ -16,7 +16,7 @@ def whitened(b: View, x: Tensor, *, unbiased: bool = True, epsilon: float = 1e-8
     """
     counted = b.to_tokens(b.rows.to(x))
     count = b.total(counted)
-    # Each sum is made in the batch's type before `total`, which adds in float64: so a run keeps the bytes it always had.
+    # Each sum is made in the type of the batch before `total` adds in float64: so runs keep the bytes they always had.
     mean = b.total((x * counted).sum()) / count.clamp(min=1)
     centred = x - mean
     scale = power_above(b.total((centred.abs() * counted).sum()) / count.clamp(min=1))
