@@ -13,6 +13,8 @@ import pytest
 import test_estimator
 import test_gradients
 import test_laws
+import test_noise
+import test_whole_step
 from support.methods import METHODS
 from support.mutants import MUTANTS, Mutant
 from support.part_cases import FACTORS, estimator, host, made, values
@@ -52,6 +54,7 @@ def checks() -> Iterator[Check]:
     yield test_laws.test_a_masked_token_with_a_huge_ratio_has_no_weight
     yield partial(test_laws.test_an_impossible_token_without_weight_costs_nothing, "old", "near")
     yield test_laws.test_a_part_that_reads_what_it_did_not_declare_is_told_so
+    yield from _checks_of_the_whole_step()
     for case in CASES[:1]:
         yield from (partial(check_published_gradient, name, case) for name in METHODS)
     for slot, value in values(*FACTORS):
@@ -70,6 +73,27 @@ def checks() -> Iterator[Check]:
         yield partial(laws.check_splitting, whitened, case.batch, ranks=2, pieces=2, seed=case.seed)
     for case in CASES[:6]:
         yield from _checks_of_parts(case)
+
+
+def _checks_of_the_whole_step() -> Iterator[Check]:
+    """Statistics over ranks, and noise."""
+    yield test_whole_step.test_a_share_is_at_least_one_of_some_and_none_of_none
+    yield test_noise.test_two_parts_of_a_kind_draw_apart
+    for case in (RICH, CASES[4]):
+        yield partial(_drawn(test_noise.test_order_and_selection_leave_it_where_it_is), case=case, seed=3)
+        yield partial(_drawn(test_whole_step.test_a_quantile_is_torchs), case=case, q=0.37)
+        for seed in (1, 2):
+            top = _drawn(test_whole_step.test_the_top_is_what_sorting_gives_and_ties_follow_the_trajectories)
+            yield partial(top, case=case, count=3, seed=seed)
+        for term in test_whole_step.PARTS.values():
+            whole = test_whole_step.estimator(term)
+            yield partial(laws.check_splitting, whole, case.batch, ranks=2, pieces=2, seed=case.seed)
+
+
+def _drawn(test: Any) -> Callable[..., None]:
+    """The body of a property test, for examples given here."""
+    body: Callable[..., None] = test.hypothesis.inner_test
+    return body
 
 
 def _checks_of_parts(case: Case) -> Iterator[Check]:

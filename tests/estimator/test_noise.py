@@ -109,6 +109,7 @@ def test_two_parts_of_a_kind_draw_apart() -> None:
     mask = both.weigh(batch, both.count(batch, both.credit(batch))).terms["rl"].mask
     first = trajectory_noise(batch) < 0.5
     second = trajectory_noise(batch, "terms.rl.mask.1") < 0.5
+    assert not torch.equal(first, second)
     assert torch.equal(mask != 0, (first & second)[batch.trajectory])
 
 
