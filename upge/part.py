@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import warnings
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -40,7 +41,7 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError, PydanticKnownError, ValidationError
 
 from upge import registry
-from upge.part_checks import OF_THETA, Scope, check_declarations, check_names
+from upge.part_checks import LATER, OF_THETA, Scope, check_declarations, check_names
 
 
 class StrictModel(BaseModel):
@@ -116,13 +117,19 @@ API = 2
 """The version of what a part owes and is given. A part that was written for an older one is right under this, too."""
 
 
+LATER_NAMES = "|".join((*LATER, "initial", "advance"))
+
+
 @dataclass_transform(kw_only_default=True, field_specifiers=(Field,))
 class PartClass(ModelMetaclass):
     """Checks the names of a part's class before Pydantic does, which would explain its own rules."""
 
     def __new__(mcs, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **kwargs: Any) -> Any:
         check_names(name, namespace, bases)
-        return super().__new__(mcs, name, bases, namespace, **kwargs)
+        with warnings.catch_warnings():
+            # A parameter of a part of the first edition may have the name of a method that came later.
+            warnings.filterwarnings("ignore", rf'Field name "({LATER_NAMES})" .* shadows an attribute', UserWarning)
+            return super().__new__(mcs, name, bases, namespace, **kwargs)
 
 
 class Part(StrictModel, metaclass=PartClass):

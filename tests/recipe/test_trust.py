@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from support.processes import command
 import upge
 from upge import PartError, RecipeError, registry
 from upge.part import SLOTS
+from upge.testing.batches import RICH
 from upge.train.run import train
 
 
@@ -127,13 +129,14 @@ def test_a_part_of_another_api_is_refused_and_the_others_go_on(site: Site) -> No
     ) as it:
         registry.find(SLOTS["mask"], "soft_clip")
     assert it.value.hint == "upgrade upge"
-    assert registry.find(SLOTS["mask"], "clip").api == 1
+    assert registry.find(SLOTS["mask"], "clip").api == 2
 
 
 # Parts that go wrong at run time.
 
 REWARD = '''
 import upge
+from upge.testing.batches import RICH
 from contextlib import contextmanager
 
 
@@ -204,3 +207,29 @@ def test_the_command_reports_it_without_a_traceback(tmp_path: Path) -> None:
     assert finished.returncode == 1, finished.stderr
     assert "Traceback" not in finished.stderr
     assert "Mine (reward) raised ZeroDivisionError" in finished.stderr
+
+
+@pytest.mark.parametrize("api", ["", "    api = 1\n", "    api = 2\n"])
+def test_parts_of_both_editions_work(site: Site, api: str) -> None:
+    source = SOUND.replace("    trust_region = True\n", f"    trust_region = True\n{api}")
+    site.install("plug-in", "[upge.mask]\nsoft_clip = soft:SoftClip\n", {"soft": source})
+    term = {"source": "rollouts", "denominator": "old", "advantage": "group_norm", "reduction": "token_mean"}
+    estimator = upge.Estimator.model_validate({"terms": {"rl": {**term, "mask": "soft_clip"}}})
+    assert float(estimator.loss(RICH.batch)) != 0
+
+
+@pytest.mark.parametrize("name", ["live", "initial", "advance"])
+def test_a_parameter_of_the_first_edition_may_have_a_later_methods_name(name: str) -> None:
+    body = {
+        "__annotations__": {name: float},
+        name: 0.5,
+        "__module__": __name__,
+        "__call__": lambda self, b: getattr(self, name) + 0 * b.ratio,
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        kind = type(upge.Mask)("Older", (upge.Mask,), body)
+    term = {"source": "rollouts", "denominator": "old", "advantage": "group_norm", "reduction": "token_mean"}
+    estimator = upge.Estimator.model_validate({"terms": {"rl": {**term, "mask": kind(**{name: 0.25})}}})
+    credit = estimator.count(RICH.batch, estimator.credit(RICH.batch))
+    assert estimator.weigh(RICH.batch, credit).terms["rl"].mask.unique().tolist() == [0.25]
