@@ -8,8 +8,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
-from rich.cells import cell_len
-
 _SHOWN = 100
 """Characters of a source line that a fault shows; a longer line is cut around the caret."""
 
@@ -108,7 +106,7 @@ def _excerpt(place: Place) -> list[str]:
         return []
     text, start = _window(place.text, place.column - 1)
     margin = f"   {place.line} | "
-    carets = "^" * max(1, cell_len(text[start : start + place.width]))
+    carets = "^" * max(1, _width(text[start : start + place.width]))
     return [margin + text, " " * len(margin) + _blank(text[:start]) + carets]
 
 
@@ -124,7 +122,14 @@ def _window(text: str, start: int) -> tuple[str, int]:
 
 def _blank(text: str) -> str:
     """Space as wide as `text` is on a terminal: a tab stays a tab, a CJK character takes two columns."""
-    return "\t".join(" " * cell_len(piece) for piece in text.split("\t"))
+    return "\t".join(" " * _width(piece) for piece in text.split("\t"))
+
+
+def _width(text: str) -> int:
+    """The width of a text in columns of a terminal."""
+    from rich.cells import cell_len  # only an error needs it, and `validate` starts faster without
+
+    return cell_len(text)
 
 
 def _printable(line: str) -> str:
