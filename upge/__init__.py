@@ -40,9 +40,11 @@ if TYPE_CHECKING:
     from upge.part import Part as Part
     from upge.part import Reduction as Reduction
     from upge.part import Reward as Reward
+    from upge.part import Selection as Selection
     from upge.part import Shaping as Shaping
     from upge.part import SomeData as SomeData
     from upge.part import Switch as Switch
+    from upge.part import Weight as Weight
     from upge.processes import PipedProcess as PipedProcess
     from upge.recipe import Recipe as Recipe
     from upge.recipe import RecipeError as RecipeError
@@ -110,9 +112,11 @@ _HOMES = {
         "Part",
         "Reduction",
         "Reward",
+        "Selection",
         "Shaping",
         "SomeData",
         "Switch",
+        "Weight",
     ),
     "upge.processes": ("PipedProcess",),
     "upge.recipe": (

@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import (
     TYPE_CHECKING,
@@ -28,6 +28,8 @@ from pydantic import (
     PlainSerializer,
     SerializationInfo,
     ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError
 
@@ -241,6 +243,34 @@ class Switch(Stateful):
         """For each named term the coefficients (G,), one per prompt in the order of `b.to_trajectories`."""
 
 
+class Selection(Stateful):
+    """The tokens of a term that count: the others have weight 0, and neither lengths nor counts include them.
+
+    It comes after the advantage. Advantages, denominators and masks see whole trajectories and groups. In a term's
+    `mask` it is 0 or 1, and counts stay those of all tokens.
+    """
+
+    slot: ClassVar[str] = "selection"
+
+    @abstractmethod
+    def __call__(self, b: View) -> Tensor:
+        """Bool, (T,) for each token or (N,) for each trajectory."""
+
+
+class Weight(Stateful):
+    """A factor for a whole term, made of its state: a controller, say. It is computed once a rollout batch."""
+
+    slot: ClassVar[str] = "weight"
+
+    @abstractmethod
+    def __call__(self, b: View) -> Tensor:
+        """The factor, shape (), the same on every rank."""
+
+
+ESTIMATING = (Factor, Switch, Selection, Weight)
+"""The bases of parts that compute numbers of a batch; the others open sessions."""
+
+
 class Reward(Part):
     """Scores responses: `open` returns a session whose `score` maps (problem, response text) to a number."""
 
@@ -298,7 +328,8 @@ class Engine(Part):
 
 
 SLOTS: dict[str, type[Part]] = {
-    base.slot: base for base in (Mask, Denominator, Advantage, Switch, Reduction, Shaping, Reward, Data, Engine)
+    base.slot: base
+    for base in (Mask, Denominator, Advantage, Switch, Reduction, Shaping, Selection, Weight, Reward, Data, Engine)
 }
 """Slot name → base class; the entry-point group of a slot is `upge.<slot>`."""
 
@@ -336,7 +367,7 @@ class BuildContext:
 
 def build(base: type[Part], value: Any, workshop: BuildContext) -> Any:
     """A part from its YAML value: a name, or a map of `use` and parameters. Parts pass through."""
-    if isinstance(value, base):
+    if isinstance(value, (base, *ALSO.get(base, ()))):
         return value
     if isinstance(value, str):
         value = {"use": value}
@@ -360,9 +391,24 @@ def _about_use(value: Any, fault: str | PydanticCustomError) -> ValidationError:
     return ValidationError.from_exception_data("part", [InitErrorDetails(type=fault, loc=("use",), input=value)])
 
 
+ALSO: dict[type[Part], tuple[type[Part], ...]] = {Mask: (Selection,)}
+"""The slots whose parts may stand where a part of another slot is expected."""
+
+
+def find(base: type[Part], use: str, workshop: BuildContext) -> type[Part]:
+    """The class that `use` names where a part of the slot of `base` is expected; raises `UnknownPartError`."""
+    try:
+        return workshop.find(base, use)
+    except registry.UnknownPartError:
+        for other in ALSO.get(base, ()):
+            with suppress(registry.UnknownPartError):
+                return workshop.find(other, use)
+        raise
+
+
 def _construct(base: type[Part], use: str, parameters: dict[str, Any], workshop: BuildContext) -> Part:
     try:
-        kind = workshop.find(base, use)
+        kind = find(base, use, workshop)
     except registry.UnknownPartError as unknown:
         fault = PydanticCustomError("part_unknown", "{message}", {"message": str(unknown), "hint": unknown.hint})
         raise _about_use(use, fault) from unknown
@@ -381,6 +427,12 @@ def _validate(base: type[Part]) -> Any:
         return build(base, value, info.context if isinstance(info.context, BuildContext) else BuildContext())
 
     return BeforeValidator(validate)
+
+
+def _mask(value: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+    """A mask from its YAML value, or a selection, which may stand there too."""
+    part = build(Mask, value, info.context if isinstance(info.context, BuildContext) else BuildContext())
+    return part if isinstance(part, Selection) else handler(part)
 
 
 def _engine(value: Any, info: ValidationInfo) -> Any:
@@ -406,12 +458,17 @@ def _dump(part: Part, info: SerializationInfo) -> dict[str, Any]:
 _serialize = PlainSerializer(_dump)
 _serialize_maybe = PlainSerializer(lambda part: None if part is None else part.dump())
 
-AMask = Annotated[Mask, _validate(Mask), _serialize]
+if TYPE_CHECKING:
+    AMask: TypeAlias = Mask | Selection
+else:
+    AMask = Annotated[Mask, WrapValidator(_mask), _serialize]
 ADenominator = Annotated[Denominator, _validate(Denominator), _serialize]
 AnAdvantage = Annotated[Advantage, _validate(Advantage), _serialize]
 AReduction = Annotated[Reduction, _validate(Reduction), _serialize]
 AShaping = Annotated[Shaping, _validate(Shaping), _serialize]
 ASwitch = Annotated[Switch, _validate(Switch), _serialize]
+ASelection = Annotated[Selection, _validate(Selection), _serialize]
+AWeight = Annotated[Weight, _validate(Weight), _serialize]
 AReward = Annotated[Reward, _validate(Reward), _serialize]
 """A reward as a field of a part: in YAML its name, or a map of `use` and its parameters."""
 SomeData = Annotated[Data, _validate(Data), _serialize]
@@ -419,5 +476,6 @@ SomeData = Annotated[Data, _validate(Data), _serialize]
 AnEngine = Annotated[Engine, _validate(Engine), _serialize]
 MaybeAnEngine = Annotated[Engine | None, BeforeValidator(_engine), _serialize_maybe]
 Masks = Annotated[tuple[AMask, ...], BeforeValidator(_as_tuple)]
+Selections = Annotated[tuple[ASelection, ...], BeforeValidator(_as_tuple)]
 Switches = Annotated[tuple[ASwitch, ...], BeforeValidator(_as_tuple)]
 Shapings = Annotated[tuple[AShaping, ...], BeforeValidator(_as_tuple)]

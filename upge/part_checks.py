@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import types
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
@@ -46,6 +48,27 @@ FREE = frozenset(
     )
 )
 """What every view has without a declaration."""
+
+
+OF_RATIO = frozenset(("ratio", "mask", "ratio_to", "log_ratio_to"))
+"""What a view has of θ without a declaration."""
+
+
+def names_in_code(kind: type) -> frozenset[str]:
+    """The names of attributes and globals in the code of a part's own methods, but for the machine's."""
+    codes = [
+        inspect.unwrap(method).__code__
+        for each in kind.__mro__
+        if not each.__module__.startswith(("upge.", "pydantic", "builtins"))
+        for method in vars(each).values()
+        if inspect.isfunction(method)
+    ]
+    names: set[str] = set()
+    while codes:
+        code = codes.pop()
+        names |= set(code.co_names)
+        codes += [each for each in code.co_consts if isinstance(each, types.CodeType)]
+    return frozenset(names)
 
 
 def check_names(name: str, namespace: Mapping[str, Any], bases: tuple[type, ...]) -> None:

@@ -241,14 +241,15 @@ def _readers(word: str) -> str:
     return f"; {field} is a batch field, which {' and '.join(readers)} read" if readers else ""
 
 
-_WITHIN_TERMS = ("mask", "denominator", "advantage", "reduction")
+_WITHIN_TERMS = ("mask", "denominator", "advantage", "reduction", "weight")
 
 
 def _home(slot: str) -> str:
     """Where a recipe names a part of this slot."""
     if slot in _WITHIN_TERMS:
         return f"estimator.terms.<term>.{slot}"
-    return {"switch": "estimator.switch", "shaping": "estimator.shaping", "engine": "rollout.engine"}.get(slot, slot)
+    homes = {"switch": "estimator.switch", "shaping": "estimator.shaping", "engine": "rollout.engine"}
+    return (homes | {"selection": "estimator.terms.<term>.select"}).get(slot, slot)
 
 
 def _with_article(slot: str) -> str:
@@ -323,7 +324,8 @@ def _parse(name: str, target: str, distribution: Any) -> tuple[str, str, str | N
 
 def slots() -> frozenset[str]:
     """The slots that packages can offer parts for."""
-    return frozenset(("mask", "denominator", "advantage", "switch", "reduction", "shaping", "reward", "data", "engine"))
+    estimator = ("mask", "denominator", "advantage", "switch", "reduction", "shaping", "selection", "weight")
+    return frozenset((*estimator, "reward", "data", "engine"))
 
 
 def _source(module: str) -> Path | None:

@@ -22,6 +22,8 @@ TITLES = {
     "switch": ("Switches", "estimator.switch"),
     "reduction": ("Reductions", "estimator.terms.<term>.reduction"),
     "shaping": ("Shapings", "estimator.shaping"),
+    "selection": ("Selections", "estimator.terms.<term>.select"),
+    "weight": ("Weights", "estimator.terms.<term>.weight"),
     "reward": ("Rewards", "reward"),
     "data": ("Data", "data"),
     "engine": ("Engines", "rollout.engine"),
@@ -32,7 +34,10 @@ INTRODUCTION = """\
 In a recipe: `{place}`. `python docs/tables.py` makes this page from the docstrings and fields of the shipped parts.
 `upge list {slot}` lists those of other packages too, and `upge show {name}` shows one of them.
 """
-ONCE = {**dict.fromkeys(("advantage", "switch", "shaping"), "a rollout batch"), "reduction": "an optimizer step"}
+ONCE = {
+    **dict.fromkeys(("advantage", "switch", "shaping", "selection", "weight"), "a rollout batch"),
+    "reduction": "an optimizer step",
+}
 """How often the factors of a slot are computed, those that don't wait for a forward pass."""
 
 

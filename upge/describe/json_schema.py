@@ -21,7 +21,7 @@ from pydantic.json_schema import CoreRef, GenerateJsonSchema, JsonRef, JsonSchem
 from pydantic_core import core_schema as core
 
 from upge import registry
-from upge.part import SLOTS, Part, StrictModel
+from upge.part import ALSO, SLOTS, Part, StrictModel
 from upge.recipe.catalog import shipped_recipes
 from upge.recipe.keys import shorthand
 from upge.recipe.schema import Recipe
@@ -242,7 +242,8 @@ def _alone(part: Choice) -> Schema:
 def _map(slot: str, parts: Parts, *, whole: bool) -> Schema:
     names = offering(defaultSnippets=[snippet(part.label, part.label, part.documentation) for part in parts])
     rules = [_where_used(part) | {"then": reference} for part, (reference, _) in parts.items()]
-    made: Schema = {"properties": {"use": {"anyOf": names, "allOf": [_name(slot, parts)]}}, "allOf": rules}
+    made: Schema = {"properties": {"use": {"anyOf": names, "allOf": [_name(slot, parts)]}}}
+    made |= {"allOf": rules} if rules else {}  # a slot may have no installed part
     if whole:
         return made | {"required": ["use"]}
     changes = {"properties": {"use": HIDDEN, **_any_parameter(slot, parts)}, "additionalProperties": False}
@@ -363,7 +364,8 @@ class RecipeSchema(GenerateJsonSchema):
     def _slot(self, base: type[Part], reference: CoreRef) -> JsonSchemaValue:
         self._slots[self.get_cache_defs_ref_schema(reference)[1]["$ref"]] = base.slot
         self._open.add(reference)
-        made = ((offered, self._part(offered)) for offered in self.choices[base.slot])
+        slots = (base, *ALSO.get(base, ()))
+        made = ((offered, self._part(offered)) for slot in slots for offered in self.choices[slot.slot])
         parts = {offered: (schema, self.resolve_ref_schema(schema)) for offered, schema in made if schema is not None}
         self._open.remove(reference)
         return choice(base.slot, parts, whole=self.whole)

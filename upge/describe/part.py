@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from upge.describe.formula import formula, written
-from upge.part import Factor, Mask, Part, StrictModel, Switch
+from upge.part import ESTIMATING, Mask, Part, StrictModel
 from upge.recipe.catalog import shelved
 from upge.recipe.faults import RecipeError
 from upge.recipe.resolve import load
@@ -76,7 +76,7 @@ def _parameters(kind: type[Part]) -> Iterator[Parameter]:
 
 
 def _traits(kind: type[Part]) -> Iterator[str]:
-    if issubclass(kind, Factor | Switch):
+    if issubclass(kind, ESTIMATING):
         yield f"reads {', '.join(sorted(kind.needs)) or 'no field of the batch'}"
         yield f"scope: {kind.scope}"
     if issubclass(kind, Mask):

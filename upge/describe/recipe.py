@@ -9,7 +9,7 @@ from pathlib import Path
 
 from upge.describe.formula import filled, latex, verbatim, written
 from upge.estimator.term import Term
-from upge.part import Part
+from upge.part import Part, Selection, Weight
 from upge.recipe.catalog import shipped_recipes
 from upge.recipe.compose import Composed, path_in_tree
 from upge.recipe.faults import COMMAND_LINE, Place
@@ -22,6 +22,7 @@ SOURCES = {
     "demonstrations": "the demonstrations",
     "all": "rollouts and demonstrations",
     "kept": "the rows that a likelihood term weighs",
+    "forced": "what an environment wrote into responses",
 }
 
 
@@ -108,10 +109,18 @@ class Explainer:
             self._piece("π_ref", term.denominator, (*place, "denominator")),
             self._piece("Â", term.advantage, (*place, "advantage")),
             self._piece("n", term.reduction, (*place, "reduction")),
+            *(self._piece("select", each, (*place, "select", index)) for index, each in enumerate(term.select)),
         )
+        if isinstance(term.weight, Weight):
+            pieces = (self._piece("weight", term.weight, (*place, "weight")), *pieces)
         together = [other for other in self.recipe.estimator.counting_with(name) if other != name]
         node = stated(self.root, ("estimator", *place, "weight"))
-        notes = [] if node is None else [f"weight {_weight(term) or 1} ({source_of(node)})"]
+        plain = node is not None and not isinstance(term.weight, Weight)
+        notes = [f"weight {_weight(term) or 1} ({source_of(node)})"] if plain and node is not None else []
+        if term.select:
+            notes.append("tokens that `select` leaves out have weight 0, and n_t counts without them")
+        if any(isinstance(mask, Selection) for mask in term.mask):
+            notes.append("tokens that a selection under `mask` leaves out have weight 0, and n_t counts them")
         notes += [f"counted together with {' and '.join(together)}"] if together else []
         return Section(f"{name}: over {SOURCES[term.source]}", self._product(name, term), pieces, tuple(notes))
 
@@ -123,6 +132,7 @@ class Explainer:
             f"s_{name}(q)" if switched else "",
             "n_t",
             "mask_t" if term.mask else "",
+            "select_t" if term.select else "",
             "" if term.denominator.reads() == {"logp"} else "(π_θ/π_ref)_t",
             "Â_t",
             "∇log π_θ(t)" if term.direction == "likelihood" else "∇H(π_θ)(t)",
@@ -161,6 +171,8 @@ class Explainer:
 
 
 def _weight(term: Term) -> str:
+    if isinstance(term.weight, Weight):
+        return "weight"
     if isinstance(term.weight, Schedule):
         return f"[{written(term.weight.model_dump())}]"
     return "" if term.weight == 1 else f"{term.weight:g}"

@@ -7,7 +7,7 @@ from typing import Any
 
 from upge.describe.formula import written
 from upge.estimator.term import Term
-from upge.part import Part
+from upge.part import Part, Weight
 from upge.recipe.schema import Recipe
 from upge.schedule import Schedule
 
@@ -27,7 +27,8 @@ def _rows(file: str, recipe: Recipe) -> Iterator[tuple[str, ...]]:
     for name, term in recipe.estimator.terms.items():
         masks = " · ".join(brief(mask) for mask in term.mask) or "1"
         factors = (masks, brief(term.denominator), brief(term.advantage), _reduction(term))
-        yield (label, f"`{name}`", term.source, *factors, "; ".join(_more(name, term, recipe)))
+        source = ", ".join((term.source, *map(brief, term.select)))
+        yield (label, f"`{name}`", source, *factors, "; ".join(_more(name, term, recipe)))
         label = ""
 
 
@@ -59,7 +60,9 @@ def _more(name: str, term: Term, recipe: Recipe) -> Iterator[str]:
     yield from (f"s: {brief(switch)}" for switch in recipe.estimator.switch if name in switch.terms())
     if "reward" in term.advantage.reads():
         yield from (f"R + {brief(shaping)}" for shaping in recipe.estimator.shaping)
-    if term.weight != 1:
+    if isinstance(term.weight, Weight):
+        yield f"× {brief(term.weight)}"
+    elif term.weight != 1:
         weight = term.weight.model_dump() if isinstance(term.weight, Schedule) else term.weight
         yield f"× {written(weight)}"
     if term.direction == "entropy":

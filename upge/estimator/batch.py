@@ -175,6 +175,12 @@ class Batch:
         part.__dict__["token_key"] = self.token_key[tokens]  # their noise is that of their places in the whole
         return part
 
+    def with_an_empty_row(self) -> Batch:
+        """The batch with one more trajectory, of the last one's prompt and without a token."""
+        per_row = {name: x for name in _PER_TRAJECTORY if (x := getattr(self, name)) is not None}
+        longer: dict[str, Any] = {name: torch.cat([x, x[-1:]]) for name, x in per_row.items()}
+        return replace(self, **longer)
+
     def _check_shape(self, name: str, shape: torch.Size, wanted: str) -> None:
         tensor = getattr(self, name)
         if tensor is not None and (tensor.shape != shape or len(shape) != 1):

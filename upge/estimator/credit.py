@@ -20,6 +20,7 @@ class TermCredit:
     Attributes:
         coefficient: (N,) weight · s, 0 outside the term's source.
         rows: (N,) bool: the term's trajectories. active: (N,) bool: those whose s is not 0.
+        selected: (T,) bool: the tokens that the term's selections leave; None without any.
         advantage: (T,) Â, or None while it is live.
         share: (T,) n, or None before `count`.
         returns: (T,) what the advantage would teach a critic, or None.
@@ -33,6 +34,20 @@ class TermCredit:
     share: Tensor | None = None
     returns: Tensor | None = None
     wide: Mapping[str, Tensor] = field(default_factory=dict)
+    selected: Tensor | None = None
+
+    def tokens(self, batch: Batch) -> Tensor:
+        """(T,) bool: the term's tokens that its selections leave."""
+        own = self.rows[batch.trajectory]
+        return own if self.selected is None else own & self.selected
+
+    def kept(self, batch: Batch) -> Tensor:
+        """(N,) bool: the rows with weight in this term, that have a selected token."""
+        return self.active if self.selected is None else self.active & rows_of(self.selected, batch)
+
+    def within(self, rows: Tensor) -> TermCredit:
+        """The credit of a term whose trajectories are only those that `rows` marks."""
+        return replace(self, coefficient=torch.where(rows, self.coefficient, 0), rows=rows, active=self.active & rows)
 
     def select(self, rows: Tensor, tokens: Tensor) -> TermCredit:
         """The credit of the trajectories that `rows` marks, whose tokens `tokens` marks."""
@@ -44,6 +59,7 @@ class TermCredit:
             None if self.share is None else self.share[tokens],
             None if self.returns is None else self.returns[tokens],
             {place: x[tokens] for place, x in self.wide.items()},
+            None if self.selected is None else self.selected[tokens],
         )
 
 
@@ -75,12 +91,18 @@ class Credit:
         rows = torch.zeros(batch.size, dtype=torch.bool, device=batch.reward.device)
         for term in self.terms.values():
             weighty = term.coefficient != 0
-            if term.advantage is not None:
-                pushed = torch.zeros_like(rows)
-                pushed[batch.trajectory[term.advantage != 0]] = True
-                weighty = weighty & pushed
+            for tokens in (None if term.advantage is None else term.advantage != 0, term.selected):
+                if tokens is not None:
+                    weighty = weighty & rows_of(tokens, batch)
             rows = rows | weighty
         return rows
+
+
+def rows_of(tokens: Tensor, batch: Batch) -> Tensor:
+    """(N,) bool: the trajectories that have one of the tokens, (T,) bool."""
+    rows = torch.zeros(batch.size, dtype=torch.bool, device=tokens.device)
+    rows[batch.trajectory[tokens]] = True
+    return rows
 
 
 def seen_with(rows: Tensor, batch: Batch, scope: Scope) -> Tensor:

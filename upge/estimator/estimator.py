@@ -17,18 +17,18 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import reduce as fold
 from math import isfinite
-from typing import cast
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
 from upge.estimator.batch import Batch
-from upge.estimator.credit import Credit, TermCredit, TermWeights, Weighed, seen_with
+from upge.estimator.credit import Credit, TermCredit, TermWeights, Weighed, rows_of, seen_with
+from upge.estimator.factors import CreditFactors, Factors, before
 from upge.estimator.part_calls import PartCaller, initial_of
 from upge.estimator.term import Term
-from upge.estimator.view import Reduce, alone, log_ratio
-from upge.part import Factor, Part, Shapings, State, Stateful, StrictModel, Switch, Switches, carries_state
+from upge.estimator.view import Reduce, alone
+from upge.part import Part, Shapings, State, Stateful, StrictModel, Switch, Switches, Weight, carries_state
 from upge.part_checks import SCOPES, Scope
 from upge.schedule import at
 
@@ -69,7 +69,7 @@ class Estimator(StrictModel):
 
     def wants(self, step: int) -> frozenset[str]:
         """The terms that may have a weight at rollout batch `step`, called before anything is sampled."""
-        wanted = {name for name, term in self.terms.items() if at(term.weight, step) != 0}
+        wanted = {name for name, term in self.terms.items() if term.may_weigh(step)}
         for switch in self.switch:
             wanted -= set(switch.terms()) - switch.wants(step)
         if all(self.terms[name].source == "kept" for name in wanted):
@@ -79,7 +79,7 @@ class Estimator(StrictModel):
     def wants_rollouts(self, step: int) -> bool:
         """Whether a wanted term weighs rollouts, or a switch that weighs a wanted term reads fields of them."""
         wanted = self.wants(step)
-        return any(self.terms[name].source in ("rollouts", "all") for name in wanted) or any(
+        return any(self.terms[name].source in ("rollouts", "forced", "all") for name in wanted) or any(
             switch.reads() and wanted & set(switch.terms()) for switch in self.switch
         )
 
@@ -89,7 +89,7 @@ class Estimator(StrictModel):
 
     def weighs_demonstrations(self, name: str) -> bool:
         """Whether the source of the term called `name` has demonstrations in it."""
-        own = [term.source for term in self.terms.values() if term.direction == "likelihood" and term.source != "kept"]
+        own = [term.source for term in self.terms.values() if term.keeps]
         sources = own if self.terms[name].source == "kept" else [self.terms[name].source]
         return not {"demonstrations", "all"}.isdisjoint(sources)
 
@@ -105,8 +105,11 @@ class Estimator(StrictModel):
         `logp` and `entropy` are then those of π_old.
         """
         settled = [term.advantage for term in self.terms.values() if not term.live]
+        controllers = [term.weight for term in self.terms.values() if isinstance(term.weight, Weight)]
+        selections = [each for term in self.terms.values() for each in term.selections_of_credit().values()]
         stateful = [part for part in self.parts().values() if carries_state(part)]
-        return frozenset[str]().union(*(part.reads() for part in (*self.switch, *self.shaping, *settled, *stateful)))
+        parts = (*self.switch, *self.shaping, *settled, *controllers, *selections, *stateful)
+        return frozenset[str]().union(*(part.reads() for part in parts))
 
     def needs_for_count(self) -> frozenset[str]:
         """The batch fields that `count` reads, at the θ of its optimizer step; none without parts that see all of it.
@@ -137,7 +140,7 @@ class Estimator(StrictModel):
 
     @torch.no_grad()
     def credit(self, batch: Batch, step: int = 0, *, state: State | None = None, reduce: Reduce = alone) -> Credit:
-        """Switches, shaping and advantages of a rollout batch.
+        """Switches, shaping, advantages and selections of a rollout batch.
 
         Args:
             batch: all trajectories of the prompts (`logp` may be None). step: the rollout batch's index.
@@ -147,19 +150,13 @@ class Estimator(StrictModel):
         after: State = {}
         coefficients = self._coefficients(batch, step, state, after, reduce)
         shaped = self._shaped(batch, step, state, after, reduce)
-        terms = {}
-        for name, term in self.terms.items():
-            rows, place = self._rows(name, batch, coefficients), f"terms.{name}.advantage"
-            viewer = PartCaller(batch, step, rows=rows, known=_before(batch) | shaped, reduce=reduce)
-            advantage = None if term.live else viewer.factor(term.advantage, place, state)
-            after |= {
-                f"terms.{name}.{at}": viewer.after(part, f"terms.{name}.{at}", state)
-                for at, part in term.parts().items()
-            }
-            returns = None if term.live else viewer.returns(term.advantage, place, state)
-            coefficient = torch.where(rows, coefficients[name], 0)
-            terms[name] = TermCredit(coefficient, rows, coefficient != 0, advantage, returns=returns)
-        return Credit(terms, step, before=state, state=after, **shaped)
+        terms: dict[str, TermCredit] = {}
+        for name in sorted(self.terms, key=lambda name: self.terms[name].source == "kept"):
+            rows = self._rows(name, batch, terms)
+            factors = CreditFactors(self.terms[name], name, batch, step, state, rows, shaped, reduce)
+            terms[name] = factors.term_credit(torch.where(rows, coefficients[name], 0))
+            after |= factors.after()
+        return Credit({name: terms[name] for name in self.terms}, step, before=state, state=after, **shaped)
 
     @torch.no_grad()
     def count(self, batch: Batch, credit: Credit, *, reduce: Reduce = alone) -> Credit:
@@ -172,20 +169,20 @@ class Estimator(StrictModel):
         needs = self.needs_for_count()
         if lacking := sorted(name for name in needs - {"old_logp"} if getattr(batch, name) is None):
             raise ValueError(
-                f"count needs a batch with {', '.join(lacking)}: a part of this estimator sees a whole step"
+                f"count needs a batch with {', '.join(lacking)}: a part of this estimator sees the whole step"
             )
-        counted = {}
+        terms = {}
         for name, term in self.terms.items():
-            own = credit.terms[name]
-            if term.wide():
-                factors = _Factors(term, name, batch, credit, reduce=reduce)
-                factors.advantage(), factors.ratio(), factors.mask()
-                own = replace(own, wide=factors.wide)
-            rows, active = self._count_group(name, credit)
-            caller = PartCaller(batch, credit.step, rows=rows, active=active, reduce=reduce)
-            place = f"terms.{name}.reduction"
-            counted[name] = replace(own, share=caller.factor(term.reduction, place, credit.before))
-        return replace(credit, terms=counted)
+            terms[name] = own = credit.terms[name]
+            if term.wide() or term.selections_of_theta():
+                factors = Factors(term, name, batch, credit, reduce=reduce)
+                factors.mask()
+                terms[name] = replace(own, selected=factors.selected(), wide=factors.wide)
+        for name in [name for name, term in self.terms.items() if term.source == "kept"]:
+            rows = credit.terms[name].rows & self._rows(name, batch, terms)
+            terms[name] = terms[name].within(rows)
+        shares = {name: self._share(name, batch, replace(credit, terms=terms), reduce) for name in self.terms}
+        return replace(credit, terms={name: replace(term, share=shares[name]) for name, term in terms.items()})
 
     def alive(self, batch: Batch, credit: Credit) -> Tensor:
         """(N,) bool: trajectories that need a forward pass: those that can matter, and what parts see beside them.
@@ -229,10 +226,17 @@ class Estimator(StrictModel):
     @torch.no_grad()
     def idle(self, batch: Batch, step: int = 0, *, state: State | None = None, reduce: Reduce = alone) -> Tensor:
         """(G,) bool: prompts whose every coefficient is 0, in all terms; for `rollout.refill`, before credit."""
-        coefficients = self._coefficients(batch, step, self.initial() if state is None else state, {}, reduce)
+        coefficients = self._coefficients(
+            batch, step, self.initial() if state is None else state, {}, reduce, weights=False
+        )
         idle = torch.ones(batch.prompts, dtype=torch.bool, device=batch.reward.device)
+        sources = {}
+        for name in (name for name, term in self.terms.items() if term.keeps):
+            rows = self._rows(name, batch, {})
+            coefficient = torch.where(rows, coefficients[name], 0)
+            sources[name] = TermCredit(coefficient, rows, coefficient != 0, None)
         for name in self.terms:
-            weighed = self._rows(name, batch, coefficients) & (coefficients[name] != 0)
+            weighed = self._rows(name, batch, sources) & (coefficients[name] != 0)
             idle[batch.prompt[weighed]] = False
         return idle
 
@@ -243,20 +247,48 @@ class Estimator(StrictModel):
         """The product of the factors, term by term: the equation itself."""
         own = credit.terms[name]
         share = _settled(own.share, "count")
-        factors = _Factors(self.terms[name], name, batch, credit)
-        advantage, ratio, mask = factors.advantage(), factors.ratio(), factors.mask()
+        factors = Factors(self.terms[name], name, batch, credit)
+        mask, ratio, advantage = factors.mask(), factors.ratio(), factors.advantage()
 
         coefficient = own.coefficient.to(batch.dtype)[batch.trajectory]
+        if own.selected is not None:
+            coefficient = torch.where(own.selected, coefficient, 0)
         weight = coefficient * share.to(batch.dtype) * mask * ratio * advantage
         if not _finite(weight):  # a factor of 0 wins over an infinite one
             weight = torch.where((coefficient == 0) | (mask == 0) | (advantage == 0), 0, weight)
         return TermWeights(coefficient != 0, weight, mask, ratio, advantage)
 
-    def _coefficients(self, batch: Batch, step: int, state: State, after: State, reduce: Reduce) -> dict[str, Tensor]:
-        """(N,) weight · s for each term, as if every trajectory were of its source."""
+    def _share(self, name: str, batch: Batch, credit: Credit, reduce: Reduce) -> Tensor:
+        """(T,) n: of the tokens that the terms sharing this one's counts select; 0 for the others."""
+        sharing = [credit.terms[other] for other in self.counting_with(name)]
+        rows, active = (fold(torch.logical_or, x) for x in ([s.rows for s in sharing], [s.active for s in sharing]))
+        place, part = f"terms.{name}.reduction", self.terms[name].reduction
+        if all(term.selected is None for term in sharing):
+            caller = PartCaller(batch, credit.step, rows=rows, active=active, reduce=reduce)
+            return caller.factor(part, place, credit.before)
+        tokens = fold(torch.logical_or, (term.tokens(batch) for term in sharing))
+        there = rows_of(tokens, batch) | (batch.length == 0)  # without a token, nothing of it is left out
+        caller = PartCaller(
+            batch.of_tokens(tokens), credit.step, rows=rows & there, active=active & there, reduce=reduce
+        )
+        return torch.zeros_like(batch.token_key, dtype=batch.dtype).masked_scatter(
+            tokens, caller.factor(part, place, credit.before)
+        )
+
+    def _coefficients(
+        self, batch: Batch, step: int, state: State, after: State, reduce: Reduce, *, weights: bool = True
+    ) -> dict[str, Tensor]:
+        """(N,) weight · s for each term, as if every trajectory were of its source; without the weights s alone."""
         ones = torch.ones(batch.size, dtype=batch.dtype, device=batch.reward.device)
-        coefficients = {name: ones * at(term.weight, step) for name, term in self.terms.items()}
-        viewer = PartCaller(batch, step, known=_before(batch), reduce=reduce)
+        viewer = PartCaller(batch, step, known=before(batch), reduce=reduce)
+        coefficients = {}
+        for name, term in self.terms.items():
+            if not weights:
+                coefficients[name] = ones * term.may_weigh(step)
+            elif isinstance(term.weight, Weight):
+                coefficients[name] = ones * viewer.weight(term.weight, f"terms.{name}.weight", state)
+            else:
+                coefficients[name] = ones * at(term.weight, step)
         for index, switch in enumerate(self.switch):
             place = f"switch.{index}"
             for name, coefficient in viewer.coefficients(switch, place, state).items():
@@ -267,7 +299,7 @@ class Estimator(StrictModel):
 
     def _shaped(self, batch: Batch, step: int, state: State, after: State, reduce: Reduce) -> dict[str, Tensor]:
         """The shaping of each token, and the reward with its sum."""
-        viewer = PartCaller(batch, step, known=_before(batch), reduce=reduce)
+        viewer = PartCaller(batch, step, known=before(batch), reduce=reduce)
         zeros = batch.reward.new_zeros(()).expand(batch.trajectory.shape)
         if not self.shaping:
             return {"shaping": zeros, "reward": batch.reward}
@@ -278,8 +310,8 @@ class Estimator(StrictModel):
         summed = zeros.new_zeros(batch.size).index_add_(0, batch.trajectory, shaping)
         return {"shaping": shaping, "reward": batch.reward + summed}
 
-    def _rows(self, name: str, batch: Batch, coefficients: Mapping[str, Tensor]) -> Tensor:
-        """(N,) bool: the trajectories of a term's source."""
+    def _rows(self, name: str, batch: Batch, terms: Mapping[str, TermCredit]) -> Tensor:
+        """(N,) bool: the trajectories of a term's source; `terms` has the credit of those that keep rows."""
         source = self.terms[name].source
         if source == "all":
             return torch.ones_like(batch.demonstration)
@@ -287,15 +319,10 @@ class Estimator(StrictModel):
             return batch.demonstration
         if source == "rollouts":
             return ~batch.demonstration
-        others = (n for n, term in self.terms.items() if term.source != "kept" and term.direction == "likelihood")
-        kept = (self._rows(other, batch, coefficients) & (coefficients[other] != 0) for other in others)
+        if source == "forced":  # nothing writes into responses but an environment, and there is none yet
+            return torch.zeros_like(batch.demonstration)
+        kept = (terms[other].kept(batch) for other, term in self.terms.items() if term.keeps)
         return fold(torch.logical_or, kept, torch.zeros_like(batch.demonstration))
-
-    def _count_group(self, name: str, credit: Credit) -> tuple[Tensor, Tensor]:
-        """(rows, active) of all terms that share this one's counts."""
-        sharing = [credit.terms[other] for other in self.counting_with(name)]
-        rows = fold(torch.logical_or, (term.rows for term in sharing))
-        return rows, fold(torch.logical_or, (term.active for term in sharing))
 
     def counting_with(self, name: str) -> list[str]:
         """The terms that share the counts of the one called `name`, which is among them."""
@@ -303,61 +330,6 @@ class Estimator(StrictModel):
 
     def _counts_of(self, name: str) -> str:
         return self.terms[name].count_with or name
-
-
-class _Factors:
-    """A term's factors at the batch's θ: in `count` over a whole step, with `reduce`, in `weigh` on a micro-batch.
-
-    Each is computed when it is first read, after those that it may see. In `weigh`, parts that see a whole step have
-    given their numbers already. `wide` collects these.
-    """
-
-    def __init__(self, term: Term, name: str, batch: Batch, credit: Credit, *, reduce: Reduce | None = None) -> None:
-        self._term, self._place, self._batch, self._before = term, f"terms.{name}", batch, credit.before
-        self._own, self._reduce = credit.terms[name], reduce
-        known = {"reward": credit.reward, "shaping": credit.shaping}
-        self._caller = PartCaller(batch, credit.step, rows=self._own.rows, active=self._own.active, known=known)
-        self.wide: dict[str, Tensor] = {}
-
-    def advantage(self) -> Tensor:
-        """(T,) Â."""
-        advantage = self._own.advantage
-        if advantage is None:
-            advantage = self._number("advantage", self._term.advantage)
-        return self._known("advantage", advantage.to(self._batch.dtype))
-
-    def ratio(self) -> Tensor:
-        """(T,) π_θ/π_ref."""
-        logp = cast(Tensor, self._batch.logp).detach()
-        return self._known("ratio", log_ratio(logp, self._number("denominator", self._term.denominator)).exp())
-
-    def mask(self) -> Tensor:
-        """(T,) the product of the masks."""
-        ratio = self._caller.known["ratio"]
-        mask = self._known("mask", ratio.new_ones(()).expand_as(ratio))
-        for place, part in self._term.masks().items():
-            mask = self._known("mask", mask * self._number(place, part))
-        return mask
-
-    def _known(self, name: str, x: Tensor) -> Tensor:
-        self._caller.known[name] = x
-        return x
-
-    def _number(self, at: str, part: Factor) -> Tensor:
-        """(T,) what a part gives; only one that sees a whole step may sum over it."""
-        wide = part.scope == "step"
-        if wide and self._reduce is None:
-            return self._own.wide[at]
-        self._caller.reduce = self._reduce if wide else None
-        number = self._caller.factor(part, f"{self._place}.{at}", self._before)
-        if wide:
-            self.wide[at] = number
-        return number
-
-
-def _before(batch: Batch) -> dict[str, Tensor]:
-    """What log π_θ is before the first update of a rollout batch: log π_old."""
-    return {} if batch.old_logp is None else {"logp": batch.old_logp}
 
 
 def _dot(weight: Tensor, direction: Tensor) -> Tensor:

@@ -12,13 +12,14 @@ from math import isnan
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from upge import registry
 from upge.errors import InputError, Terminated
 from upge.estimator.batch import Batch
 from upge.estimator.view import Reduce, View, alone
-from upge.part import Advantage, Factor, Part, State, Stateful, Switch, carries_state
+from upge.part import Advantage, Factor, Part, Selection, State, Stateful, Switch, Weight, carries_state
 
 
 class PartCaller:
@@ -36,15 +37,52 @@ class PartCaller:
     ) -> None:
         self.batch, self.step, self.rows, self.active, self.reduce = batch, step, rows, active, reduce
         self.known = dict(known or {})
+        self.selected: Tensor | None = None
 
-    def factor(self, part: Factor, place: str, state: State | None = None) -> Tensor:
-        """(T,) the part's numbers."""
+    def factor(self, part: Factor | Selection, place: str, state: State | None = None) -> Tensor:
+        """(T,) the part's numbers; 0 or 1 of a selection."""
+        if isinstance(part, Selection):
+            return self.selection(part, place, state).to(self.batch.dtype)
         tokens = self.batch.trajectory.shape
         with attribute_errors(part, f"estimator.{place}"):
             result: Tensor = self._called(part, part.__call__, place, state)
             wanted, hint = "a number per token, (T,), or one for all, ()", self._to_tokens(result)
             check(result, tokens, wanted, scalar=True, hint=hint, batch=self.batch)
         return result.detach().to(self.batch.reward).expand(tokens)
+
+    def selection(self, part: Selection, place: str, state: State | None = None) -> Tensor:
+        """(T,) bool: the tokens that a selection leaves."""
+        tokens, rows = self.batch.trajectory.shape, self.batch.group.shape
+        with attribute_errors(part, f"estimator.{place}"):
+            result: Tensor = self._called(part, part.__call__, place, state)
+            wanted = "bool, a token's (T,) or a trajectory's (N,)"
+            if isinstance(result, Tensor) and result.dtype != torch.bool:
+                raise ContractViolation(f"returned {result.dtype}; it should return {wanted}: compare, as in `x > 0`")
+            check(result, rows if isinstance(result, Tensor) and result.shape == rows else tokens, wanted)
+            of_rows = result.shape == rows and (tokens != rows or self._selects_rows(part, place, state))
+        return result[self.batch.trajectory] if of_rows else result
+
+    def _selects_rows(self, part: Selection, place: str, state: State | None) -> bool:
+        """Whether a selection gives numbers per trajectory, in a batch that has as many trajectories as tokens."""
+        if bool((self.batch.length == 1).all()):
+            return False  # the two are the same
+        other = PartCaller(self.batch.with_an_empty_row(), self.step, known=dict(self.known))
+        for name in {"reward"} & self.known.keys():
+            other.known[name] = torch.cat([self.known[name], self.known[name][-1:]])
+        other.rows, other.active = (
+            None if x is None else torch.cat([x, torch.zeros_like(x[:1])]) for x in (self.rows, self.active)
+        )
+        result: Tensor = other._called(part, part.__call__, place, state)
+        return result.shape == other.batch.group.shape
+
+    def weight(self, part: Weight, place: str, state: State) -> Tensor:
+        """() a term's weight."""
+        with attribute_errors(part, f"estimator.{place}"):
+            result: Tensor = self._called(part, part.__call__, place, state)
+            check(result, (), "one number, ()")
+            if not bool(result.isfinite()):
+                raise ContractViolation(f"returned {float(result)}; it should be a finite number")
+        return result.to(self.batch.reward)
 
     def coefficients(self, switch: Switch, place: str, state: State) -> dict[str, Tensor]:
         """(G,) a switch's coefficients for each term that it names."""
@@ -141,6 +179,7 @@ class PartCaller:
             state=(state or {}).get(place),
             reduce=self.reduce,
             place=place,
+            selected=self.selected,
         )
 
 

@@ -158,6 +158,21 @@ class View:
         return self._field("reward")
 
     @property
+    def score(self) -> Tensor:
+        """(N,) the verifier's score, without shaping, in every slot; declared as `reward`."""
+        if "reward" not in self._reads:
+            raise AttributeError(f"{self._part} reads b.score without declaring it: needs = {{'reward'}}")
+        return self._batch.reward.detach()
+
+    @property
+    def shaped_reward(self) -> Tensor:
+        """(N,) the score plus the sum of the shaping, in every slot that comes after the shaping; declared as
+        `reward`."""
+        if "reward" not in self._reads:
+            raise AttributeError(f"{self._part} reads b.shaped_reward without declaring it: needs = {{'reward'}}")
+        return self._computed("reward")
+
+    @property
     def truncated(self) -> Tensor:
         """(N,) bool: cut at the length limit."""
         return self._field("truncated")
@@ -254,7 +269,7 @@ class View:
         """(): the q-quantile, 0 ≤ q ≤ 1, of x (T,), (N,) or (G,) where `where` holds, linear as `torch.quantile`.
 
         It is exact, over all ranks; 0 of nothing. Without `where` it is over the term's own selected tokens, or over
-        the trajectories or prompts that have them.
+        the trajectories that have them; for numbers per prompt `where` must be given.
         """
         reduce = self._over_ranks("quantile")
         return order_statistics.quantile(x.to(self.dtype), q, self._where(x, where), reduce)
@@ -298,8 +313,11 @@ class View:
         tokens = self._selected_tokens
         if x.shape == tokens.shape:
             return tokens
-        rows = self.rows if self._selected is None else self.rows & (self.per_trajectory(tokens.long()) > 0)
-        return rows if x.shape == rows.shape else self.per_prompt(rows) > 0
+        if x.shape != self.rows.shape:
+            raise ValueError(
+                f"x has the shape {tuple(x.shape)}, one number for neither token nor trajectory: give `where`"
+            )
+        return self.rows if self._selected is None else self.rows & (self.per_trajectory(tokens.long()) > 0)
 
     def _ties(self, x: Tensor) -> Tensor:
         """Integers that tell tokens, trajectories or prompts apart, whatever the ranks."""

@@ -7,7 +7,7 @@ import typing
 from collections.abc import Sequence
 from typing import Any
 
-from upge.part import SLOTS, Part, StrictModel
+from upge.part import SLOTS, Part, StrictModel, Weight, find
 from upge.recipe.compose import Composed, member
 from upge.recipe.schema import Recipe, RecipeContext
 from upge.recipe.yaml import Node
@@ -32,7 +32,8 @@ def slot_at(path: Sequence[str | int]) -> str | None:
     if len(keys) == 2 and keys[0] == "estimator" and keys[1] in ("switch", "shaping"):
         return keys[1]
     if len(keys) == 4 and keys[:2] == ["estimator", "terms"]:
-        return keys[3] if keys[3] in ("mask", "denominator", "advantage", "reduction") else None
+        own = {key: key for key in ("mask", "denominator", "advantage", "reduction", "weight")}
+        return (own | {"select": "selection"}).get(keys[3])
     return None
 
 
@@ -80,6 +81,8 @@ def _kind(path: Sequence[str | int], root: Node, workshop: RecipeContext) -> Any
         kind = _bare(_member(kind, key))
         node = None if node is None else member(node, key)
         base = SLOTS.get(slot_at(path[:index]) or "") or (kind if kind in SLOTS.values() else None)  # a part's own part
+        if base is Weight and (node is None or not isinstance(node.value, dict) or "use" not in node.value):
+            base = None  # a number or a schedule
         if node is not None and isinstance(node.value, dict) and base is not None:
             kind = _part(base, node.value.get("use"), workshop)
     return kind
@@ -90,7 +93,7 @@ def _part(base: type[Part], use: Node | None, workshop: RecipeContext) -> type[P
     if use is None or not isinstance(use.value, str):
         return base
     try:
-        return workshop.find(base, use.value)
+        return find(base, use.value, workshop)
     except LookupError:
         return None
 

@@ -95,7 +95,8 @@ def _truncated_sampling(recipe: Recipe) -> Iterator[Broken]:
     for name, term in recipe.estimator.terms.items():
         if not cut or term.source == "demonstrations":
             continue
-        bounds = {i: mask for i, mask in enumerate(term.mask) if mask.trust_region and trials.cut_region(mask, 0.01)}
+        masks = {i: mask for i, mask in enumerate(term.mask) if isinstance(mask, Mask) and mask.trust_region}
+        bounds = {i: mask for i, mask in masks.items() if trials.cut_region(mask, 0.01)}
         if "rollout_logp" not in term.denominator.reads():
             hint = f"give the term '{name}' `denominator: rollout`, the engine's own log-probs"
             if recipe.estimator.weighs_demonstrations(name):

@@ -21,7 +21,7 @@ from hypothesis.errors import Flaky, Unsatisfiable
 from upge.estimator.batch import Batch
 from upge.estimator.estimator import Estimator
 from upge.estimator.part_calls import PartError, line_of
-from upge.part import Factor, Mask, Part, Switch
+from upge.part import ESTIMATING, Mask, Part
 from upge.recipe.faults import Source
 from upge.recipe.yaml import parse_value, plain
 from upge.testing import laws, part_laws, scenes, sessions
@@ -75,7 +75,7 @@ def examined(kind: type[Part], given: Mapping[str, Any] | None = None, *, exampl
     """Check a part against every law of its slot, one after the other."""
     yield _documented(kind)
     given = dict(given or {})
-    if issubclass(kind, Factor | Switch):
+    if issubclass(kind, ESTIMATING):
         chosen, corners = {"it survives the way through YAML": survives_yaml} | PART_LAWS, corner_parts(kind, given)
         yield from _findings(chosen, parts(kind, given), examples, corners)
         return
@@ -205,7 +205,7 @@ def _documented(kind: type[Part]) -> Finding:
         inspect.cleandoc(kind.__dict__.get("__doc__") or ""),
     )
     wanted = {"a first line that ends with a full stop": r"\A.+\.(\n|\Z)"}
-    if issubclass(kind, Factor | Switch):
+    if issubclass(kind, ESTIMATING):
         wanted |= {"an indented formula": r"^    \S", "'Shapes:'": r"\bShapes:", "'Source:'": r"\bSource:"}
     missing = [what for what, pattern in wanted.items() if re.search(pattern, text, flags=re.MULTILINE) is None]
     return Finding(law, f"it lacks {', '.join(missing)}" if missing else None)
@@ -250,7 +250,7 @@ def _finding(name: str, law: Law, drawn: st.SearchStrategy[Any], examples: int) 
 
 def _shows_little(subject: Any, case: Case, seed: int) -> bool:
     """Whether a part gives everything the same number on an example."""
-    if not isinstance(subject, Factor | Switch):
+    if not isinstance(subject, ESTIMATING):
         return False
     try:
         return not scenes.acts(subject, scenes.scene(subject, case, seed))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from upge.estimator.estimator import Estimator
 from upge.estimator.view import View
-from upge.part import Advantage, Mask, Part, Reduction, Shaping, Switch
+from upge.part import Advantage, Mask, Part, Reduction, Selection, Shaping, Switch
 from upge.types import Context
 
 
@@ -55,8 +55,8 @@ def host(part: Part) -> Estimator:
     if isinstance(part, Switch | Shaping):
         block[part.slot] = [part]
         return Estimator.model_validate(block)
-    terms["explore"][part.slot] = part
-    if isinstance(part, Mask):
+    terms["explore"]["select" if isinstance(part, Selection) else part.slot] = part
+    if isinstance(part, Mask | Selection):
         terms["explore"]["advantage"] = Given()
     if isinstance(part, Reduction):  # with a gate, so that some rows are inactive
         terms["imitate"]["reduction"] = part

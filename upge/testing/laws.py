@@ -18,7 +18,7 @@ from upge.estimator.batch import Batch
 from upge.estimator.credit import Credit
 from upge.estimator.estimator import Estimator
 from upge.estimator.view import Reduce, View
-from upge.part import Advantage, Denominator, Factor, Mask, Part, State, Stateful, Switch
+from upge.part import Advantage, Denominator, Factor, Mask, Part, Selection, State, Stateful, Switch, Weight
 from upge.testing.batches import fresh, permuted
 from upge.testing.comparison import assert_close, names
 from upge.testing.lockstep import lockstep as lockstep
@@ -237,14 +237,23 @@ def known_to(part: Part, batch: Batch) -> dict[str, Tensor]:
         known = {"reward": batch.reward, "shaping": 0 * numbers[0]}
     if isinstance(part, Denominator):
         known = {"advantage": numbers[0] - 0.5}
-    if isinstance(part, Mask):
+    if isinstance(part, Mask | Selection):
         known = {"advantage": numbers[0] - 0.5, "ratio": 0.5 + numbers[1], "mask": numbers[2].round()}
     return known
 
 
 def check_detached(part: Part, batch: Batch) -> None:
-    """A factor is numbers: (T,) or (), or (G,) per term of a switch, and carries no gradient."""
-    wanted = {(batch.prompts,)} if isinstance(part, Switch) else {(), tuple(batch.trajectory.shape)}
+    """A factor is numbers: (T,) or (), or (G,) per term of a switch, and carries no gradient.
+
+    A selection is bool, (T,) or (N,), and a weight is one number, ().
+    """
+    wanted = {(), tuple(batch.trajectory.shape)}
+    if isinstance(part, Switch):
+        wanted = {(batch.prompts,)}
+    if isinstance(part, Selection):
+        wanted = {tuple(batch.trajectory.shape), (batch.size,)}
+    if isinstance(part, Weight):
+        wanted = {()}
     results = called(part, view_for(part, fresh(batch)))
     if isinstance(part, Switch):
         told = f"expected coefficients for {', '.join(part.terms())}, got some for {', '.join(results) or 'none'}"
@@ -263,7 +272,7 @@ def called(part: Part, view: View) -> dict[str, Tensor]:
     """A factor's numbers by name: "" for all but a switch, which has them per term."""
     if isinstance(part, Switch):
         return part(view)
-    assert isinstance(part, Factor)
+    assert isinstance(part, Factor | Selection | Weight)
     return {"": part(view)}
 
 

@@ -12,7 +12,19 @@ from torch import Tensor
 from upge.estimator.batch import Batch
 from upge.estimator.part_calls import PartCaller
 from upge.estimator.view import Reduce, alone, log_ratio
-from upge.part import Advantage, Denominator, Factor, Mask, Part, Reduction, Stateful, Switch, is_live
+from upge.part import (
+    Advantage,
+    Denominator,
+    Factor,
+    Mask,
+    Part,
+    Reduction,
+    Selection,
+    Stateful,
+    Switch,
+    Weight,
+    is_live,
+)
 from upge.testing.batches import PER_TOKEN, Case, permuted
 
 STEPS = (0, 0, 1, 2, 3, 8, 64, 1000)
@@ -90,7 +102,7 @@ def scene(part: Part, case: Case, seed: int) -> Scene:
 
 def _known(part: Part, batch: Batch, random: torch.Generator) -> dict[str, Tensor]:
     """What is there before a part's slot, in numbers that differ from token to token."""
-    if not isinstance(part, Advantage | Denominator | Mask):
+    if not isinstance(part, Advantage | Denominator | Mask | Selection):
         return {}
     tokens = batch.trajectory.shape
     shaping = torch.randint(-2, 3, tokens, generator=random).to(batch.dtype) / 8
@@ -100,7 +112,7 @@ def _known(part: Part, batch: Batch, random: torch.Generator) -> dict[str, Tenso
         advantage = batch.value if batch.value is not None else shaping
         learned = torch.rand(batch.size, generator=random) < 0.85  # a trajectory without advantage can be dropped
         known["advantage"] = torch.where(learned[batch.trajectory], advantage, 0)
-    if isinstance(part, Mask):
+    if isinstance(part, Mask | Selection):
         levels = torch.tensor([1.0, 1.0, 1.0, 0.5, 0.0], dtype=batch.dtype)
         known |= {"ratio": _ratio(batch), "mask": levels[torch.randint(0, 5, tokens, generator=random)]}
     return known
@@ -112,7 +124,10 @@ def _ratio(batch: Batch) -> Tensor:
 
 
 def weighs(part: Part) -> bool:
-    """Whether a part is computed for every θ: in micro-batches, unless it sees the whole step."""
+    """Whether a part is computed for every θ: in micro-batches, unless it sees the whole step.
+
+    A selection isn't: it is computed over the whole step at least.
+    """
     return isinstance(part, Denominator | Mask) or (isinstance(part, Advantage) and is_live(part))
 
 
@@ -128,11 +143,17 @@ def viewer(seen: Scene, reduce: Reduce | None = alone) -> PartCaller:
 
 @torch.no_grad()
 def numbers(part: Part, seen: Scene, reduce: Reduce = alone) -> dict[str, Tensor]:
-    """What a part gives: by term (G,) for a switch, else (T,) under "", and what an advantage teaches a critic."""
-    asking, state = viewer(seen, None if narrow(part) else reduce), {part.slot: seen.state}
+    """What a part gives: by term (G,) for a switch, else (T,) under "", and what an advantage teaches a critic.
+
+    A selection gives 1 for what it selects, else 0; a weight one number, which stands for every token.
+    """
+    alone_in_it = narrow(part) or (isinstance(part, Selection) and part.scope != "step")
+    asking, state = viewer(seen, None if alone_in_it else reduce), {part.slot: seen.state}
     if isinstance(part, Switch):
         return asking.coefficients(part, part.slot, state)
-    assert isinstance(part, Factor)
+    if isinstance(part, Weight):
+        return {"": asking.weight(part, part.slot, state).expand(seen.batch.trajectory.shape)}
+    assert isinstance(part, Factor | Selection)
     found = {"": asking.factor(part, part.slot, state)}
     returns = asking.returns(part, part.slot, state) if isinstance(part, Advantage) and not weighs(part) else None
     return found if returns is None else found | {"what it teaches a critic": returns}
@@ -146,6 +167,8 @@ def after(part: Stateful, seen: Scene, reduce: Reduce = alone) -> dict[str, Tens
 
 def acts(part: Part, seen: Scene) -> bool:
     """Whether a part tells tokens, or prompts, apart: where it gives all of them one number, it shows little."""
+    if isinstance(part, Weight):  # it has one number for all
+        return True
     return any(x.numel() > 1 and bool((x != x[0]).any()) for x in numbers(part, seen).values())
 
 

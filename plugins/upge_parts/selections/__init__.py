@@ -1,0 +1,1 @@
+"""The selections that ship with upge."""

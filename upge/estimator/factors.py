@@ -1,0 +1,131 @@
+"""A term's factors, part by part, in the order in which each may see those before it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import cast
+
+from torch import Tensor
+
+from upge.estimator.batch import Batch
+from upge.estimator.credit import Credit, TermCredit
+from upge.estimator.part_calls import PartCaller
+from upge.estimator.term import Term
+from upge.estimator.view import Reduce, log_ratio
+from upge.part import Factor, Selection, State
+
+
+def before(batch: Batch) -> dict[str, Tensor]:
+    """What log π_θ is before the first update of a rollout batch: log π_old."""
+    return {} if batch.old_logp is None else {"logp": batch.old_logp}
+
+
+class CreditFactors:
+    """What a term's parts give once a rollout batch: the advantage, unless it is live, and selections."""
+
+    def __init__(
+        self,
+        term: Term,
+        name: str,
+        batch: Batch,
+        step: int,
+        state: State,
+        rows: Tensor,
+        shaped: Mapping[str, Tensor],
+        reduce: Reduce,
+    ) -> None:
+        self._term, self._place, self._state, self._batch, self._reduce = term, f"terms.{name}", state, batch, reduce
+        self._caller = PartCaller(batch, step, rows=rows, known=before(batch) | dict(shaped), reduce=reduce)
+
+    def term_credit(self, coefficient: Tensor) -> TermCredit:
+        """The credit of a term with this coefficient, (N,)."""
+        place, part = f"{self._place}.advantage", self._term.advantage
+        advantage = None if self._term.live else self._caller.factor(part, place, self._state)
+        returns = None if self._term.live else self._caller.returns(part, place, self._state)
+        self._caller.active = coefficient != 0
+        if advantage is not None:
+            self._caller.known["advantage"] = advantage
+        selected = None
+        for at, selection in self._term.selections_of_credit().items():
+            self._caller.reduce = self._reduce if selection.scope == "step" else None
+            chosen = self._caller.selection(selection, f"{self._place}.{at}", self._state)
+            self._caller.selected = selected = chosen if selected is None else selected & chosen
+        assert self._caller.rows is not None
+        return TermCredit(
+            coefficient, self._caller.rows, coefficient != 0, advantage, returns=returns, selected=selected
+        )
+
+    def after(self) -> State:
+        """The states that the term's parts leave."""
+        self._caller.reduce, self._caller.selected, self._caller.active = self._reduce, None, None
+        self._caller.known.pop("advantage", None)
+        places = {f"{self._place}.{at}": part for at, part in self._term.parts().items()}
+        return {place: self._caller.after(part, place, self._state) for place, part in places.items()}
+
+
+class Factors:
+    """A term's factors at the batch's θ: in `count` over the whole step, with `reduce`, in `weigh` on a micro-batch.
+
+    In `weigh`, parts that see the whole step have given their numbers already. `wide` collects these.
+    """
+
+    def __init__(self, term: Term, name: str, batch: Batch, credit: Credit, *, reduce: Reduce | None = None) -> None:
+        self._term, self._place, self._batch, self._before = term, f"terms.{name}", batch, credit.before
+        self._own, self._reduce = credit.terms[name], reduce
+        known = {"reward": credit.reward, "shaping": credit.shaping}
+        self._caller = PartCaller(batch, credit.step, rows=self._own.rows, active=self._own.active, known=known)
+        self._caller.selected = self._own.selected
+        self.wide: dict[str, Tensor] = {}
+
+    def advantage(self) -> Tensor:
+        """(T,) Â."""
+        return self._advantage
+
+    @cached_property
+    def _advantage(self) -> Tensor:
+        advantage = self._own.advantage
+        if advantage is None:
+            advantage = self._number("advantage", self._term.advantage)
+        return self._known("advantage", advantage.to(self._batch.dtype))
+
+    def ratio(self) -> Tensor:
+        """(T,) π_θ/π_ref."""
+        return self._ratio
+
+    @cached_property
+    def _ratio(self) -> Tensor:
+        _ = self._advantage
+        logp = cast(Tensor, self._batch.logp).detach()
+        return self._known("ratio", log_ratio(logp, self._number("denominator", self._term.denominator)).exp())
+
+    def mask(self) -> Tensor:
+        """(T,) the product of the masks."""
+        mask = self._known("mask", self._ratio.new_ones(()).expand_as(self._ratio))
+        for place, part in self._term.masks().items():
+            mask = self._known("mask", mask * self._number(place, part))
+        return mask
+
+    def selected(self) -> Tensor | None:
+        """(T,) bool: the tokens that all selections leave, those that depend on θ after the masks."""
+        selected = self._own.selected
+        for place, part in self._term.selections_of_theta().items():
+            self._caller.reduce = self._reduce if part.scope == "step" else None
+            chosen = self._caller.selection(part, f"{self._place}.{place}", self._before)
+            self._caller.selected = selected = chosen if selected is None else selected & chosen
+        return selected
+
+    def _known(self, name: str, x: Tensor) -> Tensor:
+        self._caller.known[name] = x
+        return x
+
+    def _number(self, at: str, part: Factor | Selection) -> Tensor:
+        """(T,) what a part gives; only one that sees the whole step may sum over it."""
+        wide = part.scope == "step"
+        if wide and self._reduce is None:
+            return self._own.wide[at]
+        self._caller.reduce = self._reduce if wide else None
+        number = self._caller.factor(part, f"{self._place}.{at}", self._before)
+        if wide:
+            self.wide[at] = number
+        return number
