@@ -1,4 +1,4 @@
-"""The base classes of parts: a frozen Pydantic model for each part, and the nine slots.
+"""The base classes of parts: a frozen Pydantic model for each part, and the slots.
 
 A part's fields are its YAML schema, its docstring is its documentation, and `__call__` is its formula. Nothing here
 knows which parts exist: `upge.registry` finds them, upge's own by entry points like all others.

@@ -34,6 +34,10 @@ INTRODUCTION = """\
 In a recipe: `{place}`. `python docs/tables.py` makes this page from the docstrings and fields of the shipped parts.
 `upge list {slot}` lists those of other packages too, and `upge show {name}` shows one of them.
 """
+WITHOUT = """\
+In a recipe: `{place}`. No part ships. `upge new plugin <package> --slot {slot}` writes one, with its proof, and
+`upge list {slot}` lists those of other packages.
+"""
 ONCE = {
     **dict.fromkeys(("advantage", "switch", "shaping", "selection", "weight"), "a rollout batch"),
     "reduction": "an optimizer step",
@@ -47,9 +51,12 @@ def slot_page(slot: str) -> str:
     parts = shipped(slot)
     entries = [_entry(name, kind) for name, kind in parts.items()]
     listing = "\n".join(f"- [`{name}`](#{name}): {_first(kind)}" for name, kind in parts.items())
-    introduction = fill(
-        INTRODUCTION.format(place=place, name=next(iter(parts)), slot=slot), 120, break_on_hyphens=False
+    told = (
+        INTRODUCTION.format(place=place, name=next(iter(parts)), slot=slot)
+        if parts
+        else WITHOUT.format(place=place, slot=slot)
     )
+    introduction = fill(told, 120, break_on_hyphens=False)
     about = prose(SLOTS[slot].__doc__).partition("\n\nClass variables:")[0]
     return page(f"# {title}", about, introduction, listing, *entries)
 

@@ -46,6 +46,8 @@ WRONG = {
     "switch": ("- self.threshold", "+ self.threshold"),
     "reduction": ("** self.power", "** 2 ** self.power"),
     "shaping": ("-self.cost", "-2 * self.cost"),
+    "selection": ("> self.above", "!= self.above"),
+    "weight": ("self.gain * lacking", "2 * self.gain * lacking"),
     "reward": ("max(len(answer), len(reference))", "len(reference)"),
     "data": ("row[::-1]", "row[::-1][:-1] + row[-1]"),
     "engine": ("distribution.exp()", "distribution.exp().sqrt()"),

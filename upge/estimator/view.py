@@ -160,17 +160,14 @@ class View:
     @property
     def score(self) -> Tensor:
         """(N,) the verifier's score, without shaping, in every slot; declared as `reward`."""
-        if "reward" not in self._reads:
-            raise AttributeError(f"{self._part} reads b.score without declaring it: needs = {{'reward'}}")
-        return self._batch.reward.detach()
+        return self._field("reward", before_shaping=True)
 
     @property
     def shaped_reward(self) -> Tensor:
         """(N,) the score plus the sum of the shaping, in every slot that comes after the shaping; declared as
         `reward`."""
-        if "reward" not in self._reads:
-            raise AttributeError(f"{self._part} reads b.shaped_reward without declaring it: needs = {{'reward'}}")
-        return self._computed("reward")
+        reward = self._field("reward")
+        return reward if "reward" in self._known else self._computed("reward")
 
     @property
     def truncated(self) -> Tensor:
@@ -327,11 +324,11 @@ class View:
             return noise.mixed(self._batch.trajectory_key)
         return noise.mixed(torch.unique(self._batch.group))
 
-    def _field(self, name: str, declared: str | None = None) -> Tensor:
+    def _field(self, name: str, declared: str | None = None, *, before_shaping: bool = False) -> Tensor:
         declared = declared or name
         if declared not in self._reads:
             raise AttributeError(f"{self._part} reads b.{declared} without declaring it: needs = {{'{declared}'}}")
-        tensor = self._known.get(name)
+        tensor = None if before_shaping else self._known.get(name)
         tensor = getattr(self._batch, name) if tensor is None else tensor
         if tensor is None:
             raise AttributeError(f"{self._part} reads b.{declared}, which this batch does not have")

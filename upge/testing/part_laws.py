@@ -356,9 +356,9 @@ class _Reading(View):
 
     noted: set[str]
 
-    def _field(self, name: str, declared: str | None = None) -> Tensor:
+    def _field(self, name: str, declared: str | None = None, *, before_shaping: bool = False) -> Tensor:
         self.noted.add(declared or name)
-        return super()._field(name, declared)
+        return super()._field(name, declared, before_shaping=before_shaping)
 
 
 def check_reads(part: Part, case: Case, seed: int) -> None:
