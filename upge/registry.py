@@ -203,7 +203,7 @@ def _nearest(slot: str, use: str) -> str:
         return (
             f"'{bare}' is {' and '.join(map(_with_article, others))}: it belongs in {' or '.join(map(_home, others))}"
         )
-    there = sorted(named.get(slot, ()))
+    there = sorted(name for fits in (slot, *_ALSO.get(slot, ())) for name in named.get(fits, ()))
     if close := nearest(bare, there):
         return f"did you mean '{close}'?"
     everywhere = {name: other for other in named for name in sorted(named[other])}
@@ -240,6 +240,9 @@ def _readers(word: str) -> str:
             continue
     return f"; {field} is a batch field, which {' and '.join(readers)} read" if readers else ""
 
+
+_ALSO = {"mask": ("selection",)}
+"""The slots whose parts may stand where a part of another slot is expected."""
 
 _WITHIN_TERMS = ("mask", "denominator", "advantage", "reduction", "weight")
 

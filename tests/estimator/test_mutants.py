@@ -14,6 +14,7 @@ import test_estimator
 import test_gradients
 import test_laws
 import test_noise
+import test_selections
 import test_whole_step
 from support.methods import METHODS
 from support.mutants import MUTANTS, Mutant
@@ -55,6 +56,7 @@ def checks() -> Iterator[Check]:
     yield partial(test_laws.test_an_impossible_token_without_weight_costs_nothing, "old", "near")
     yield test_laws.test_a_part_that_reads_what_it_did_not_declare_is_told_so
     yield from _checks_of_the_whole_step()
+    yield from _checks_of_selections()
     for case in CASES[:1]:
         yield from (partial(check_published_gradient, name, case) for name in METHODS)
     for slot, value in values(*FACTORS):
@@ -88,6 +90,21 @@ def _checks_of_the_whole_step() -> Iterator[Check]:
         for term in test_whole_step.PARTS.values():
             whole = test_whole_step.estimator(term)
             yield partial(laws.check_splitting, whole, case.batch, ranks=2, pieces=2, seed=case.seed)
+
+
+def _checks_of_selections() -> Iterator[Check]:
+    """What counts, under every reduction; and weights that are parts."""
+    yield test_selections.test_kept_rows_are_those_with_a_selected_token
+    yield test_selections.test_what_a_selection_needs_is_known_before_any_model_is_opened
+    yield test_selections.test_a_weight_may_be_made_of_a_parts_state
+    for case in (RICH, CASES[4]):
+        yield partial(_drawn(test_selections.test_positives_and_negatives_are_counted_apart_as_a_textbook_does), case)
+        for where in ("mask", "select"):
+            entropy = _drawn(test_selections.test_a_selection_under_mask_still_counts_and_under_select_does_not)
+            yield partial(entropy, where, case)
+        for select in test_selections.SELECTIONS:
+            counts = _drawn(test_selections.test_a_selection_counts_what_the_batch_of_the_selected_tokens_counts)
+            yield partial(counts, "sequence_mean", select, case)
 
 
 def _drawn(test: Any) -> Callable[..., None]:

@@ -9,12 +9,27 @@ from typing import Any
 import pytest
 from hypothesis import settings
 from support.right_parts import RIGHT
-from support.wrong_parts import advantages, data, denominators, engines, masks, reductions, rewards, shapings, switches
+from support.wrong_parts import (
+    advantages,
+    data,
+    denominators,
+    engines,
+    masks,
+    reductions,
+    rewards,
+    selections,
+    shapings,
+    switches,
+    weights,
+)
 
 from upge.part import Part
 from upge.testing import examined
 
-MODULES = (masks, denominators, advantages, switches, reductions, shapings, rewards, data, engines)
+MODULES = (
+    *(masks, denominators, advantages, switches, reductions, shapings, selections, weights),
+    *(rewards, data, engines),
+)
 
 
 def wrong_in(module: Any) -> list[type[Part]]:

@@ -17,7 +17,7 @@ def shorthand(path: tuple[str, ...]) -> str | None:
     """The key that a bare string at this path abbreviates: `use` for parts, `path` for models."""
     if path in (("model",), ("reference",), ("critic",)):
         return "path"
-    return "use" if slot_at(path) else None
+    return "use" if slot_at(path) not in (None, Weight.slot) else None  # a weight is mostly a number
 
 
 def slot_at(path: Sequence[str | int]) -> str | None:
