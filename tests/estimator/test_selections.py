@@ -225,6 +225,23 @@ def test_kept_rows_are_those_with_a_selected_token() -> None:
         assert 0 < int(wanted.sum()) < batch.size
 
 
+def test_a_wide_statistic_of_kept_rows_knows_which_are_kept() -> None:
+    seen: list[int] = []
+
+    class Share(upge.Mask):
+        scope = "step"
+
+        def __call__(self, b: upge.View) -> Tensor:
+            seen.append(int(b.share(1.0)))
+            return torch.ones_like(b.ratio)
+
+    kept = {**TERM, "source": "kept", "direction": "entropy", "advantage": "one", "mask": [Share()]}
+    block = Estimator.model_validate({"terms": {"kept": kept, "rl": {**TERM, "select": [Near()]}}})
+    credit = block.count(RICH.batch, block.credit(RICH.batch))
+    assert seen == [int(RICH.batch.length[credit.terms["kept"].rows].sum())]
+    assert list(credit.terms) == ["kept", "rl"]
+
+
 def test_a_wide_statistic_is_over_the_selected_tokens() -> None:
     seen: list[float] = []
 

@@ -151,7 +151,7 @@ class Estimator(StrictModel):
         coefficients = self._coefficients(batch, step, state, after, reduce)
         shaped = self._shaped(batch, step, state, after, reduce)
         terms: dict[str, TermCredit] = {}
-        for name in sorted(self.terms, key=lambda name: self.terms[name].source == "kept"):
+        for name in self._kept_last():
             rows = self._rows(name, batch, terms)
             factors = CreditFactors(self.terms[name], name, batch, step, state, rows, shaped, reduce)
             terms[name] = factors.term_credit(torch.where(rows, coefficients[name], 0))
@@ -171,18 +171,19 @@ class Estimator(StrictModel):
             raise ValueError(
                 f"count needs a batch with {', '.join(lacking)}: a part of this estimator sees the whole step"
             )
-        terms = {}
-        for name, term in self.terms.items():
-            terms[name] = own = credit.terms[name]
+        terms: dict[str, TermCredit] = {}
+        for name in self._kept_last():
+            term, own = self.terms[name], credit.terms[name]
+            if term.source == "kept":  # by now selections that depend on θ are known
+                own = own.within(own.rows & self._rows(name, batch, terms))
             if term.wide() or term.selections_of_theta():
-                factors = Factors(term, name, batch, credit, reduce=reduce)
+                factors = Factors(term, name, batch, credit, own, reduce=reduce)
                 factors.mask()
-                terms[name] = replace(own, selected=factors.selected(), wide=factors.wide)
-        for name in [name for name, term in self.terms.items() if term.source == "kept"]:
-            rows = credit.terms[name].rows & self._rows(name, batch, terms)
-            terms[name] = terms[name].within(rows)
-        shares = {name: self._share(name, batch, replace(credit, terms=terms), reduce) for name in self.terms}
-        return replace(credit, terms={name: replace(term, share=shares[name]) for name, term in terms.items()})
+                own = replace(own, selected=factors.selected(), wide=factors.wide)
+            terms[name] = own
+        credit = replace(credit, terms={name: terms[name] for name in self.terms})
+        shares = {name: self._share(name, batch, credit, reduce) for name in self.terms}
+        return replace(credit, terms={name: replace(own, share=shares[name]) for name, own in credit.terms.items()})
 
     def alive(self, batch: Batch, credit: Credit) -> Tensor:
         """(N,) bool: trajectories that need a forward pass: those that can matter, and what parts see beside them.
@@ -247,7 +248,7 @@ class Estimator(StrictModel):
         """The product of the factors, term by term: the equation itself."""
         own = credit.terms[name]
         share = _settled(own.share, "count")
-        factors = Factors(self.terms[name], name, batch, credit)
+        factors = Factors(self.terms[name], name, batch, credit, own)
         mask, ratio, advantage = factors.mask(), factors.ratio(), factors.advantage()
 
         coefficient = own.coefficient.to(batch.dtype)[batch.trajectory]
@@ -323,6 +324,10 @@ class Estimator(StrictModel):
             return torch.zeros_like(batch.demonstration)
         kept = (terms[other].kept(batch) for other, term in self.terms.items() if term.keeps)
         return fold(torch.logical_or, kept, torch.zeros_like(batch.demonstration))
+
+    def _kept_last(self) -> list[str]:
+        """The terms in an order in which those whose rows others keep come after these."""
+        return sorted(self.terms, key=lambda name: self.terms[name].source == "kept")
 
     def counting_with(self, name: str) -> list[str]:
         """The terms that share the counts of the one called `name`, which is among them."""

@@ -70,9 +70,11 @@ class Factors:
     In `weigh`, parts that see the whole step have given their numbers already. `wide` collects these.
     """
 
-    def __init__(self, term: Term, name: str, batch: Batch, credit: Credit, *, reduce: Reduce | None = None) -> None:
+    def __init__(
+        self, term: Term, name: str, batch: Batch, credit: Credit, own: TermCredit, *, reduce: Reduce | None = None
+    ) -> None:
         self._term, self._place, self._batch, self._before = term, f"terms.{name}", batch, credit.before
-        self._own, self._reduce = credit.terms[name], reduce
+        self._own, self._reduce = own, reduce
         known = {"reward": credit.reward, "shaping": credit.shaping}
         self._caller = PartCaller(batch, credit.step, rows=self._own.rows, active=self._own.active, known=known)
         self._caller.selected = self._own.selected
