@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from upge.model import Policy as Policy
     from upge.model import load_policy as load_policy
     from upge.part import Advantage as Advantage
+    from upge.part import AnEngine as AnEngine
     from upge.part import AReward as AReward
     from upge.part import Data as Data
     from upge.part import DefaultFrom as DefaultFrom
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     from upge.session_results import as_list as as_list
     from upge.session_results import as_score as as_score
     from upge.suggestions import did_you_mean as did_you_mean
+    from upge.train.run import train as train
     from upge.types import Completion as Completion
     from upge.types import Context as Context
     from upge.types import DataSession as DataSession
@@ -102,6 +104,7 @@ _HOMES = {
     ),
     "upge.part": (
         "AReward",
+        "AnEngine",
         "Advantage",
         "Data",
         "DefaultFrom",
@@ -137,6 +140,7 @@ _HOMES = {
         "as_score",
     ),
     "upge.suggestions": ("did_you_mean",),
+    "upge.train.run": ("train",),
     "upge.types": (
         "Completion",
         "Context",

@@ -474,6 +474,7 @@ AReward = Annotated[Reward, _validate(Reward), _serialize]
 SomeData = Annotated[Data, _validate(Data), _serialize]
 """A data source as a field of a part: in YAML its name, or a map of `use` and its parameters."""
 AnEngine = Annotated[Engine, _validate(Engine), _serialize]
+"""An engine as a field of a part: in YAML its name, or a map of `use` and its parameters."""
 MaybeAnEngine = Annotated[Engine | None, BeforeValidator(_engine), _serialize_maybe]
 Masks = Annotated[tuple[AMask, ...], BeforeValidator(_as_tuple)]
 Selections = Annotated[tuple[ASelection, ...], BeforeValidator(_as_tuple)]

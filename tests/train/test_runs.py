@@ -240,3 +240,12 @@ class Broken(upge.Mask):
     def __call__(self, b):
         return b.ratio * float("nan")
 '''
+
+
+def test_a_recipe_is_run_from_python_by_one_call(tmp_path: Path) -> None:
+    recipe = upge.load(tiny.recipe(tmp_path), [f"log.folder={tmp_path / 'here'}", "eval.splits=[]", "train.steps=1"])
+    assert upge.train(recipe) == tmp_path / "here"
+    from upge.train import trainer  # the package keeps its name, and what is in it
+
+    assert callable(upge.train)
+    assert trainer.Trainer
