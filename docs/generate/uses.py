@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from upge.describe.table import brief
 from upge.part import Part
@@ -31,9 +33,12 @@ def uses(kind: type[Part]) -> str:
 @functools.cache
 def shipped_recipes() -> Mapping[str, Recipe]:
     """The recipes in `recipes/` by their path there, without fragments that only others extend."""
-    checked = {
-        path.relative_to(RECIPES).with_suffix("").as_posix(): check(path) for path in sorted(RECIPES.rglob("*.yaml"))
-    }
+    # Some recipes name a folder below runs/, which is looked for only where such a folder is: not in an empty one.
+    with TemporaryDirectory() as empty, contextlib.chdir(empty):
+        checked = {
+            path.relative_to(RECIPES).with_suffix("").as_posix(): check(path)
+            for path in sorted(RECIPES.rglob("*.yaml"))
+        }
     return {name: each.recipe for name, each in checked.items() if each.recipe is not None}
 
 

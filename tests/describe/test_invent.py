@@ -54,7 +54,7 @@ def test_a_reader_gets_from_a_blank_file_to_a_package(tmp_path: Path) -> None:
 
     part, bound = code()
     (folder / "soft_clip.py").write_text(part)
-    before, after = re.search(r"in place of `(mask: [^`]+)`:\n\n    (mask: .+)\n", PAGE).groups()  # type: ignore[union-attr]
+    before, after = re.search(r"replace `(mask: [^`]+)` by:\n\n    (mask: .+)\n", PAGE).groups()  # type: ignore[union-attr]
     recipe = folder / "soft.yaml"
     assert recipe.read_text().count(before) == 1
     recipe.write_text(recipe.read_text().replace(before, after))

@@ -35,8 +35,8 @@ def blocks(language: str) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("place", "code"), blocks("python"))
 @pytest.mark.usefixtures("fresh_registry")
-def test_python_blocks_run(place: str, code: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
+def test_python_blocks_run(place: str, code: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
     exec(compile(code, place, "exec"), {})
 
 

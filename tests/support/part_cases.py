@@ -11,7 +11,7 @@ from upge import Estimator, Part, registry
 from upge.part import SLOTS, BuildContext, build
 from upge.testing import fixtures
 
-FACTORS = ("mask", "denominator", "advantage", "reduction", "switch", "shaping")
+FACTORS = ("mask", "denominator", "advantage", "reduction", "switch", "shaping", "selection", "weight")
 
 SETTINGS: dict[tuple[str, str], tuple[dict[str, Any], ...]] = {
     ("mask", "clip"): (
@@ -50,6 +50,8 @@ SETTINGS: dict[tuple[str, str], tuple[dict[str, Any], ...]] = {
         {"weights": {"sft": 0.0}},
     ),
     ("switch", "informative"): ({"keep": "rl"}, {"keep": ["rl", "sft"]}),
+    ("selection", "sign"): ({"of": "positive"}, {"of": "negative"}, {"of": "nonzero"}),
+    ("selection", "top_entropy"): ({"share": 0.5}, {"share": 1.0}),
     ("shaping", "kl_in_reward"): ({"coefficient": 0.1},),
     ("shaping", "overlong"): ({"soft_limit": 2, "limit": 5}, {"soft_limit": 0, "limit": 3, "scale": 0.5}),
     ("advantage", "group_norm"): ({}, {"unbiased": False, "epsilon": 1e-4}, {"over": "all"}),
