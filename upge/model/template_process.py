@@ -37,7 +37,7 @@ class Renderer:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._process: _Process | None = None
+        self._process: _TemplateProcess | None = None
 
     def render(self, template: str, turns: Sequence[Message], tokens: Mapping[str, Any], *, generation: bool) -> str:
         """The text of a conversation.
@@ -51,7 +51,7 @@ class Renderer:
         """
         request = {"template": template, "turns": list(turns), "tokens": dict(tokens), "generation": generation}
         with self._lock:
-            self._process = self._process or _Process()
+            self._process = self._process or _TemplateProcess()
             try:
                 answer = self._process.ask(request)
             except (EOFError, OSError) as error:
@@ -69,7 +69,7 @@ def renderer() -> Renderer:
     return Renderer()
 
 
-class _Process:
+class _TemplateProcess:
     """A running process; it ends with this one."""
 
     def __init__(self) -> None:

@@ -220,7 +220,7 @@ def _lacks(sampler: Sampler, prompted_problems: Sequence[PromptedProblem]) -> It
             yield "wrong"
 
 
-def check(recipe: Recipe, data: DataSession, sampler: Sampler) -> None:
+def refuse_untrainable(recipe: Recipe, data: DataSession, sampler: Sampler) -> None:
     """Raise ModelError where a problem to evaluate leaves no room, or nothing would be left to train on at first.
 
     That is: every prompt of the first rollout batch leaves no room for a response; or, where only demonstrations are

@@ -35,11 +35,11 @@ def accounted(recipe: Recipe, folder: RunFolder) -> Iterator[None]:
             if said.state == "finished" and said.pid == os.getpid():  # what was open couldn't be closed
                 error.add_note(f"the run is finished all the same; trained model: {folder.path / 'model'}")
             else:
-                _note_end(error, recipe, folder.path, said.step)
+                _record_failure(error, recipe, folder.path, said.step)
         raise
 
 
-def _note_end(error: BaseException, recipe: Recipe, folder: Path, step: int) -> None:
+def _record_failure(error: BaseException, recipe: Recipe, folder: Path, step: int) -> None:
     """Keep in the folder how the run ended, and add to the error how to go on."""
     asked = isinstance(error, Stopped | KeyboardInterrupt | SystemExit)
     with suppress(OSError):

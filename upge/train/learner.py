@@ -178,7 +178,7 @@ class Learner:
             rows &= ~batch.truncated
         return rows
 
-    def without_masked(self, rollouts: RolloutBatch) -> RolloutBatch:
+    def without_truncated(self, rollouts: RolloutBatch) -> RolloutBatch:
         """Without truncated rollouts where the recipe masks them: their group has seen them, the counts will not."""
         if self.recipe.rollout.truncated != "mask" or rollouts.batch.truncated is None:
             return rollouts

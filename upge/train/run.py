@@ -57,7 +57,7 @@ def opened(recipe: Recipe, resume: Path | None, display: Display, *, again: bool
         policy = load_policy(**recipe.policy_arguments())
         learner = open_learner(recipe, policy, accelerator, log_tokens=recipe.log.completions)
         collector = stack.enter_context(open_collector(recipe, policy, folder.path, ranks))
-        preflight.check(recipe, collector.data, collector.sampler)
+        preflight.refuse_untrainable(recipe, collector.data, collector.sampler)
         trainer = Trainer(collector, learner, folder, display)
         trainer.rehearse()
         display.tell(policy.notes)

@@ -47,7 +47,7 @@ def learn(learner: Learner, step: int, trajectories: Sequence[Trajectory]) -> di
     metrics.rollouts(rollouts, estimator)
     if learner.token_log is not None:
         learner.token_log.begin(rollouts)
-    rollouts = learner.with_fields_for_updates(step, learner.without_masked(rollouts))
+    rollouts = learner.with_fields_for_updates(step, learner.without_truncated(rollouts))
     # Once an optimizer step: count over all of it, drop what cannot matter, then weigh and backward piece by piece.
     for update, portion in enumerate(learner.updates(rollouts)):
         if learner.critic is not None:
