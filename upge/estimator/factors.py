@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import cached_property
+from collections.abc import Callable, Mapping
 from typing import cast
 
 from torch import Tensor
@@ -82,28 +81,17 @@ class Factors:
 
     def advantage(self) -> Tensor:
         """(T,) Â."""
-        return self._advantage
-
-    @cached_property
-    def _advantage(self) -> Tensor:
-        advantage = self._own.advantage
-        if advantage is None:
-            advantage = self._number("advantage", self._term.advantage)
-        return self._known("advantage", advantage.to(self._batch.dtype))
+        return self._once("advantage", self._advantage)
 
     def ratio(self) -> Tensor:
-        """(T,) π_θ/π_ref."""
-        return self._ratio
-
-    @cached_property
-    def _ratio(self) -> Tensor:
-        _ = self._advantage
-        logp = cast(Tensor, self._batch.logp).detach()
-        return self._known("ratio", log_ratio(logp, self._number("denominator", self._term.denominator)).exp())
+        """(T,) π_θ/π_ref, after the advantage."""
+        self.advantage()
+        return self._once("ratio", self._ratio)
 
     def mask(self) -> Tensor:
         """(T,) the product of the masks."""
-        mask = self._known("mask", self._ratio.new_ones(()).expand_as(self._ratio))
+        ratio = self.ratio()
+        mask = self._known("mask", ratio.new_ones(()).expand_as(ratio))
         for place, part in self._term.masks().items():
             mask = self._known("mask", mask * self._number(place, part))
         return mask
@@ -116,6 +104,21 @@ class Factors:
             chosen = self._caller.selection(part, f"{self._place}.{place}", self._before)
             self._caller.selected = selected = chosen if selected is None else selected & chosen
         return selected
+
+    def _advantage(self) -> Tensor:
+        advantage = self._own.advantage
+        if advantage is None:
+            advantage = self._number("advantage", self._term.advantage)
+        return advantage.to(self._batch.dtype)
+
+    def _ratio(self) -> Tensor:
+        logp = cast(Tensor, self._batch.logp).detach()
+        return log_ratio(logp, self._number("denominator", self._term.denominator)).exp()
+
+    def _once(self, name: str, factor: Callable[[], Tensor]) -> Tensor:
+        """A factor, computed when it is first read. No `cached_property`: its lock would be held during a sum."""
+        known = self._caller.known
+        return known[name] if name in known else self._known(name, factor())
 
     def _known(self, name: str, x: Tensor) -> Tensor:
         self._caller.known[name] = x
