@@ -94,6 +94,8 @@ def _checks_of_the_whole_step() -> Iterator[Check]:
 
 def _checks_of_selections() -> Iterator[Check]:
     """What counts, under every reduction; and weights that are parts."""
+    yield test_selections.test_of_several_selections_a_token_counts_that_all_select
+    yield test_selections.test_terms_that_count_together_count_the_tokens_that_any_of_them_selects
     yield test_selections.test_kept_rows_are_those_with_a_selected_token
     yield test_selections.test_what_a_selection_needs_is_known_before_any_model_is_opened
     yield test_selections.test_a_weight_may_be_made_of_a_parts_state

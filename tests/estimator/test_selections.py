@@ -198,6 +198,23 @@ def test_such_parts_pass_upge_check(kind: type[upge.Part]) -> None:
 # What else it changes, and what not.
 
 
+def test_of_several_selections_a_token_counts_that_all_select() -> None:
+    batch = RICH.batch
+
+    def selected(select: list[Any]) -> Tensor:
+        block = estimator(select=select)
+        tokens = block.count(batch, block.credit(batch)).terms["rl"].selected
+        assert tokens is not None
+        return tokens
+
+    settled = selected(["correct", Rows()])
+    assert torch.equal(settled, selected(["correct"]) & selected([Rows()]))
+    late = selected([Near(), "correct"])
+    assert torch.equal(late, selected([Near()]) & selected(["correct"]))
+    assert bool(late.any())
+    assert bool(settled.any())
+
+
 def test_terms_that_count_together_count_the_tokens_that_any_of_them_selects() -> None:
     batch = RICH.batch
     terms = {side: {**TERM, "select": {"use": "sign", "of": side}} for side in ("positive", "negative")}
@@ -210,6 +227,10 @@ def test_terms_that_count_together_count_the_tokens_that_any_of_them_selects() -
     for term in credit.terms.values():
         assert term.share is not None
         assert term.share[term.tokens(batch)].unique().tolist() == [pytest.approx(1 / united)]
+    for side, weights in block.weigh(batch, credit).terms.items():
+        own = credit.terms[side].tokens(batch)
+        assert torch.equal(weights.weight != 0, own)
+        assert 0 < int(own.sum()) < united
 
 
 def test_kept_rows_are_those_with_a_selected_token() -> None:

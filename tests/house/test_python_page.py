@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import re
 from pathlib import Path
@@ -18,6 +19,8 @@ ALIASES = {"upge.Follows"}
 PUBLIC = {
     f"{module.__name__}.{name}": getattr(module, name) for module in (upge, upge.testing) for name in module.__all__
 }
+PUBLIC["upge.train.run.train"] = importlib.import_module("upge.train.run").train
+del PUBLIC["upge.train"]  # the package of that name, which can be called
 sphinx = pytest.mark.needs("sphinx")
 
 

@@ -73,6 +73,9 @@ def machine(*rows: tuple[str, str, str, str]) -> list[Mutant]:
 
 MUTANTS = [
     *parts(
+        ("positives are negatives", "selections.sign", "b.advantage > 0 if", "b.advantage < 0 if"),
+        ("the uncertain are the certain", "selections.top_entropy", "b.entropy >= b.", "b.entropy < b."),
+        ("the wrong are correct", "selections.correct", "> self.above", "<= self.above"),
         ("clip drops its upper boundary", "masks.clip", "(ratio > 1 + self.high)", "(ratio >= 1 + self.high)"),
         ("clip drops its lower boundary", "masks.clip", "(ratio < 1 - self.low)", "(ratio <= 1 - self.low)"),
         ("clip looks the wrong way above", "masks.clip", "(b.advantage > 0)", "(b.advantage < 0)"),
@@ -283,12 +286,12 @@ MUTANTS = [
             'picked["key"] = None',
         ),
         ("two parts draw alike", "estimator.noise", "key ^ signed(key_of(place))", "key"),
-        ("a wide part sees a micro-batch", "estimator.estimator", "if wide and self._reduce is None:", "if False:"),
+        ("a wide part sees a micro-batch", "estimator.factors", "if wide and self._reduce is None:", "if False:"),
         (
             "a wide part of this rank",
-            "estimator.estimator",
+            "estimator.factors",
             "self._reduce if wide else None",
-            "alone if wide else None",
+            "(lambda x: x) if wide else None",
         ),
         (
             "what isn't selected has weight",
@@ -296,7 +299,12 @@ MUTANTS = [
             "torch.where(own.selected, coefficient, 0)",
             "coefficient",
         ),
-        ("a selection changes no count", "estimator.estimator", "all(term.selected is None for", "bool([None for"),
+        (
+            "a selection changes no count",
+            "estimator.estimator",
+            "if all(term.selected is None",
+            "if True or all(term.selected is None",
+        ),
         ("a row without a selected token counts", "estimator.estimator", "rows=rows & there", "rows=rows"),
         (
             "the last selection wins",
@@ -316,9 +324,6 @@ MUTANTS = [
             "ones * viewer.weight(",
             "ones * 1 + 0 * viewer.weight(",
         ),
-        ("positives are negatives", "selections.sign", "b.advantage > 0 if", "b.advantage < 0 if"),
-        ("the uncertain are the certain", "selections.top_entropy", "b.entropy >= b.", "b.entropy < b."),
-        ("the wrong are correct", "selections.correct", "> self.above", "<= self.above"),
         ("select does not renumber", "estimator.batch", "torch.cumsum(rows, 0) - 1", "torch.arange(rows.numel())"),
         ("active is all", "estimator.view", "self.rows if active is None else active", "self.rows"),
         ("count active is count all", "part", 'if self.count == "all" else b.active', "if self.count else b.active"),
@@ -344,8 +349,8 @@ MUTANTS = [
         (
             "a term takes every row",
             "estimator.estimator",
-            "torch.where(rows, coefficients[name], 0)",
-            "coefficients[name]",
+            "term_credit(torch.where(rows, coefficients[name], 0))",
+            "term_credit(coefficients[name])",
         ),
         (
             "demonstrations for rollouts",
@@ -356,7 +361,7 @@ MUTANTS = [
         ("the term's weight is dropped", "estimator.estimator", "ones * at(term.weight, step)", "ones"),
         (
             "a mask replaces the one before",
-            "estimator.estimator",
+            "estimator.factors",
             "mask * self._number(place, part)",
             "self._number(place, part)",
         ),
@@ -371,8 +376,8 @@ MUTANTS = [
         (
             "what matters has no advantage",
             "estimator.credit",
-            "weighty = weighty & pushed",
-            "weighty = weighty & ~pushed",
+            "weighty = weighty & rows_of(tokens, batch)",
+            "weighty = weighty & ~rows_of(tokens, batch)",
         ),
         ("what matters is dropped", "estimator.credit", "rows = rows | weighty", "rows = weighty"),
     ),
