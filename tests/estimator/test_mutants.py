@@ -55,8 +55,6 @@ def checks() -> Iterator[Check]:
     yield test_laws.test_a_masked_token_with_a_huge_ratio_has_no_weight
     yield partial(test_laws.test_an_impossible_token_without_weight_costs_nothing, "old", "near")
     yield test_laws.test_a_part_that_reads_what_it_did_not_declare_is_told_so
-    yield from _checks_of_the_whole_step()
-    yield from _checks_of_selections()
     for case in CASES[:1]:
         yield from (partial(check_published_gradient, name, case) for name in METHODS)
     for slot, value in values(*FACTORS):
@@ -64,6 +62,8 @@ def checks() -> Iterator[Check]:
         yield partial(part_laws.check_reads, part, RICH, 0)
         yield partial(laws.check_detached, part, rich)
         yield partial(laws.check_contributes_nothing, host(slot, value), EMPTY.batch)
+    yield from _checks_of_selections()
+    yield from _checks_of_the_whole_step()
     for case in CASES[1:]:
         yield from (partial(check_published_gradient, name, case) for name in METHODS)
     for case in CASES[:12]:
