@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import types
 from collections.abc import Mapping
@@ -54,6 +55,7 @@ OF_RATIO = frozenset(("ratio", "mask", "ratio_to", "log_ratio_to"))
 """What a view has of θ without a declaration."""
 
 
+@functools.cache
 def names_in_code(kind: type) -> frozenset[str]:
     """The names of attributes and globals in the code of a part's own methods, but for the machine's."""
     codes = [

@@ -13,6 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
+from support.textbook import centred_advantage
 from test_gradients import pinned
 from torch import Tensor
 
@@ -119,11 +120,7 @@ def estimator(term: dict[str, Any]) -> Estimator:
 def clipped(p: Padded, keep: Tensor) -> Tensor:
     """PPO's surrogate over the tokens of rollouts, token by token, where `keep` (B, L) is 1."""
     rollout = (~p.demonstration)[:, None] & (p.mask != 0)
-    advantage = torch.zeros_like(p.reward)
-    for group in p.group.unique():
-        rows = (p.group == group) & ~p.demonstration
-        if bool(rows.any()):
-            advantage = torch.where(rows, p.reward - p.reward[rows].mean(), advantage)
+    advantage = centred_advantage(p.reward, p.group, p.demonstration)
     old = p.logp.detach() if p.old_logp is None else p.old_logp
     ratio = (p.logp - old).clamp(-20, 20).exp()
     gain = torch.minimum(ratio * advantage[:, None], ratio.clamp(0.8, 1.2) * advantage[:, None])

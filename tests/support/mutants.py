@@ -309,8 +309,8 @@ MUTANTS = [
         (
             "the last selection wins",
             "estimator.factors",
-            "chosen if selected is None else selected & chosen\n        assert",
-            "chosen\n        assert",
+            "chosen if caller.selected is None else caller.selected & chosen",
+            "chosen",
         ),
         (
             "kept rows forget selections",

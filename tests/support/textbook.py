@@ -155,6 +155,16 @@ def normalised_advantage(
     return (reward[i] - own.mean()) / (own.std(unbiased=unbiased) + stabiliser)
 
 
+def centred_advantage(reward: Tensor, group: Tensor, demonstration: Tensor) -> Tensor:
+    """(B,) a rollout's score less the mean of its prompt's rollouts; 0 for demonstrations."""
+    advantage = torch.zeros_like(reward)
+    for prompt in group.unique():
+        rows = (group == prompt) & ~demonstration
+        if bool(rows.any()):
+            advantage = torch.where(rows, reward - reward[rows].mean(), advantage)
+    return advantage
+
+
 def token_mean(x: Tensor, mask: Tensor) -> Tensor:
     """The mean of x over the tokens of all rows."""
     return x[mask].sum() / max(int(mask.sum()), 1)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 from support import tiny
 from support.processes import command
 
@@ -210,6 +211,67 @@ def test_the_global_generators_go_on_where_they_were(tmp_path: Path) -> None:
     noisy("killed", file=killed / "recipe.yaml", resume=True)
     assert same(through, killed)
     assert len(list((killed / "code").iterdir())) == 1
+
+
+STATEFUL = '''
+import torch
+import upge
+
+class Counting:
+    def initial(self):
+        return {"seen": torch.zeros((), dtype=torch.float64)}
+
+    def advance(self, b):
+        return {"seen": b.state["seen"] + b.total(b.score)}
+
+class Threshold(Counting, upge.Mask):
+    """The tokens above a quantile of the step's entropies, that moves with the scores."""
+
+    api = 1
+    needs = {"entropy", "reward"}
+    scope = "step"
+
+    def __call__(self, b):
+        q = 0.5 * torch.sigmoid(b.state["seen"] / 20)
+        return (b.entropy >= b.quantile(b.entropy, q)).to(b.dtype)
+
+class Some(Counting, upge.Selection):
+    """A share of the tokens by chance, that grows with the scores."""
+
+    needs = {"reward"}
+
+    def __call__(self, b):
+        return b.noise < 0.5 + 0.5 * torch.sigmoid(b.state["seen"] / 20)
+
+class Growing(Counting, upge.Weight):
+    """Grows with the scores."""
+
+    needs = {"reward"}
+
+    def __call__(self, b):
+        return 1 + b.state["seen"] / 20
+'''
+
+
+def test_state_and_noise_of_every_kind_of_part_go_on_where_they_were(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(STATEFUL)
+    rl = tiny.HYBRID["terms"]["rl"] | {"weight": {"use": "mine.py:Growing"}}  # type: ignore[index]
+    rl |= {"mask": [rl["mask"], {"use": "mine.py:Threshold"}], "select": {"use": "mine.py:Some"}}
+    path = tiny.recipe(tmp_path, estimator={"terms": {"rl": rl}}, train={"steps": 5, "prompts": 8, "minibatches": 2})
+
+    def stateful(name: str, *overrides: str, file: Path = path, resume: bool = False) -> Path:
+        folder = tmp_path / name
+        settings = [f"log.folder={folder}", *SAVING, "train.threads=1", *overrides]
+        return train(upge.load(file, settings, allow_code=True), resume=folder if resume else None)
+
+    through, killed = stateful("through"), stateful("killed")
+    unfinished(killed, 5)
+    stateful("killed", file=killed / "recipe.yaml", resume=True)
+    assert same(through, killed)
+    (saved,) = (killed / "checkpoints").glob("step-000004/estimator.safetensors")
+    state = load_file(saved)
+    assert len(state) == 3
+    assert all(float(x) > 0 for x in state.values()), "a state that nothing changes would resume in any case"
 
 
 def test_a_resumed_run_goes_on_as_it_began(run: Run, tmp_path: Path) -> None:

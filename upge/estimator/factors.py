@@ -20,6 +20,17 @@ def before(batch: Batch) -> dict[str, Tensor]:
     return {} if batch.old_logp is None else {"logp": batch.old_logp}
 
 
+def selected(
+    caller: PartCaller, selections: Mapping[str, Selection], place: str, state: State, reduce: Reduce | None
+) -> Tensor | None:
+    """(T,) bool: the tokens that these selections leave of those selected before; only wide ones sum over ranks."""
+    for at, selection in selections.items():
+        caller.reduce = reduce if selection.scope == "step" else None
+        chosen = caller.selection(selection, f"{place}.{at}", state)
+        caller.selected = chosen if caller.selected is None else caller.selected & chosen
+    return caller.selected
+
+
 class CreditFactors:
     """What a term's parts give once a rollout batch: the advantage, unless it is live, and selections."""
 
@@ -34,7 +45,8 @@ class CreditFactors:
         shaped: Mapping[str, Tensor],
         reduce: Reduce,
     ) -> None:
-        self._term, self._place, self._state, self._batch, self._reduce = term, f"terms.{name}", state, batch, reduce
+        self._term, self._place, self._state, self._reduce = term, f"terms.{name}", state, reduce
+        self._rows = rows
         self._caller = PartCaller(batch, step, rows=rows, known=before(batch) | dict(shaped), reduce=reduce)
 
     def term_credit(self, coefficient: Tensor) -> TermCredit:
@@ -45,15 +57,9 @@ class CreditFactors:
         self._caller.active = coefficient != 0
         if advantage is not None:
             self._caller.known["advantage"] = advantage
-        selected = None
-        for at, selection in self._term.selections_of_credit().items():
-            self._caller.reduce = self._reduce if selection.scope == "step" else None
-            chosen = self._caller.selection(selection, f"{self._place}.{at}", self._state)
-            self._caller.selected = selected = chosen if selected is None else selected & chosen
-        assert self._caller.rows is not None
-        return TermCredit(
-            coefficient, self._caller.rows, coefficient != 0, advantage, returns=returns, selected=selected
-        )
+        settled = self._term.selections_of_credit()
+        tokens = selected(self._caller, settled, self._place, self._state, self._reduce)
+        return TermCredit(coefficient, self._rows, coefficient != 0, advantage, returns=returns, selected=tokens)
 
     def after(self) -> State:
         """The states that the term's parts leave."""
@@ -98,12 +104,8 @@ class Factors:
 
     def selected(self) -> Tensor | None:
         """(T,) bool: the tokens that all selections leave, those that depend on θ after the masks."""
-        selected = self._own.selected
-        for place, part in self._term.selections_of_theta().items():
-            self._caller.reduce = self._reduce if part.scope == "step" else None
-            chosen = self._caller.selection(part, f"{self._place}.{place}", self._before)
-            self._caller.selected = selected = chosen if selected is None else selected & chosen
-        return selected
+        late = self._term.selections_of_theta()
+        return selected(self._caller, late, self._place, self._before, self._reduce)
 
     def _advantage(self) -> Tensor:
         advantage = self._own.advantage

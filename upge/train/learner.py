@@ -220,12 +220,10 @@ class Learner:
     def with_fields_for_updates(self, step: int, rollouts: RolloutBatch) -> RolloutBatch:
         """With what is read beside π_θ, for the trajectories that can matter; π_old only if π_θ will move away."""
         several = self.recipe.train.minibatches * self.recipe.train.epochs > 1
-        rows, early = (
-            self.recipe.estimator.alive(rollouts.batch, rollouts.settled),
-            self.recipe.estimator.needs_for_count(),
-        )
-        if rollouts.batch.logp is None and (early or (several and "old_logp" in self.needs)):
-            rollouts = self._with_policy(step, rollouts, rows, early)
+        estimator = self.recipe.estimator
+        rows, counted = estimator.alive(rollouts.batch, rollouts.settled), estimator.needs_for_count()
+        if rollouts.batch.logp is None and (counted or (several and "old_logp" in self.needs)):
+            rollouts = self._with_policy(step, rollouts, rows, counted)
         rollouts = rollouts.with_fields(old_logp=rollouts.batch.logp if several else None)
         if "reference_logp" in self.needs and rollouts.batch.reference_logp is None:
             rollouts = rollouts.with_fields(reference_logp=self._asked(rollouts, rows, self._reference_of(step))[0])
