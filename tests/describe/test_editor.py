@@ -27,7 +27,7 @@ MODELINE = "# yaml-language-server: $schema=../upge.schema.json\n"
 EXTENDING = f"{MODELINE}extends: lab/base.yaml\n"
 TERM = f"{EXTENDING}estimator:\n  terms:\n    rl:\n"
 ENGINES = ", ".join(sorted(offer.name for offer in registry.entries("engine")))
-MASKS = ", ".join(sorted({offer.name for offer in registry.entries("mask")}))
+MASKS = ", ".join(sorted({offer.name for slot in ("mask", "selection") for offer in registry.entries(slot)}))
 
 pytestmark = pytest.mark.editor
 
@@ -107,7 +107,7 @@ def test_a_wrong_block_is_underlined_where_it_is_wrong(
         (
             "source: rollout",
             "rollout",
-            'Value is not accepted. Valid values: "rollouts", "demonstrations", "all", "kept".',
+            'Value is not accepted. Valid values: "rollouts", "demonstrations", "all", "kept", "forced".',
         ),
     ],
 )
@@ -209,7 +209,7 @@ def test_a_bare_name_is_explained_with_its_formula(editor: LanguageServer) -> No
         ("advantage: {use: gae, lamb|da: 1}", "(no bias), 0 the critic (little variance).\n\n*default: 1 · ≥ 0 · ≤ 1*"),
         (
             "sou|rce: rollouts",
-            "#### term\n\nThe tokens' source: the policy's rollouts, the demonstrations, both, or the rows",
+            "#### term\n\nThe tokens' source: what the policy sampled, the demonstrations, both, the rows with weight",
         ),
     ],
 )

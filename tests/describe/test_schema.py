@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 import upge
 from upge import registry
 from upge.cli.main import app
+from upge.describe import json_schema
 from upge.describe.json_schema import recipe_schema
 from upge.part import SLOTS
 from upge.testing.strategies import parts
@@ -322,6 +323,15 @@ def test_a_name_of_two_packages_is_valid_with_its_package_only(site: Site) -> No
     assert schema.is_valid(with_mask("{use: upge-half/half, amount: 0.1}"))
     for mask in ("half", "{use: half, amount: 0.1}", "upge/half", "{use: upge-half/half, amont: 0.1}"):
         assert not schema.is_valid(with_mask(mask)), mask
+
+
+def test_a_slot_that_no_installed_part_fills_still_takes_a_class_in_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    choices, _ = json_schema.installed()
+    monkeypatch.setattr(json_schema, "installed", lambda: (choices | {"mask": [], "selection": []}, []))
+    schema = made()
+    assert schema.is_valid(with_mask("mine.py:Half"))
+    assert not schema.is_valid(with_mask("half"))
+    assert not schema.is_valid(with_mask("{use: half}"))
 
 
 def test_a_part_may_hold_parts(site: Site) -> None:

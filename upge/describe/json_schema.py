@@ -218,16 +218,22 @@ def _name(slot: str, parts: Parts) -> Schema:
     rule: Schema = {
         "if": {"type": "string", "pattern": "[/:]"},
         "then": {"pattern": rf"^(?:{full})$|\.py:", "errorMessage": f"no installed package offers this {slot}"},
-        "else": {
-            "enum": sorted(part.name for part in parts if part.alone),
-            "errorMessage": f"no {slot} is called this; there are {', '.join(sorted(part.label for part in parts))}",
-        },
+        "else": _bare(slot, parts),
     }
     for name in sorted({part.name for part in parts if not part.alone}):
         names = [part.full for part in parts if part.name == name]
         message = f"{len(names)} packages define a {slot} called '{name}'; write one of: {' or '.join(names)}"
         rule = {"if": {"const": name}, "then": {"enum": names, "errorMessage": message}, "else": rule}
     return rule
+
+
+def _bare(slot: str, parts: Parts) -> Schema:
+    """A name without its package."""
+    names = sorted(part.name for part in parts if part.alone)
+    if not names:  # draft-07 refuses an empty `enum`, and with it the whole schema
+        return {"not": {}, "errorMessage": f"no installed {slot} has a name of its own; write file.py:Class"}
+    labels = ", ".join(sorted(part.label for part in parts))
+    return {"enum": names, "errorMessage": f"no {slot} is called this; there are {labels}"}
 
 
 def _alone(part: Choice) -> Schema:
