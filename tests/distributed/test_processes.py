@@ -158,6 +158,20 @@ def test_an_optimizer_step_has_the_same_prompts_whatever_the_number_of_ranks() -
 # Runs with divided models.
 
 
+@pytest.mark.parametrize("method", [pytest.param("lora", marks=pytest.mark.needs("peft")), "hpt"])
+@pytest.mark.parametrize("prefix", ["", "divided-"])
+def test_moving_averages_and_models_beside_the_policy_are_those_of_one_process(
+    done: Done, method: str, prefix: str
+) -> None:
+    """Their log-probs, and each average as a checkpoint has it: whole, whatever it was divided into."""
+    ours, theirs = (
+        load_file(folder / f"averages-{name}.safetensors")
+        for folder, name in ((done(1), method), (done(2), prefix + method))
+    )
+    assert furthest(ours, theirs) <= BOUNDS["float32"]
+    assert len({x.sum() for x in map(ours.get, ("average", "start", "policy")) if x is not None}) == 3
+
+
 @pytest.mark.parametrize("part", ["model", "critic"])
 def test_a_run_with_divided_models_leaves_whole_ones(done: Done, part: str) -> None:
     whole, divided = (load_file(done(2) / name / part / "model.safetensors") for name in ("whole", "divided"))

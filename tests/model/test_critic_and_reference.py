@@ -17,7 +17,7 @@ from support import tiny_models as models
 from transformers import AutoModelForTokenClassification
 
 import upge
-from upge.model import ModelError, Policy, load_critic, load_reference
+from upge.model import ModelError, Policy, load_critic
 from upge.train.learner import regression
 from upge.train.run import train
 
@@ -227,7 +227,7 @@ def test_no_reference_and_no_critic_are_opened_that_no_part_reads(run: Run, monk
     def refuse(*_: object) -> None:
         raise AssertionError("opened without need")
 
-    monkeypatch.setattr("upge.train.learner.load_reference", refuse)
+    monkeypatch.setattr("upge.model.models.Models.open", refuse)
     monkeypatch.setattr("upge.train.learner.load_critic", refuse)
     run("plain", {"rl": GRPO}, "train.steps=1", "eval.splits=[]")
     with pytest.raises(AssertionError):
@@ -253,7 +253,7 @@ def test_under_an_adapter_the_reference_is_the_policy_without_it() -> None:
     before = base.log_probs(SEQUENCES, hot)[0].detach()
     adapted = get_peft_model(base.model, LoraConfig(target_modules=["q_proj", "v_proj"], r=2))
     policy = Policy(adapted, base.tokenizer)
-    reference = load_reference(policy)
+    reference = models.beside(policy).open(None)
     torch.manual_seed(0)
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:

@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, GPT2LMHeadModel
 
 import upge
 from upge.errors import InputError
-from upge.model import ModelError, Policy, load, load_critic, load_reference
+from upge.model import ModelError, Policy, load, load_critic
 from upge.recipe.schema import Lora
 from upge.train.run import train
 
@@ -131,7 +131,7 @@ def test_a_merged_model_says_in_plain_transformers_what_the_policy_says(exact: P
     assert not (tmp_path / "merged" / "adapter_config.json").exists()
     torch.testing.assert_close(logits(theirs), before, rtol=0, atol=1e-10)
     assert torch.equal(logits(policy.model), before), "saving changes nothing"
-    assert load_reference(policy).adapter, "and the adapter is still there"
+    assert models.beside(policy).open(None).policy is policy, "and the adapter is still there"
 
 
 @pytest.mark.needs("peft")
@@ -152,7 +152,7 @@ def test_an_adapter_alone_opens_in_plain_peft_and_here(exact: Path, tmp_path: Pa
 @pytest.mark.needs("peft")
 def test_the_reference_is_the_policy_with_its_adapter_off(exact: Path) -> None:
     policy = adapted(exact)
-    reference = load_reference(policy)
+    reference = models.beside(policy).open(None)
     assert reference.policy is policy
     base = load(str(exact), dtype="float64").log_probs(SEQUENCES, HOT)[0]
     torch.testing.assert_close(reference.log_probs(SEQUENCES, HOT), base, rtol=0, atol=1e-10)
@@ -340,7 +340,7 @@ def test_quantized_weights_are_packed_frozen_and_never_copied(
     policy = four_bits("nf4")
     assert {x.requires_grad for x in policy.model.parameters() if x.dtype == torch.uint8} == {False}
     assert {x.dtype for x in policy.model.parameters() if x.requires_grad} == {torch.float32}
-    assert load_reference(policy).policy is policy
+    assert models.beside(policy).open(None).policy is policy
     with pytest.raises(ModelError, match="quantized"):
         policy.save(tmp_path / "merged")
     with pytest.raises(ModelError, match=r"set critic\.path"):

@@ -17,7 +17,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import upge
-from upge.model import Critic, ModelError, Policy, load, load_critic, load_reference, lora, shards
+from upge.model import Critic, ModelError, Policy, load, load_critic, lora, shards
 from upge.recipe.schema import Lora
 from upge.runs.reader import checkpoints
 from upge.train import checkpoint
@@ -104,7 +104,7 @@ def test_reference_critic_and_recomputing_go_with_adapters_on_experts(tmp_path: 
     policy = adapted(base)
     plain = load(str(base))
     torch.testing.assert_close(
-        load_reference(policy).log_probs(SEQUENCES, HOT), plain.log_probs(SEQUENCES, HOT)[0].detach()
+        models.beside(policy).open(None).log_probs(SEQUENCES, HOT), plain.log_probs(SEQUENCES, HOT)[0].detach()
     )
     body = plain.model.base_model.state_dict()
     assert all(torch.equal(x, body[name]) for name, x in load_critic(policy).model.base_model.state_dict().items())

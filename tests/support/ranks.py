@@ -28,7 +28,7 @@ from support import tiny
 import upge
 from upge.distributed import fsdp
 from upge.distributed.accelerator import open_ranks
-from upge.model import shards
+from upge.model import Ema, shards
 from upge.model.loading import load_policy
 from upge.train.display import Display
 from upge.train.learner import Learner, open_learner
@@ -72,6 +72,8 @@ FEW: list[Setting] = [
 FEW_DIVIDED: list[Setting] = [("hpt", "three", "float32"), ("ppo", "three", "float64"), ("lora", "three", "float32")]
 """Both types, a critic, an adapter."""
 FEW_BY_ACCELERATE: list[Setting] = [("hpt", "three", "float32"), ("lora", "three", "float32")]
+AVERAGED = ("hpt", "lora") if ADAPTED else ("hpt",)
+"""The methods whose policy is averaged."""
 PROMPTS = 8
 
 
@@ -309,6 +311,29 @@ def exchanged(folder: Path, name: str = "exchanged") -> None:
             shutil.copytree(place, folder / name)
 
 
+def averages(folder: Path, name: str, method: str) -> None:
+    """Leave the policy's moving average, and what models beside the policy say, after six rollout batches."""
+    AcceleratorState._reset_state()
+    recipe = recipe_of(own_folder(folder), method, "three", "float32")
+    accelerator = open_ranks(recipe.train, recipe.model).accelerator
+    learner = open_learner(recipe, load_policy(**recipe.policy_arguments()), accelerator)
+    models, rank, world = learner.models, accelerator.process_index, accelerator.num_processes
+    asked = {"average": models.open("policy", ema=Ema(decay=0.5, every=2)), "start": models.open(None)}
+    asked["policy"] = models.open("policy")
+    for step, batch in enumerate(rollout_batches()):
+        learn(learner, step, [each for each in batch if each.group % world == rank])
+    kept = [x.detach().clone() for x in learner.policy.model.parameters()]
+    found = {who: model.log_probs([((2, 3), (4, 5, 1))], torch.ones(1)) for who, model in asked.items()}
+    for model in asked.values():  # the first rank knows the answer, and the second doesn't
+        model.log_probs([((2, 3 + rank), (4, 5, 1))], torch.ones(1))
+    shards.settle(learner.policy.model)
+    for before, x in zip(kept, learner.policy.model.parameters(), strict=True):
+        assert torch.equal(shards.full(before), shards.full(x))
+    state = models.state(keep=rank == 0)
+    if rank == 0:
+        save_file(found | state, folder / f"averages-{name}.safetensors")
+
+
 def main(folder: Path, tier: str) -> None:
     """Do all of it, or a few of the settings."""
     torch.set_num_threads(1)
@@ -324,6 +349,8 @@ def main(folder: Path, tier: str) -> None:
 
     learned(folder, "hpt-composite", built_recipe(own_folder(folder), COMPOSITE))
     learned(folder, "spare-float64", built_recipe(own_folder(folder), SPARE, "float64"))
+    for method in AVERAGED:
+        averages(folder, method, method)
     for setting in whole:
         assert not learn("", setting).optimization.sharded
     if int(os.environ["WORLD_SIZE"]) == 2:
@@ -331,6 +358,8 @@ def main(folder: Path, tier: str) -> None:
         scaled = built_recipe(own_folder(folder), SCALED)
         learned(folder, "scaled-float32", scaled)
         with environment(FSDP2):
+            for method in AVERAGED:
+                averages(folder, f"divided-{method}", method)
             learned(folder, "divided-scaled-float32", scaled)
             learned(folder, "divided-hpt-composite", built_recipe(own_folder(folder), COMPOSITE))
             for setting in divided:

@@ -6,6 +6,7 @@ import string
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
     Gemma2Config,
@@ -19,7 +20,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from upge.model import Policy
+from upge.model import Models, Policy
 
 CHAT = (
     "{{ bos_token }}{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% if m.role == 'assistant' %}<|end|>"
@@ -107,6 +108,11 @@ def gemma2(**given: Any) -> PreTrainedModel:
 
 def policy(model: PreTrainedModel | None = None, chat_template: str | None = None, *, bos: bool = False) -> Policy:
     return Policy(model if model is not None else llama(), tokenizer(chat_template, bos=bos))
+
+
+def beside(policy: Policy) -> Models:
+    """The models beside a policy, on the CPU, in one process."""
+    return Models(policy, Accelerator(cpu=True))
 
 
 def _seeded(kind: Any, config: Any) -> PreTrainedModel:

@@ -5,23 +5,25 @@ only thing it needs of a model: log π of each response token, with its gradient
 """
 
 from upge.errors import ModelError
+from upge.model.average import Ema
 from upge.model.chat_template import Prompt, Templater
 from upge.model.critic import Critic, load_critic
 from upge.model.loading import load, load_policy
 from upge.model.log_probs import log_probs
+from upge.model.models import AskedModel, Models
 from upge.model.policy import Policy
-from upge.model.reference import Reference, load_reference
 
 __all__ = [
+    "AskedModel",
     "Critic",
+    "Ema",
     "ModelError",
+    "Models",
     "Policy",
     "Prompt",
-    "Reference",
     "Templater",
     "load",
     "load_critic",
     "load_policy",
-    "load_reference",
     "log_probs",
 ]

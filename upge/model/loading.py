@@ -180,7 +180,7 @@ def load(
         away = text_scope.settle(model) if several else ()
     notes = [_unused_note(model, left), text_scope.note(model, away)]
     if lora is not None:
-        base = None if path is None else _absolute(path)
+        base = None if path is None else absolute(path)
         notes.append(_put_adapter(model, lora, base=base, seed=seed, without=away))
     if gradient_checkpointing:
         recompute.check(model)
@@ -314,7 +314,7 @@ def _open_adapter(
     return model.requires_grad_(True)
 
 
-def _absolute(path: str) -> str:
+def absolute(path: str) -> str:
     """Where a model is, in words that hold in any working directory: a path on this machine, or a Hub id."""
     place, file = find(path)
     folder = Path(place)

@@ -44,7 +44,7 @@ SMALL = 2**28
 def sharded(model: nn.Module) -> bool:
     """Whether a model's parameters are divided over ranks."""
     by_fsdp = any(isinstance(module, FSDPModule) for module in model.modules())
-    return by_fsdp or any(map(_by_zero, model.parameters()))
+    return by_fsdp or any(map(by_zero, model.parameters()))
 
 
 def settle(model: nn.Module) -> None:
@@ -56,7 +56,7 @@ def settle(model: nn.Module) -> None:
 
 def full(x: Tensor) -> Tensor:
     """A tensor, gathered if it is divided; it carries no gradient."""
-    if _by_zero(x):
+    if by_zero(x):
         from deepspeed import zero
 
         with zero.GatheredParameters([x]):
@@ -67,11 +67,11 @@ def full(x: Tensor) -> Tensor:
 
 def shape(x: Tensor) -> torch.Size:
     """A tensor's, as it is when it is whole."""
-    whole: torch.Size = x.ds_shape if _by_zero(x) else x.shape  # type: ignore[attr-defined]
+    whole: torch.Size = x.ds_shape if by_zero(x) else x.shape  # type: ignore[attr-defined]
     return whole
 
 
-def _by_zero(x: Tensor) -> bool:
+def by_zero(x: Tensor) -> bool:
     """Whether a parameter is divided as DeepSpeed does it."""
     return hasattr(x, "ds_id")
 
@@ -97,7 +97,7 @@ def weights(model: nn.Module, *, keep: bool) -> dict[str, Tensor]:
 
 def parted(x: Tensor, like: Tensor) -> Tensor:
     """This rank's part of a tensor that every rank has whole, divided as `like` is; nothing is sent."""
-    if _by_zero(like):
+    if by_zero(like):
         return _parted_by_zero(x, like)
     if not isinstance(like, DTensor):
         return x.to(like.device)
@@ -117,7 +117,7 @@ def load(model: nn.Module, state: dict[str, Tensor]) -> None:
     settle(model)
     parameters = model.state_dict(keep_vars=True)
     known = {name: x for name, x in state.items() if name in parameters}
-    parts = {name: parted(x, parameters[name]) for name, x in known.items() if not _by_zero(parameters[name])}
+    parts = {name: parted(x, parameters[name]) for name, x in known.items() if not by_zero(parameters[name])}
     model.load_state_dict(parts, strict=False)
     for name in known:
         if name not in parts:

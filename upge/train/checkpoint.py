@@ -1,6 +1,7 @@
 """Checkpoints of safetensors and JSON: weights, optimizer moments, the estimator's state, and where the run stands.
 
 model/, critic/            weights in the Hub's format    model-optimizer.safetensors   moments, as <parameter>/<moment>
+averages.safetensors       the policy's moving averages, where there are any; see `Models.state`
 estimator.safetensors      the parts' state               progress.json                 see `Progress`
 random.json                each rank's generators         files.json                    size and SHA-256 of all others
 
@@ -29,6 +30,7 @@ from upge.errors import InputError, ModelError
 from upge.files import is_count, parse_json
 from upge.model import lora, shards
 from upge.model.critic import Critic
+from upge.model.models import Models
 from upge.model.policy import Policy
 from upge.part import State
 from upge.runs import atomic_files
@@ -38,6 +40,7 @@ from upge.train import random_state
 from upge.train.optimizer import Optimization
 
 FILES = "files.json"
+AVERAGES = "averages.safetensors"
 MOMENTS = {"step", "exp_avg", "exp_avg_sq"}
 """What AdamW keeps of a parameter."""
 
@@ -48,6 +51,7 @@ class Trained(Protocol):
     policy: Policy
     accelerator: Accelerator
     state: State
+    models: Models
 
     def critic_model(self) -> Critic | None: ...
     def optimizations(self) -> dict[str, Optimization]: ...
@@ -90,10 +94,13 @@ def save(run: Path, learner: Trained, progress: Progress, *, keep: int = 2, writ
     """
     place = run / "checkpoints" / f"step-{progress.step:06d}"
     moments = {name: each.strategy.moments(keep=writes) for name, each in learner.optimizations().items()}
+    averages = learner.models.state(keep=writes)
     if not writes:
         save_models(place, learner, merge=False, writes=False)
         return place
     with atomic_files.staging_dir(place) as partial:
+        if averages:
+            save_file(averages, partial / AVERAGES)
         _write(partial, learner, progress, moments)
         atomic_files.publish(partial, place)
     for old in checkpoints(run)[keep:]:
@@ -259,6 +266,8 @@ def _restore(folder: Path, learner: Trained) -> None:
         optimization.updates, optimization.not_finite = saved["updates"], saved["not_finite"]
         if saved["scaler"] and optimization.accelerator.scaler is not None:
             optimization.accelerator.scaler.load_state_dict(saved["scaler"])
+    averages = folder / AVERAGES
+    learner.models.restore(load_file(averages) if averages.is_file() else {})
     for name, x in load_file(folder / "estimator.safetensors").items():
         place, _, key = name.rpartition("/")
         if key not in learner.state.get(place, {}):

@@ -7,6 +7,7 @@ weight 0. `upge.train.trainer.learn` is the order in which all of it is called.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import groupby
 
 import torch
@@ -17,8 +18,8 @@ from upge.distributed.ranks import Ranks
 from upge.estimator.batch import Batch
 from upge.estimator.credit import Credit
 from upge.model.critic import Critic, load_critic
+from upge.model.models import AskedModel, Models
 from upge.model.policy import Policy
-from upge.model.reference import Reference, load_reference
 from upge.part import State
 from upge.recipe.schema import Critic as Settings
 from upge.recipe.schema import Recipe
@@ -109,7 +110,8 @@ class Learner:
     """The policy with its optimizer, the reference and the critic, and the estimator's state.
 
     Attributes:
-        reference, critic: providers of `reference_logp` and `value`, None where no part reads these.
+        models: the models beside the policy. reference: that of `reference_logp`; None where no part reads it.
+        critic: the provider of `value`; None where no part reads it.
         token_log: keeps what a few trajectories were weighed with; None where that isn't kept.
     """
 
@@ -118,12 +120,13 @@ class Learner:
         recipe: Recipe,
         policy: Policy,
         accelerator: Accelerator,
+        models: Models,
         *,
-        reference: Reference | None = None,
+        reference: AskedModel | None = None,
         critic: CriticLearner | None = None,
     ) -> None:
         self.recipe, self.policy, self.accelerator, self.ranks = recipe, policy, accelerator, Ranks(accelerator)
-        self.reference, self.critic = reference, critic
+        self.models, self.reference, self.critic = models, reference, critic
         self.optimization = Optimization(
             policy.model, recipe.optimizer, accelerator, patience=recipe.train.not_finite_limit
         )
@@ -279,8 +282,7 @@ class Learner:
 
         def log_probs(rollouts: RolloutBatch) -> Tensor:
             assert self.reference is not None, "a reference model is open wherever a part reads reference_logp"
-            with self.accelerator.autocast():  # the numerics of the policy, or their gap would pass for divergence
-                return self.reference.log_probs(rollouts.sequences, self._temperature(step, rollouts))
+            return self.reference.log_probs(rollouts.sequences, self._temperature(step, rollouts))
 
         return log_probs
 
@@ -308,11 +310,9 @@ def open_learner(recipe: Recipe, policy: Policy, accelerator: Accelerator, *, lo
 
     Args: log_tokens: whether it keeps what a few trajectories were weighed with.
     """
-    needs, reference, critic = recipe.estimator.needs(), None, None
-    if "reference_logp" in needs:
-        reference = load_reference(policy, recipe.reference.path)
-        if reference.policy is not policy:
-            place(reference.policy.model, accelerator)
+    needs, critic = recipe.estimator.needs(), None
+    models = Models(policy, accelerator, partial(place, accelerator=accelerator))
+    reference = models.open(recipe.reference.path) if "reference_logp" in needs else None
     if "value" in needs and recipe.critic is not None:
         critic = CriticLearner(
             recipe.critic,
@@ -320,6 +320,6 @@ def open_learner(recipe: Recipe, policy: Policy, accelerator: Accelerator, *, lo
             accelerator,
             patience=recipe.train.not_finite_limit,
         )
-    learner = Learner(recipe, policy, accelerator, reference=reference, critic=critic)
+    learner = Learner(recipe, policy, accelerator, models, reference=reference, critic=critic)
     learner.token_log = TokenLog(policy.tokenizer) if log_tokens else None
     return learner

@@ -60,8 +60,10 @@ def learn(learner: Learner, step: int, trajectories: Sequence[Trajectory]) -> di
         pieces = learner.micro_batches(alive.trajectories, scope=estimator.scope)
         if learner.optimization.backward(pieces, loss, learner.idle):
             learner.optimization.step(step, metrics)
+            learner.models.moved()
         else:
             metrics.add("updates/without_signal", 1 / learner.accelerator.num_processes)
+    learner.models.learned(step)
     return metrics.reduced() | {"lr": learner.optimization.rate(step)}
 
 
