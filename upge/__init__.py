@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from upge.code import Code as Code
     from upge.code import function_of as function_of
+    from upge.ema import Ema as Ema
     from upge.errors import InputError as InputError
     from upge.errors import Terminated as Terminated
     from upge.estimator.batch import Batch as Batch
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
     from upge.files import parse_json as parse_json
     from upge.files import read_text as read_text
     from upge.files import regular_file as regular_file
+    from upge.model import AskedModel as AskedModel
     from upge.model import ModelError as ModelError
+    from upge.model import Models as Models
     from upge.model import Policy as Policy
     from upge.model import load_policy as load_policy
     from upge.part import Advantage as Advantage
@@ -79,6 +82,7 @@ _HOMES = {
         "Code",
         "function_of",
     ),
+    "upge.ema": ("Ema",),
     "upge.errors": (
         "InputError",
         "Terminated",
@@ -98,7 +102,9 @@ _HOMES = {
         "regular_file",
     ),
     "upge.model": (
+        "AskedModel",
         "ModelError",
+        "Models",
         "Policy",
         "load_policy",
     ),

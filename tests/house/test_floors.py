@@ -20,7 +20,7 @@ PEER = ROOT / "upge" / "bench" / "trl.py"
 """Sets up another library's trainer, whose settings have algorithms' names."""
 
 FLOORS = [
-    {"types", "errors", "files", "suggestions", "tables", "strict_model", "part_checks", "processes"},
+    {"types", "errors", "files", "suggestions", "tables", "strict_model", "ema", "part_checks", "processes"},
     {
         "registry",
         "session_results",

@@ -14,8 +14,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 import upge
+from upge.ema import Ema
 from upge.errors import InputError
-from upge.model import Ema, Policy, load, load_policy
+from upge.model import Policy, load, load_policy
 from upge.model.average import MovingAverage
 from upge.recipe.schema import Lora
 from upge.train import checkpoint

@@ -12,7 +12,8 @@ from support import tiny_models as models
 from support.model_probes import HOT, SEQUENCES
 from torch import nn
 
-from upge.model import Ema, ModelError, Models, Policy
+from upge.ema import Ema
+from upge.model import ModelError, Models, Policy
 
 LONGER = [*SEQUENCES, ((5,), (6,))]
 
@@ -101,6 +102,20 @@ def test_equal_questions_make_one_pass(policy: Policy) -> None:
         before = len(sizes)
         start.log_probs(sequences, temperature)
         assert len(sizes) > before, "another question, or one that was not the last"
+
+
+def test_a_question_without_response_tokens_makes_no_pass(policy: Policy) -> None:
+    start = models.beside(policy).open(None)
+    sizes = passes(start.policy)
+    assert start.log_probs([], torch.ones(0)).shape == start.log_probs([((5,), ())], torch.ones(1)).shape == (0,)
+    assert not sizes
+
+
+def test_a_temperature_of_more_digits_than_the_model_changes_nothing(policy: Policy) -> None:
+    start = models.beside(policy).open(None)
+    found = start.log_probs(SEQUENCES, torch.full((3,), 0.7, dtype=torch.float64))
+    assert found.dtype == torch.float32
+    assert torch.equal(found, start.log_probs(SEQUENCES, HOT * 0.7))
 
 
 def test_the_policy_is_asked_as_it_is_now_and_the_start_stays(policy: Policy, tmp_path: Path) -> None:

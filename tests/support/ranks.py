@@ -28,7 +28,8 @@ from support import tiny
 import upge
 from upge.distributed import fsdp
 from upge.distributed.accelerator import open_ranks
-from upge.model import Ema, shards
+from upge.ema import Ema
+from upge.model import shards
 from upge.model.loading import load_policy
 from upge.train.display import Display
 from upge.train.learner import Learner, open_learner

@@ -5,7 +5,6 @@ only thing it needs of a model: log π of each response token, with its gradient
 """
 
 from upge.errors import ModelError
-from upge.model.average import Ema
 from upge.model.chat_template import Prompt, Templater
 from upge.model.critic import Critic, load_critic
 from upge.model.loading import load, load_policy
@@ -16,7 +15,6 @@ from upge.model.policy import Policy
 __all__ = [
     "AskedModel",
     "Critic",
-    "Ema",
     "ModelError",
     "Models",
     "Policy",

@@ -11,8 +11,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from upge.ema import Ema
 from upge.errors import ModelError
-from upge.model.average import Ema, MovingAverage
+from upge.model.average import MovingAverage
 from upge.model.loading import absolute, belonging, load
 from upge.model.lora import adapted, without_adapter
 from upge.model.padding import Tokens
@@ -60,7 +61,12 @@ class AskedModel:
         """(T,) log-probs of each response token, nats, without gradient; see `upge.model.log_probs`.
 
         Args: sequences: N pairs (prompt ids, response ids). temperature: (N,), above 0, one for each sequence.
+
+        A question without a response token makes no pass, on this rank alone too.
         """
+        if not any(response for _, response in sequences):
+            return torch.zeros(0, device=self.accelerator.device)
+        temperature = temperature.to(torch.promote_types(torch.float32, self.policy.model.dtype))
         question: Question = tuple(sequences), tuple(temperature.tolist())
         known = self._last is not None and self._last[0] == question
         if not self._everywhere(known) or self._last is None:
