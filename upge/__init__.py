@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from upge.model import Policy as Policy
     from upge.model import load_policy as load_policy
     from upge.part import Advantage as Advantage
+    from upge.part import AnAdvantage as AnAdvantage
     from upge.part import AnEngine as AnEngine
     from upge.part import AReward as AReward
     from upge.part import Data as Data
@@ -110,6 +111,7 @@ _HOMES = {
     ),
     "upge.part": (
         "AReward",
+        "AnAdvantage",
         "AnEngine",
         "Advantage",
         "Data",

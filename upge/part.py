@@ -464,6 +464,7 @@ else:
     AMask = Annotated[Mask, WrapValidator(_mask), _serialize]
 ADenominator = Annotated[Denominator, _validate(Denominator), _serialize]
 AnAdvantage = Annotated[Advantage, _validate(Advantage), _serialize]
+"""An advantage as a field of a part: in YAML its name, or a map of `use` and its parameters."""
 AReduction = Annotated[Reduction, _validate(Reduction), _serialize]
 AShaping = Annotated[Shaping, _validate(Shaping), _serialize]
 ASwitch = Annotated[Switch, _validate(Switch), _serialize]

@@ -22,6 +22,16 @@ that are the same, and when. [The lab]({docs}lab.md) has the results of each rec
 
 """
 
+INVENTIONS = """
+## Inventions
+
+The folder `invent` has recipes that bring parts of their own: at most two, each of at most 20 lines beside its
+documentation, in the Python file beside the recipe. They show what a part can say; [Invent an
+estimator]({docs}invent.md#recipes-with-parts-of-their-own) explains them. A recipe with such a file needs
+`--allow-code`, as in `upge run recipes/invent/clip_cov.yaml --allow-code`.
+
+"""
+
 REDUCTIONS = """\
 # What reduces to what
 
@@ -46,8 +56,15 @@ def methods_page() -> str:
 
 def _recipes(title: str, *, docs: str, recipes: str) -> str:
     """The page, with the way from it to the other pages and to the recipes."""
-    files = sorted((ROOT / "recipes").glob("*.yaml"))
-    return RECIPES.format(title=title, docs=docs) + table({recipes + file.name: upge.load(file) for file in files})
+    shipped, invented = (_table(folder, recipes) for folder in (ROOT / "recipes", ROOT / "recipes" / "invent"))
+    return RECIPES.format(title=title, docs=docs) + shipped + INVENTIONS.format(docs=docs) + invented
+
+
+def _table(folder: Path, recipes: str) -> str:
+    """The recipes of a folder; `recipes` is the way from the page to `recipes/`."""
+    files = sorted(folder.glob("*.yaml"))
+    names = [recipes + file.relative_to(ROOT / "recipes").as_posix() for file in files]
+    return table({name: upge.load(file, allow_code=True) for name, file in zip(names, files, strict=True)})
 
 
 def reductions_page() -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from upge.describe.formula import written
 from upge.estimator.term import Term
 from upge.part import Part, Weight
-from upge.recipe.schema import Recipe
+from upge.recipe.schema import Recipe, names_file
 from upge.schedule import Schedule
 
 HEAD = ("recipe", "term", "tokens of", "mask", "π_ref", "Â", "n", "s, shaping, weight")
@@ -33,15 +34,17 @@ def _rows(file: str, recipe: Recipe) -> Iterator[tuple[str, ...]]:
 
 
 def brief(part: Part) -> str:
-    """A part in a word: its name, with the parameters that differ from their defaults."""
+    """A part in a word: its name, with the parameters that differ from their defaults.
+
+    A part in a file is called by its file and class alone, since the folder is this machine's.
+    """
     dumped = part.dump()
     fields = {field.alias or name: field for name, field in type(part).model_fields.items()}
     parameters = {k: v for k, v in dumped.items() if k != "use" and not _usual(fields[k], v)}
-    return (
-        f"{dumped['use']}({', '.join(f'{key}={written(value)}' for key, value in parameters.items())})"
-        if parameters
-        else (str(dumped["use"]))
-    )
+    use = str(dumped["use"])
+    name = Path(use).name if names_file(use) else use
+    settings = ", ".join(f"{key}={written(value)}" for key, value in parameters.items())
+    return f"{name}({settings})" if settings else name
 
 
 def _usual(field: Any, value: object) -> bool:
