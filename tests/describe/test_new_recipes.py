@@ -117,3 +117,13 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="can't be written"):
         new_recipe("mine", "grpo", tmp_path / "file")
+
+
+@pytest.mark.parametrize("name", ["clip_cov", "online_dpo"])
+def test_a_copy_of_a_recipe_with_parts_in_a_file_finds_them_from_any_folder(name: str, tmp_path: Path) -> None:
+    parent = shipped_recipes() / "invent" / f"{name}.yaml"
+    with pytest.raises(upge.RecipeError, match="allow it with --allow-code"):
+        new_recipe("mine", str(parent), tmp_path)
+    written = new_recipe("mine", str(parent), tmp_path, allow_code=True)
+    copied, original = (upge.load(path, allow_code=True).estimator for path in (written, parent))
+    assert copied == original

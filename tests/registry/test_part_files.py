@@ -74,6 +74,31 @@ def test_an_import_within_a_call_finds_the_neighbour_too(tmp_path: Path) -> None
     assert "valid" in CliRunner().invoke(app, ["validate", str(path), "--allow-code"]).stdout
 
 
+def test_a_file_is_beside_the_recipe_that_names_it_whichever_extends_that(tmp_path: Path) -> None:
+    recipe(
+        tmp_path / "below", MASK.format("b.logp * 2.0"), **{"score": "def score(problem, response):\n    return 1.0\n"}
+    )
+    below, top = tmp_path / "below" / "mine.yaml", tmp_path / "top.yaml"
+    below.write_text(below.read_text() + "reward: {use: python, function: score.py:score}\n")
+    top.write_text("extends: below/mine.yaml\n")
+    loaded = upge.load(top, allow_code=True)
+    assert loaded.estimator == upge.load(below, allow_code=True).estimator
+    assert loaded.reward.dump()["function"] == f"{tmp_path / 'below' / 'score.py'}:score"
+    shipped = tmp_path / "shipped.yaml"
+    shipped.write_text("extends: invent/clip_cov.yaml\n")
+    assert type(upge.load(shipped, allow_code=True).estimator.terms["rl"].mask[1]).__name__ == "ClipCov"
+
+
+def test_a_file_that_is_missing_is_looked_for_beside_the_recipe_that_names_it(tmp_path: Path) -> None:
+    recipe(tmp_path / "below", "", mask="gone.py:P")
+    (tmp_path / "top.yaml").write_text("extends: below/mine.yaml\n")
+    with pytest.raises(RecipeError) as refused:
+        check(tmp_path / "top.yaml", allow_code=True)
+    assert f"{tmp_path / 'below' / 'mine.yaml'}:5:13: there is no file '{tmp_path / 'below' / 'gone.py'}'" in str(
+        refused.value
+    )
+
+
 def test_two_folders_with_neighbours_of_one_name_keep_their_own(tmp_path: Path) -> None:
     parts = []
     for name, value in (("a", 2.0), ("b", 3.0)):

@@ -36,7 +36,7 @@ def named(name: str, *, slot: str | None = None, allow_code: bool = False) -> li
     Raises InputError if there is none, or it can't be loaded; the message has a suggestion.
     """
     from upge.part import SLOTS
-    from upge.recipe.schema import names_file
+    from upge.recipe.qualified_names import names_file
 
     if slot is not None and slot not in SLOTS:
         raise InputError(f"there is no slot '{slot}'; there are {', '.join(SLOTS)}")

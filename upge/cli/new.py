@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from upge.cli.app import app
+from upge.cli.arguments import AllowCode
 
 new = typer.Typer(no_args_is_help=True, help="Write the start of a recipe, or of a package with a part.")
 app.add_typer(new, name="new")
@@ -20,11 +21,12 @@ def recipe(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The recipe's name; the file is NAME.yaml.")],
     like: Annotated[str, typer.Option(metavar="RECIPE", help="The recipe to copy: a file, or an installed one.")],
     folder: Folder = Path(),
+    allow_code: AllowCode = False,
 ) -> None:
     """Write a copy of a recipe, with its estimator written out, to change and run."""
     from upge.describe.scaffold import new_recipe
 
-    typer.echo(new_recipe(name, like, folder))
+    typer.echo(new_recipe(name, like, folder, allow_code=allow_code))
 
 
 @new.command()

@@ -62,7 +62,7 @@ def _touched(recipe: Recipe) -> Iterator[tuple[str, str]]:
 def _code(part: Part) -> Iterator[str]:
     """The code that a part is, or that its parameters name."""
     from upge.code import named_by
-    from upge.recipe.schema import names_file
+    from upge.recipe.qualified_names import names_file
 
     use = str(part.dump()["use"])
     yield from [use] if names_file(use) else []

@@ -26,6 +26,7 @@ from upge.errors import InputError
 from upge.part import API
 from upge.recipe.catalog import find_recipe, shelved, shipped_recipes
 from upge.recipe.keys import shorthand
+from upge.recipe.qualified_names import names_file, with_whole_paths
 from upge.recipe.resolve import check
 from upge.recipe.yaml import Node, read
 from upge.suggestions import did_you_mean
@@ -104,7 +105,7 @@ _NAME = re.compile(r"\w[\w.+-]*")
 """What a recipe's `name` may be."""
 
 
-def new_recipe(name: str, like: str, folder: Path = Path()) -> Path:
+def new_recipe(name: str, like: str, folder: Path = Path(), *, allow_code: bool = False) -> Path:
     """Write `name`.yaml into `folder`: the recipe `like`, extended, with its estimator written out; return the file.
 
     A recipe that can't be extended from there, a package's say, is copied whole, over all that it extends.
@@ -116,12 +117,15 @@ def new_recipe(name: str, like: str, folder: Path = Path()) -> Path:
     if target.exists():
         raise InputError(already(target))
     parent = find_recipe(like)
-    checked = check(parent)
+    checked = check(parent, allow_code=allow_code)
     if checked.recipe is None:
         raise InputError(f"'{like}' is abstract: it has no estimator to start from")
     extended = _extendable(parent, folder, pointed_at=parent == Path(like))
     header = _header(name, like, checked.recipe.name, extended)
-    return write_new(target, header + _text(name, checked.recipe.name, checked.composed.root, extended))
+    root = checked.composed.root
+    if parent.resolve().parent != folder.resolve():
+        root = with_whole_paths(root, parent.resolve().parent)
+    return write_new(target, header + _text(name, checked.recipe.name, root, extended))
 
 
 def _text(name: str, parent: str, root: Node, extended: str | None) -> str:
@@ -178,8 +182,16 @@ def _header(name: str, like: str, parent: str, extended: str | None) -> str:
 def _block(key: str, node: Node) -> str:
     """A block's original text with its comments, if it is in one file; else its values as YAML."""
     files = set(_files(node))
-    text = _lines_of_block(Path(files.pop()), key) if len(files) == 1 else None
+    text = _lines_of_block(Path(files.pop()), key) if len(files) == 1 and not _names_whole_path(node) else None
     return text or as_yaml({key: node})
+
+
+def _names_whole_path(node: Node) -> bool:
+    """Whether a class of a file elsewhere is named, whose path the original text doesn't have."""
+    inner = tuple(node.value.values()) if isinstance(node.value, dict) else node.value
+    if isinstance(inner, tuple):
+        return any(map(_names_whole_path, inner))
+    return isinstance(inner, str) and names_file(inner) and Path(inner).is_absolute()
 
 
 def _files(node: Node) -> Iterator[str]:

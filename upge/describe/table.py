@@ -9,7 +9,8 @@ from typing import Any
 from upge.describe.formula import written
 from upge.estimator.term import Term
 from upge.part import Part, Weight
-from upge.recipe.schema import Recipe, names_file
+from upge.recipe.qualified_names import names_file
+from upge.recipe.schema import Recipe
 from upge.schedule import Schedule
 
 HEAD = ("recipe", "term", "tokens of", "mask", "π_ref", "Â", "n", "s, shaping, weight")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from upge.recipe.faults import COMMAND_LINE, Fault, Place, RecipeError, Source, quoted
-from upge.recipe.qualified_names import at_home, same
+from upge.recipe.qualified_names import at_home, same, with_whole_paths
 from upge.recipe.yaml import MAX_DEPTH, Node, describe, parse_value, plain, read
 from upge.suggestions import nearest
 
@@ -221,6 +221,8 @@ class Extender:
         members = dict(root.value)
         extends = members.pop("extends", None)
         layer = at_home(expand(replace(root, value=members), (), self._shorthand), path, self._shipped)
+        if _real(path.parent) != _real(self._path.parent):
+            layer = with_whole_paths(layer, path.parent)
         base: Node | None = None
         for name in self._names(extends):
             parent = self._parent(name, path, (*chain, path))

@@ -1,12 +1,15 @@
-"""Resolve a bare part name when several packages define it.
+"""Resolve the name of a part by the recipe's file that has it.
 
-In a recipe of a package, a name is a part of this package, or else one of upge. In a run folder it is the part that the
-run had. So installing a package changes no shipped recipe and no finished run. Any other recipe must name the package.
+Several packages may define a bare name. In a recipe of a package, it is a part of this package, or else one of upge. In
+a run folder it is the part that the run had. So installing a package changes no shipped recipe and no finished run. Any
+other recipe must name the package. A class in a file, `file.py:Class`, is beside the recipe that names it, whichever
+recipe extends that one.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +38,31 @@ def at_home(layer: Node, file: Path, shipped: Path | None) -> Node:
         return use if meant is None else f"{meant.package}/{use}"
 
     return _renamed(layer, (), settled)
+
+
+def names_file(use: str) -> bool:
+    """Whether `use` names a class, or a part's parameter a function, in a Python file."""
+    return re.fullmatch(r".+\.py:\w+", use) is not None
+
+
+def with_whole_paths(layer: Node, folder: Path) -> Node:
+    """The layer with the whole path of each Python file that its parts name relative to `folder`."""
+
+    def whole(node: Node, *, is_part: bool) -> Node:
+        if isinstance(node.value, tuple):
+            return replace(node, value=tuple(whole(item, is_part=is_part) for item in node.value))
+        if isinstance(node.value, dict):
+            return replace(node, value={key: whole(x, is_part=key == "use") for key, x in node.value.items()})
+        if not isinstance(node.value, str) or not names_file(node.value):
+            return node
+        file, _, name = node.value.rpartition(":")
+        # A parameter's text may look like code and be none.
+        found = is_part or os.path.isfile(folder / file)  # noqa: PTH113 (Path.is_file raises for a name that is too long)
+        return replace(node, value=f"{os.path.abspath(folder / file)}:{name}") if found else node  # noqa: PTH100
+
+    members = layer.value if isinstance(layer.value, dict) else {}
+    blocks = {key: whole(block, is_part=False) for key, block in members.items() if key in BLOCKS}
+    return replace(layer, value={**members, **blocks})
 
 
 def comparable(tree: Node, file: Path) -> Node:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import os
-import re
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,13 +22,9 @@ from upge.errors import InputError
 from upge.estimator.estimator import Estimator
 from upge.part import SLOTS, AnEngine, AReward, BuildContext, Engine, MaybeAnEngine, Part, SomeData, StrictModel
 from upge.part_checks import unusable
+from upge.recipe.qualified_names import names_file
 from upge.schedule import Number, Within
 from upge.suggestions import did_you_mean
-
-
-def names_file(use: str) -> bool:
-    """Whether `use` names a class, or a part's parameter a function, in a Python file."""
-    return re.fullmatch(r".+\.py:\w+", use) is not None
 
 
 def class_in_file(base: type[Part], use: str, folder: Path, *, allowed: bool) -> type[Part]:

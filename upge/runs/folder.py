@@ -26,7 +26,8 @@ from ruamel.yaml import YAML
 
 from upge.code import neighbours
 from upge.files import refuse_links_out
-from upge.recipe.schema import Recipe, names_file
+from upge.recipe.qualified_names import names_file
+from upge.recipe.schema import Recipe
 from upge.runs import atomic_files
 from upge.types import Problem, Trajectory
 
