@@ -20,6 +20,7 @@ class KlCov(upge.Advantage):
     Shapes: logp, old_logp (T,), nats → (T,), dimensionless. Source: arXiv 2505.22617, KL-Cov.
     """
 
+    needs = frozenset({"logp", "old_logp"})
     scope = "step"
 
     of: upge.AnAdvantage
@@ -30,7 +31,7 @@ class KlCov(upge.Advantage):
     """The weight of the penalty, in units of the reward per nat."""
 
     def reads(self) -> frozenset[str]:
-        return self.of.reads() | {"logp", "old_logp"}
+        return super().reads() | self.of.reads()
 
     def __call__(self, b: upge.View) -> Tensor:
         top = b.top(covariance(b, self.of(b)), b.share(self.share))
