@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-from clip_cov import covariance
 from pydantic import Field
 from torch import Tensor
 
 import upge
+from clip_cov import covariance
 
 
 class KlCov(upge.Advantage):
