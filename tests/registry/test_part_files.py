@@ -89,6 +89,13 @@ def test_a_file_is_beside_the_recipe_that_names_it_whichever_extends_that(tmp_pa
     assert type(upge.load(shipped, allow_code=True).estimator.terms["rl"].mask[1]).__name__ == "ClipCov"
 
 
+def test_two_files_of_one_name_are_two_parts_to_diff(tmp_path: Path) -> None:
+    paths = [recipe(tmp_path / name, MASK.format(f"b.logp * {name}")) for name in ("2", "3")]
+    shown = CliRunner().invoke(app, ["diff", *map(str, paths), "--allow-code"], env={"COLUMNS": "400"}).stdout
+    for path in paths:
+        assert f"{path.with_name('part.py')}:P" in shown.replace("\n", "")
+
+
 def test_a_file_that_is_missing_is_looked_for_beside_the_recipe_that_names_it(tmp_path: Path) -> None:
     recipe(tmp_path / "below", "", mask="gone.py:P")
     (tmp_path / "top.yaml").write_text("extends: below/mine.yaml\n")

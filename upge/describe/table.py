@@ -27,25 +27,26 @@ def table(recipes: Mapping[str, Recipe]) -> str:
 def _rows(file: str, recipe: Recipe) -> Iterator[tuple[str, ...]]:
     label = f"[`{recipe.name}`]({file}) {recipe.about}"
     for name, term in recipe.estimator.terms.items():
-        masks = " · ".join(brief(mask) for mask in term.mask) or "1"
-        factors = (masks, brief(term.denominator), brief(term.advantage), _reduction(term))
-        source = ", ".join((term.source, *map(brief, term.select)))
+        masks = " · ".join(_cell(mask) for mask in term.mask) or "1"
+        factors = (masks, _cell(term.denominator), _cell(term.advantage), _reduction(term))
+        source = ", ".join((term.source, *map(_cell, term.select)))
         yield (label, f"`{name}`", source, *factors, "; ".join(_more(name, term, recipe)))
         label = ""
 
 
 def brief(part: Part) -> str:
-    """A part in a word: its name, with the parameters that differ from their defaults.
-
-    A part in a file is called by its file and class alone, since the folder is this machine's.
-    """
+    """A part in a word: its name, with the parameters that differ from their defaults."""
     dumped = part.dump()
     fields = {field.alias or name: field for name, field in type(part).model_fields.items()}
     parameters = {k: v for k, v in dumped.items() if k != "use" and not _usual(fields[k], v)}
-    use = str(dumped["use"])
-    name = Path(use).name if names_file(use) else use
     settings = ", ".join(f"{key}={written(value)}" for key, value in parameters.items())
-    return f"{name}({settings})" if settings else name
+    return f"{dumped['use']}({settings})" if settings else str(dumped["use"])
+
+
+def _cell(part: Part) -> str:
+    """A part as a table has it: of one in a file the file's name alone, since the folder is this machine's."""
+    use = str(part.dump()["use"])
+    return brief(part).replace(use, Path(use).name, 1) if names_file(use) else brief(part)
 
 
 def _usual(field: Any, value: object) -> bool:
@@ -56,16 +57,16 @@ def _usual(field: Any, value: object) -> bool:
 
 def _reduction(term: Term) -> str:
     together = f", counted with `{term.count_with}`" if term.count_with else ""
-    return brief(term.reduction) + together
+    return _cell(term.reduction) + together
 
 
 def _more(name: str, term: Term, recipe: Recipe) -> Iterator[str]:
     """The remaining cell of a term: its switches, shapings, weight and direction."""
-    yield from (f"s: {brief(switch)}" for switch in recipe.estimator.switch if name in switch.terms())
+    yield from (f"s: {_cell(switch)}" for switch in recipe.estimator.switch if name in switch.terms())
     if "reward" in term.advantage.reads():
-        yield from (f"R + {brief(shaping)}" for shaping in recipe.estimator.shaping)
+        yield from (f"R + {_cell(shaping)}" for shaping in recipe.estimator.shaping)
     if isinstance(term.weight, Weight):
-        yield f"× {brief(term.weight)}"
+        yield f"× {_cell(term.weight)}"
     elif term.weight != 1:
         weight = term.weight.model_dump() if isinstance(term.weight, Schedule) else term.weight
         yield f"× {written(weight)}"
