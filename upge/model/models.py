@@ -51,11 +51,6 @@ class AskedModel:
         """Whether a pass takes all ranks: then all of them call `log_probs` equally often."""
         return self.policy.sharded
 
-    @property
-    def context_length(self) -> int | None:
-        """The model's number of positions, for prompt and response together; None without a limit."""
-        return self.policy.context_length
-
     @torch.no_grad()
     def log_probs(self, sequences: Sequence[tuple[Tokens, Tokens]], temperature: Tensor) -> Tensor:
         """(T,) log-probs of each response token, nats, without gradient; see `upge.model.log_probs`.
