@@ -23,7 +23,7 @@ from support import tiny
 from support.processes import command, started
 
 import upge
-from upge.errors import RunError
+from upge.errors import ModelError, RunError, causes
 from upge.estimator.part_calls import PartError
 from upge.runs import atomic_files, status
 from upge.runs.failures import explain
@@ -353,6 +353,23 @@ def test_other_errors_are_not_explained_away(tmp_path: Path) -> None:
     for error in (RuntimeError("a fault"), FileNotFoundError(errno.ENOENT, "no", "x"), SafetensorError("broken")):
         assert explain(error, recipe, tmp_path) is None
     assert explain(RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer"), recipe, tmp_path)
+
+
+def test_an_error_that_is_its_own_cause_is_met_once() -> None:
+    first, last = ValueError("first"), ValueError("last")
+    last.__cause__, first.__cause__ = first, last
+    assert list(causes(last)) == [last, first]
+    with pytest.raises(ValueError, match="first") as caught:
+        raise first from first
+    assert list(causes(caught.value)) == [first]
+
+
+def test_a_reference_that_cannot_be_opened_ends_the_run_with_its_message(run: Run, tmp_path: Path) -> None:
+    reference = run("first", "train.steps=1", "eval.splits=[]") / "model"
+    (reference / "model.safetensors").write_bytes(b"noise")
+    with pytest.raises(ModelError, match=f"^{reference}: ") as caught:
+        run("run", "estimator.shaping={use: kl_in_reward, coefficient: 0.5}", f"reference.path={reference}")
+    assert caught.value.__cause__ is not caught.value
 
 
 def test_the_generators_are_saved_whole() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import typer
 
 from upge import __version__
+from upge.errors import causes
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -76,13 +77,9 @@ def _code(error: BaseException) -> int | None:
     return FAILED if _is(error, "PartError", "RunError", "FloatingPointError") else None
 
 
-def _notes(error: BaseException | None) -> list[str]:
-    """The notes added to an error and to its causes."""
-    notes: list[str] = []
-    while error is not None:
-        notes += [note for note in getattr(error, "__notes__", ()) if note not in notes]
-        error = error.__cause__
-    return notes
+def _notes(error: BaseException) -> list[str]:
+    """The notes added to an error and to its causes, each once."""
+    return list(dict.fromkeys(note for each in causes(error) for note in getattr(each, "__notes__", ())))
 
 
 def is_about_input(error: BaseException) -> bool:

@@ -20,7 +20,7 @@ from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
 from transformers.utils.hub import cached_file
 
-from upge.errors import ModelError
+from upge.errors import ModelError, causes
 from upge.model import recompute, text_scope
 from upge.model.config import configure, override
 from upge.model.lora import CONFIG, adapt, bare, base_of, merge_from
@@ -446,10 +446,10 @@ def explained(place: str) -> Iterator[None]:
 
 
 def _reason(error: BaseException) -> str:
-    causes = list(_causes(error))
-    if any(isinstance(cause, GatedRepoError) for cause in causes):
+    chain = list(causes(error, met=True))
+    if any(isinstance(cause, GatedRepoError) for cause in chain):
         return "a gated model: accept its terms on the Hub, then log in with `hf auth login`"
-    if any(isinstance(cause, RepositoryNotFoundError) for cause in causes):
+    if any(isinstance(cause, RepositoryNotFoundError) for cause in chain):
         return "neither a folder here nor a model on the Hub (a private one needs `hf auth login`)"
     text = " ".join(str(error).split())
     if unknown := re.search(r"Unrecognized configuration class <class '[\w.]*\.(\w+)Config'> for .*?: (\w+)\.", text):
@@ -459,9 +459,3 @@ def _reason(error: BaseException) -> str:
     if "couldn't connect" in text or "offline mode" in text:
         return "not a folder here, not in the local cache, and the Hub can't be reached: give a folder, or go online"
     return f"{type(error).__name__}: {text[:300]}"
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__

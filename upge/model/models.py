@@ -185,7 +185,9 @@ class Models:
         try:
             return self._beside(load(path, dtype=str(self.policy.model.dtype).removeprefix("torch.")))
         except ModelError as error:
-            raise error if path in str(error) else ModelError(f"{path}: {error}") from error
+            if path in str(error):
+                raise
+            raise ModelError(f"{path}: {error}") from error
 
     def _beside(self, policy: Policy) -> AskedModel:
         policy.model.requires_grad_(False)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from upge.errors import InputError, RunError
+from upge.errors import InputError, RunError, causes
 from upge.estimator.part_calls import PartError
 from upge.recipe.schema import Recipe
 from upge.runs import status
@@ -71,18 +71,11 @@ def explained(recipe: Recipe, folder: Path) -> Iterator[None]:
 
 def explain(error: BaseException, recipe: Recipe, folder: Path) -> str | None:
     """What befell the run, if it is one of these: looked for in the error and in what caused it."""
-    for each in chain(error):
+    for each in causes(error):
         if said := _memory(each, recipe) or _disk(each, folder) or _others(each):
             # Python's own lack of memory is met where somebody's code asks for it; what that was comes first.
             return f"{error}\n{said}" if isinstance(each, MemoryError) and isinstance(error, PartError) else said
     return None
-
-
-def chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and what caused it, the last one first."""
-    while error is not None:
-        yield error
-        error = error.__cause__
 
 
 def _memory(error: BaseException, recipe: Recipe) -> str | None:
