@@ -8,6 +8,7 @@ A test of an optional package has the mark `@pytest.mark.needs("peft")`; a file 
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import sys
@@ -17,12 +18,17 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+import typer.main
+import typer.testing
 from hypothesis import HealthCheck, settings
 
 from upge import registry
 from upge.sweep.executor import cores
 
 torch.set_num_threads(1)
+
+# The command is made of its functions once, as in a process of its own, and not for every test that calls it.
+typer.main.get_command = typer.testing._get_command = functools.cache(typer.main.get_command)
 
 PROFILES = {"dev": 20, "ci": 100, "nightly": 2000}
 for profile, examples in PROFILES.items():

@@ -150,7 +150,8 @@ def names_class(offer: Entry, kind: type) -> bool:
 
 def entries(slot: str | None = None) -> list[Entry]:
     """All offers, or those for one slot, by name. Imports nothing."""
-    return [offer for offer in _scan(tuple(sys.path)) if slot in (None, offer.slot)]
+    path = tuple(sys.path)
+    return list(_scan(path) if slot is None else _scan_of(slot, path))
 
 
 def summary(offer: Entry) -> str:
@@ -193,6 +194,7 @@ def refresh() -> None:
     """Forget what was found, for a package installed by this very process."""
     importlib.invalidate_caches()  # Python remembers what folders held
     _scan.cache_clear()
+    _scan_of.cache_clear()
 
 
 def _nearest(slot: str, use: str) -> str:
@@ -263,6 +265,11 @@ def _with_article(slot: str) -> str:
 def _scan(path: tuple[str, ...]) -> tuple[Entry, ...]:
     offers = (offer for parser, distribution in _distributions(path) for offer in _offers_of(parser, distribution))
     return tuple(sorted(set(offers), key=lambda offer: (offer.slot, offer.name, offer.package)))
+
+
+@functools.lru_cache(maxsize=128)
+def _scan_of(slot: str, path: tuple[str, ...]) -> tuple[Entry, ...]:
+    return tuple(offer for offer in _scan(path) if offer.slot == slot)
 
 
 def _distributions(path: Iterable[str]) -> Iterator[tuple[Any, Any]]:

@@ -72,14 +72,19 @@ def in_turns(candidates: Mapping[str, Callable[[], Any]], repeats: int = 5, warm
     Every second round goes backwards, so that no candidate always has the same one before it.
     """
     measured: dict[str, list[float]] = {name: [] for name in candidates}
-    for index in range(warmups + repeats):
-        order = list(candidates) if index % 2 == 0 else list(candidates)[::-1]
-        for name in order:
-            gc.collect()
-            began = time.perf_counter()
-            candidates[name]()
-            if index >= warmups:
-                measured[name].append(time.perf_counter() - began)
+    gc.collect()
+    gc.freeze()  # what was there before is no candidate's: no collection goes through it again
+    try:
+        for index in range(warmups + repeats):
+            order = list(candidates) if index % 2 == 0 else list(candidates)[::-1]
+            for name in order:
+                gc.collect()
+                began = time.perf_counter()
+                candidates[name]()
+                if index >= warmups:
+                    measured[name].append(time.perf_counter() - began)
+    finally:
+        gc.unfreeze()
     return {name: Timing(tuple(times)) for name, times in measured.items()}
 
 

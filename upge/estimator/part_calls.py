@@ -38,6 +38,7 @@ class PartCaller:
         self.batch, self.step, self.rows, self.active, self.reduce = batch, step, rows, active, reduce
         self.known = dict(known or {})
         self.selected: Tensor | None = None
+        self._fields = [(name, x) for name in _FIELDS if isinstance(x := getattr(batch, name), Tensor)]
 
     def factor(self, part: Factor | Selection, place: str, state: State | None = None) -> Tensor:
         """(T,) the part's numbers; 0 or 1 of a selection."""
@@ -160,11 +161,11 @@ class PartCaller:
 
     def _shown(self, view: View) -> Iterator[tuple[str, Tensor]]:
         """Every tensor that a part gets to see, with its name."""
-        named = {field.name: getattr(self.batch, field.name) for field in fields(self.batch)}
-        state = {f"state['{name}']": x for name, x in view.state.items()}
         # The batch's own reward lies below the shaped one, so what was computed before can't hide a field.
-        for names in (named, self.known, state, {"rows": view.rows, "active": view.active}):
-            yield from ((name, x) for name, x in names.items() if isinstance(x, Tensor))
+        yield from self._fields
+        yield from self.known.items()
+        yield from ((f"state['{name}']", x) for name, x in view.state.items())
+        yield from (("rows", view.rows), ("active", view.active))
 
     def view(self, part: Part, place: str, state: State | None = None, *, kind: type[View] = View) -> View:
         """The batch as this part may see it; of a `kind` that watches, where somebody watches."""
@@ -181,6 +182,9 @@ class PartCaller:
             place=place,
             selected=self.selected,
         )
+
+
+_FIELDS = tuple(field.name for field in fields(Batch))
 
 
 class PartError(RuntimeError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 import stat
@@ -409,6 +410,7 @@ def read(path: Path, name: str | None = None, before: int = 0) -> Node:
     return parse(_text(path, name, MAX_BYTES - before), name)
 
 
+@functools.lru_cache(maxsize=32)  # recipes extend the same few files; nobody changes a node
 def parse(text: str, name: str) -> Node:
     """The tree of a recipe's text, whose root must be a map; its places call the file `name`.
 
