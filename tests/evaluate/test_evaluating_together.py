@@ -7,13 +7,14 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from support import ranks, tiny
+from support import processes, ranks, tiny
 from support.evaluations import FILES, call, done, lines, refused, same
+from support.forked import environments_of
 from transformers import LlamaForCausalLM
 
 import upge
@@ -23,6 +24,8 @@ from upge.train.run import train
 UPGE = [sys.executable, "-m", "upge"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "upge"]
 ACCELERATE = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--multi_gpu", "--num_processes=2"]
+
+Launch = Callable[..., subprocess.CompletedProcess[str]]
 
 SCORE = """
 import os
@@ -55,9 +58,31 @@ WHOLE = ("eval.splits=[test]", "--allow-code")
 
 
 def started(*command: str | Path) -> subprocess.CompletedProcess[str]:
+    forget()
+    return subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
+
+
+def forget() -> None:
+    """Remove the notes of what was scored."""
     for file in Path("scored").iterdir():
         file.unlink()
-    return subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
+
+
+def by_launcher(*words: str) -> Launch:
+    """These words begin `upge eval`, in processes that all import what they need."""
+    return lambda *arguments: started(*words, *arguments)
+
+
+def as_a_launcher(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """`upge eval` in two processes that find themselves in a launcher's environment; forked, for imports take long."""
+    forget()
+    environments = [os.environ | own for own in environments_of(2)]
+    words = ("eval", *map(str, arguments))
+    with processes.started(*words, environment=environments[0]) as first:
+        with processes.started(*words, environment=environments[1]) as second:
+            said = [process.stderr.read() for process in (first, second)]
+            code = max(process.wait() for process in (first, second))
+            return subprocess.CompletedProcess(words, code, first.stdout() + second.stdout(), "".join(said))
 
 
 def scored() -> list[Counter[str]]:
@@ -71,13 +96,15 @@ def scored() -> list[Counter[str]]:
 @pytest.mark.parametrize(
     "launch",
     [
-        [*UPGE, "eval", "--processes", "2"],
-        pytest.param([*TORCHRUN, "eval"], marks=pytest.mark.heavy),
-        pytest.param([*ACCELERATE, "-m", "upge", "eval"], marks=pytest.mark.heavy),
+        as_a_launcher,
+        pytest.param(by_launcher(*UPGE, "eval", "--processes", "2"), marks=pytest.mark.heavy),
+        pytest.param(by_launcher(*TORCHRUN, "eval"), marks=pytest.mark.heavy),
+        pytest.param(by_launcher(*ACCELERATE, "-m", "upge", "eval"), marks=pytest.mark.heavy),
     ],
+    ids=["forked", "upge", "torchrun", "accelerate"],
 )
-def test_processes_share_the_responses_and_leave_what_one_leaves(run: Path, launch: Sequence[str]) -> None:
-    ended = started(*launch, run, *WHOLE, "--output", "two", "--chunk", "8")
+def test_processes_share_the_responses_and_leave_what_one_leaves(run: Path, launch: Launch) -> None:
+    ended = launch(run, *WHOLE, "--output", "two", "--chunk", "8")
     assert ended.returncode == 0, ended.stderr
     assert same(Path("one"), Path("two"), *FILES)
     first, second = scored()

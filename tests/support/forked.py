@@ -20,10 +20,7 @@ from pathlib import Path
 
 def ranks(count: int, work: Callable[[], None]) -> bool:
     """Fork so many processes, and wait for them; whether all have done their work."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    waiting = {_forked(rank, count, port, work) for rank in range(count)}
+    waiting = {_forked(environment, work) for environment in environments_of(count)}
     done = True
     while waiting:
         process, status = os.wait()
@@ -35,12 +32,23 @@ def ranks(count: int, work: Callable[[], None]) -> bool:
     return done
 
 
-def _forked(rank: int, count: int, port: int, work: Callable[[], None]) -> int:
+def environments_of(count: int) -> list[dict[str, str]]:
+    """What torchrun sets for each of so many processes of this machine."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    alike = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [
+        {name: str(value) for name, value in (alike | {"RANK": rank, "LOCAL_RANK": rank}).items()}
+        for rank in range(count)
+    ]
+
+
+def _forked(environment: dict[str, str], work: Callable[[], None]) -> int:
     process = os.fork()
     if process:
         return process
-    ours = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_PORT": port}
-    os.environ |= {name: str(value) for name, value in ours.items()} | {"MASTER_ADDR": "127.0.0.1"}
+    os.environ |= environment
     status = 1
     try:
         work()
