@@ -74,6 +74,15 @@ class Installed:
         return self.packages[slot] / f"upge_{name}" / f"{name}.py"
 
 
+UNSHRUNK = """
+from hypothesis import Phase, settings
+
+settings.register_profile("unshrunk", phases=[Phase.explicit, Phase.generate], report_multiple_bugs=False)
+settings.load_profile("unshrunk")
+"""
+"""A plugin of pytest: that a test fails is enough, and its smallest example is not looked for."""
+
+
 def pytest_of(*packages: Installed, options: list[str]) -> subprocess.CompletedProcess[str]:
     """The packages' own tests, run by pytest in one process of its own."""
     paths = [path for each in packages for path in each.path]
@@ -173,7 +182,8 @@ def failed(installed: Installed, tmp_path_factory: pytest.TempPathFactory) -> di
         text = wrong.part(slot).read_text()
         assert right in text
         wrong.part(slot).write_text(text.replace(right, other))
-    said = pytest_of(installed, wrong, options=["--tb=no", "-rfE", "-k", "not laws"]).stdout
+    (installed.folder / "unshrunk.py").write_text(UNSHRUNK)
+    said = pytest_of(installed, wrong, options=["-p", "unshrunk", "--tb=no", "-rfE", "-k", "not laws"]).stdout
     found = re.findall(r"^(?:FAILED|ERROR) .*test_(my|wrong)_(\w+)\.py", said, flags=re.MULTILINE)
     passed = re.search(r"(\d+) passed", said)
     assert passed is not None, said
