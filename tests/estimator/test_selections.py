@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from support.textbook import centred_advantage
+from support.tiers import fewer
 from test_gradients import pinned
 from torch import Tensor
 
@@ -135,6 +136,7 @@ def test_a_selection_under_mask_still_counts_and_under_select_does_not(where: st
 
 @pytest.mark.parametrize("reduction", REDUCTIONS, ids=str)
 @pytest.mark.parametrize("name", SELECTIONS)
+@fewer
 @given(case=cases())
 def test_a_selection_counts_what_the_batch_of_the_selected_tokens_counts(reduction: Any, name: str, case: Case) -> None:
     batch, block = case.batch, estimator(reduction=reduction, select=SELECTIONS[name])
@@ -167,6 +169,7 @@ def test_selecting_everything_changes_no_bit_and_nothing_gives_exactly_nothing(r
 
 
 @pytest.mark.parametrize("name", SELECTIONS)
+@fewer
 @given(case=cases(), seed=st.integers(0, 2**16))
 def test_ranks_micro_batches_order_and_dropping_do_not_matter(name: str, case: Case, seed: int) -> None:
     terms = {
@@ -183,7 +186,7 @@ def test_ranks_micro_batches_order_and_dropping_do_not_matter(name: str, case: C
 
 @pytest.mark.parametrize("kind", [Chosen, Near, Rows])
 def test_such_parts_pass_upge_check(kind: type[upge.Part]) -> None:
-    check_part(kind, examples=10)
+    check_part(kind, examples=7)
 
 
 # What else it changes, and what not.

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
 from support.textbook import centred_advantage
+from support.tiers import FEWER, fewer
 from test_gradients import pinned
 from torch import Tensor
 
@@ -152,6 +153,7 @@ def test_a_mask_by_the_steps_quantile_has_the_textbooks_gradient(case: Case) -> 
 
 
 @pytest.mark.parametrize("name", PARTS)
+@fewer
 @given(case=cases(), seed=st.integers(0, 2**16))
 def test_ranks_and_micro_batches_do_not_matter(name: str, case: Case, seed: int) -> None:
     for ranks in (1, 2, 3):
@@ -159,6 +161,7 @@ def test_ranks_and_micro_batches_do_not_matter(name: str, case: Case, seed: int)
 
 
 @pytest.mark.parametrize("name", PARTS)
+@fewer
 @given(case=cases(), seed=st.integers(0, 2**16))
 def test_order_and_what_is_dropped_do_not_matter(name: str, case: Case, seed: int) -> None:
     laws.check_permutation(estimator(PARTS[name]), case.batch, seed=seed)
@@ -167,7 +170,7 @@ def test_order_and_what_is_dropped_do_not_matter(name: str, case: Case, seed: in
 
 @pytest.mark.parametrize("kind", [HighEntropy, DropSome, Whitened, Middle])
 def test_such_parts_pass_upge_check(kind: type[upge.Part]) -> None:
-    check_part(kind, examples=10)
+    check_part(kind, examples=min(10, FEWER))
 
 
 def test_a_rank_without_rows_takes_part_in_every_sum() -> None:

@@ -78,11 +78,11 @@ def as_a_launcher(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     forget()
     environments = [os.environ | own for own in environments_of(2)]
     words = ("eval", *map(str, arguments))
-    with processes.started(*words, environment=environments[0]) as first:
-        with processes.started(*words, environment=environments[1]) as second:
-            said = [process.stderr.read() for process in (first, second)]
-            code = max(process.wait() for process in (first, second))
-            return subprocess.CompletedProcess(words, code, first.stdout() + second.stdout(), "".join(said))
+    begun = [processes.started(*words, environment=environment) for environment in environments]
+    with begun[0] as first, begun[1] as second:
+        said = [process.stderr.read() for process in (first, second)]
+        code = max(process.wait() for process in (first, second))
+        return subprocess.CompletedProcess(words, code, first.stdout() + second.stdout(), "".join(said))
 
 
 def scored() -> list[Counter[str]]:

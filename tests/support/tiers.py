@@ -7,8 +7,13 @@ from typing import Any
 
 import pytest
 from _pytest.mark.structures import ParameterSet
+from hypothesis import settings
 
 heavy = pytest.mark.heavy
+
+FEWER = max(5, settings().max_examples // 4)
+"""Examples of each case of a law that is put to at least four: 20 in all, in the default tier."""
+fewer = settings(max_examples=FEWER)
 
 
 def spread(cases: Iterable[Any], kind: Callable[[Any], Hashable], each: int = 1) -> list[Any]:
