@@ -101,9 +101,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
 
 
 LONGEST = (
-    *("processes", "conformance", "wrong_parts", "math_reward", "new_parts", "sweep", "laws", "hostile_inputs"),
-    *("authoring", "mutants", "similarity", "plan", "launcher", "resume", "runs", "commands", "evaluating_together"),
-    *("study", "critic_and_reference", "paper", "schema", "gradients", "run_faults", "composites"),
+    *("processes", "math_reward", "laws", "authoring", "new_parts", "conformance", "similarity", "mutants", "runs"),
+    *("hostile_inputs", "launcher", "resume", "sweep", "inventions", "critic_and_reference", "plan", "run_faults"),
+    *("gradients", "wrong_parts", "selections", "study", "commands", "composites", "schema", "no_answer"),
 )
 """The files that take longest by --cpu-seconds, first: the last to begin are short, so all processes end together."""
 
