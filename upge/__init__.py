@@ -20,10 +20,14 @@ if TYPE_CHECKING:
     from upge.estimator.batch import Batch as Batch
     from upge.estimator.credit import Credit as Credit
     from upge.estimator.estimator import Estimator as Estimator
-    from upge.estimator.part_calls import PartError as PartError
-    from upge.estimator.part_calls import error_text as error_text
+    from upge.estimator.part_errors import PartError as PartError
+    from upge.estimator.part_errors import error_text as error_text
     from upge.estimator.term import Term as Term
     from upge.estimator.view import View as View
+    from upge.field_names import FieldName as FieldName
+    from upge.field_names import PromptField as PromptField
+    from upge.field_names import TokenField as TokenField
+    from upge.field_names import TrajectoryField as TrajectoryField
     from upge.files import parse_json as parse_json
     from upge.files import read_text as read_text
     from upge.files import regular_file as regular_file
@@ -36,6 +40,7 @@ if TYPE_CHECKING:
     from upge.part import AnAdvantage as AnAdvantage
     from upge.part import AnEngine as AnEngine
     from upge.part import AReward as AReward
+    from upge.part import BatchField as BatchField
     from upge.part import Data as Data
     from upge.part import DefaultFrom as DefaultFrom
     from upge.part import Denominator as Denominator
@@ -68,6 +73,7 @@ if TYPE_CHECKING:
     from upge.types import Context as Context
     from upge.types import DataSession as DataSession
     from upge.types import EngineSession as EngineSession
+    from upge.types import FieldSession as FieldSession
     from upge.types import Message as Message
     from upge.types import Problem as Problem
     from upge.types import Request as Request
@@ -91,12 +97,18 @@ _HOMES = {
     "upge.estimator.batch": ("Batch",),
     "upge.estimator.credit": ("Credit",),
     "upge.estimator.estimator": ("Estimator",),
-    "upge.estimator.part_calls": (
+    "upge.estimator.part_errors": (
         "PartError",
         "error_text",
     ),
     "upge.estimator.term": ("Term",),
     "upge.estimator.view": ("View",),
+    "upge.field_names": (
+        "FieldName",
+        "PromptField",
+        "TokenField",
+        "TrajectoryField",
+    ),
     "upge.files": (
         "parse_json",
         "read_text",
@@ -114,6 +126,7 @@ _HOMES = {
         "AnAdvantage",
         "AnEngine",
         "Advantage",
+        "BatchField",
         "Data",
         "DefaultFrom",
         "Denominator",
@@ -154,6 +167,7 @@ _HOMES = {
         "Context",
         "DataSession",
         "EngineSession",
+        "FieldSession",
         "Message",
         "Problem",
         "Request",

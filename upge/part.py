@@ -34,7 +34,8 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError
 
 from upge import registry
-from upge.part_checks import LATER, OF_THETA, Scope, check_declarations, check_names
+from upge.field_names import named_fields
+from upge.part_checks import LATER, OF_THETA, Per, Scope, check_declarations, check_names
 from upge.strict_model import StrictModel as StrictModel
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from upge.estimator.view import View
-    from upge.types import Context, DataSession, EngineSession, Problem, RewardSession
+    from upge.types import Context, DataSession, EngineSession, FieldSession, Problem, RewardSession
 else:
     ModelMetaclass = type(BaseModel)
 
@@ -69,7 +70,8 @@ class Part(StrictModel, metaclass=PartClass):
     """The base of every part. Subclass the base of a slot (`Mask`, `Advantage`, …), not this class.
 
     Class variables:
-        needs: the batch fields that `__call__` reads (`"logp"`, `"old_logp"`, `"reward"`, …). Reading another raises.
+        needs: the machine's batch fields that `__call__` reads (`"logp"`, `"old_logp"`, `"reward"`, …). Reading another
+            raises. A recipe's own fields are read by parameters that name them (`upge.FieldName`).
         trust_region: for masks: on-policy data is never masked, g(1) = 1.
         scope: the data that one call needs: a token, its trajectory, its prompt's group, or the whole optimizer step
             on all ranks. For a part that is computed once a rollout batch, the last is the whole rollout batch.
@@ -92,8 +94,11 @@ class Part(StrictModel, metaclass=PartClass):
         check_declarations(cls)
 
     def reads(self) -> frozenset[str]:
-        """The batch fields that this part reads with the parameters it has; `needs` unless a parameter adds to it."""
-        return self.needs
+        """The batch fields that this part reads with the parameters it has: `needs`, and those that parameters name.
+
+        A part whose other parameters add to them calls `super().reads()`.
+        """
+        return self.needs.union(field.name for field in named_fields(self))
 
     def dump(self) -> dict[str, Any]:
         """The YAML value that makes this part: `{"use": name, **parameters}`, its own parameters before its base's."""
@@ -304,6 +309,24 @@ class Data(Part):
         """The data, ready to be taken from, for as long as the context lasts."""
 
 
+class BatchField(Part):
+    """Fills a field of the batch that a recipe names in its block `fields`: `open` returns a session whose `read` gives
+    the numbers of trajectories.
+
+    Parts read it by its name there: `b.field(name)`. A field that no part reads is not opened.
+
+    Class variables:
+        per: what it has a number for: `"token"`, `"trajectory"` or `"prompt"`.
+    """
+
+    slot: ClassVar[str] = "field"
+    per: ClassVar[Per]
+
+    @abstractmethod
+    def open(self, context: Context) -> AbstractContextManager[FieldSession]:
+        """The field, ready to be read, for as long as the context lasts."""
+
+
 class Engine(Part):
     """Samples responses.
 
@@ -329,7 +352,10 @@ class Engine(Part):
 
 SLOTS: dict[str, type[Part]] = {
     base.slot: base
-    for base in (Mask, Denominator, Advantage, Switch, Reduction, Shaping, Selection, Weight, Reward, Data, Engine)
+    for base in (
+        *(Mask, Denominator, Advantage, Switch, Reduction, Shaping, Selection, Weight),
+        *(Reward, Data, Engine, BatchField),
+    )
 }
 """Slot name → base class; the entry-point group of a slot is `upge.<slot>`."""
 
@@ -470,6 +496,7 @@ AShaping = Annotated[Shaping, _validate(Shaping), _serialize]
 ASwitch = Annotated[Switch, _validate(Switch), _serialize]
 ASelection = Annotated[Selection, _validate(Selection), _serialize]
 AWeight = Annotated[Weight, _validate(Weight), _serialize]
+ABatchField = Annotated[BatchField, _validate(BatchField), _serialize]
 AReward = Annotated[Reward, _validate(Reward), _serialize]
 """A reward as a field of a part: in YAML its name, or a map of `use` and its parameters."""
 SomeData = Annotated[Data, _validate(Data), _serialize]

@@ -15,19 +15,35 @@ Scope = Literal["token", "trajectory", "group", "step"]
 
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 
-FIELDS = frozenset(
-    ("logp", "old_logp", "rollout_logp", "reference_logp", "entropy", "value", "reward", "truncated"),
-)
+Per = Literal["token", "trajectory", "prompt"]
+"""What a field of the batch has a number for."""
+
+ATTRIBUTES: dict[str, Per] = {
+    **dict.fromkeys(("logp", "old_logp", "rollout_logp", "reference_logp", "entropy", "value"), "token"),
+    **dict.fromkeys(("reward", "truncated"), "trajectory"),
+}
+"""The machine's fields that are attributes of the batch and of views."""
+
+FILLED: dict[str, Per] = {
+    **dict.fromkeys(("token", "turn", "turn_reward", "forced"), "token"),
+    "staleness": "trajectory",
+}
+"""The machine's fields that only `b.field(name)` has, and only where a part declares them."""
+
+MACHINES = ATTRIBUTES | FILLED
+"""The machine's fields; a recipe names further ones."""
+
+FIELDS = frozenset(MACHINES)
 """What a part has to declare before it may read it; the batch's structure is free to all."""
 
 OF_THETA = frozenset(("logp", "entropy"))
 """The fields that depend on the policy in training."""
 
 
-DECLARED = frozenset(("slot", "api", "needs", "trust_region", "scope", "live", "packages", "reports_logp"))
+DECLARED = frozenset(("slot", "api", "needs", "trust_region", "scope", "live", "packages", "reports_logp", "per"))
 """The declarations of a class."""
 
-LATER = frozenset(("live",))
+LATER = frozenset(("live", "per"))
 """Of these, what a part of the first edition may have as a parameter, which it then is."""
 
 
@@ -116,6 +132,8 @@ def check_declarations(kind: Any) -> None:
     for flag in {"trust_region", "live"} - kind.model_fields.keys():
         if not isinstance(getattr(kind, flag, False), bool):
             raise TypeError(f"{name}.{flag} = {getattr(kind, flag)!r}: should be True or False")
+    if "field" in slots and getattr(kind, "per", "token") not in get_args(Per):
+        raise TypeError(f"{name}.per = {kind.per!r}: should be 'token', 'trajectory' or 'prompt'")
     packages = kind.packages
     if not isinstance(packages, Mapping):
         raise TypeError(f"{name}.packages = {packages!r}: should map a module to what pip calls it")
@@ -137,4 +155,6 @@ def unusable(kind: Any, base: Any, package: str) -> tuple[str, str] | None:
     if lacking := sorted(kind.__abstractmethods__):
         slot = getattr(kind, "slot", "part")
         return f"has no {' and no '.join(lacking)}, which every {slot} needs", ""
+    if base.slot == "field" and not hasattr(kind, "per"):
+        return "has no per, which every field needs", "write per = 'token', 'trajectory' or 'prompt'"
     return None

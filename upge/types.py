@@ -7,10 +7,13 @@ A `Problem` comes from the data. A `Request` is for one response of an engine, a
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def key_of(*coordinates: object) -> int:
@@ -34,6 +37,7 @@ class Problem:
         demonstration: a demonstrator's response (without the end-of-sequence token), or None.
         band: a label of the problem's difficulty; evaluation reports scores by band.
         place: the problem's line in the data (`train.jsonl:17`), for messages; None if it is unknown.
+        columns: the data's columns of this problem by name, as the data have them: numbers, texts, lists.
     """
 
     id: str
@@ -42,6 +46,7 @@ class Problem:
     demonstration: str | None = None
     band: str | None = None
     place: str | None = field(default=None, compare=False, repr=False)
+    columns: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def named(self) -> str:
@@ -126,7 +131,8 @@ class Trajectory:
 
     `text` is that of the response's tokens without end-of-sequence and padding; `opening` is that of `Response`.
     `group` is the problem's place in its rollout batch, or among those of an evaluation; `time` is how often its
-    problem stood in the rollout batch before.
+    problem stood in the rollout batch before. `temperature` is that of the distribution it was drawn from, at which
+    models are asked about it: 1 for demonstrations, and for what was drawn greedily.
     """
 
     problem: Problem
@@ -141,6 +147,7 @@ class Trajectory:
     opening: str = ""
     group: int = 0
     time: int = 0
+    temperature: float = 1.0
 
     def key(self, seed: int, step: int) -> int:
         """A 64-bit key of (seed, step, problem, kind, index, time): equal coordinates draw equal noise."""
@@ -159,6 +166,10 @@ class Context:
         rank: the index of this data-parallel process, from 0.
         world: the number of data-parallel processes.
         stop: the strings that end responses (`Sampling.stop`), for engines that must prepare for them.
+        place: where the part that opens stands in the recipe (`fields.teacher`).
+        models: the run's models beside the policy (`upge.model.models.Models`), or None.
+        tokens: a function that makes a problem's prompt ids by the run's template and system prompt, or None.
+        context_length: the most tokens, prompt and response together, that the policy has positions for, or None.
     """
 
     seed: int = 0
@@ -167,6 +178,10 @@ class Context:
     rank: int = 0
     world: int = 1
     stop: tuple[str, ...] = ()
+    place: str = ""
+    models: Any = None
+    tokens: Callable[[Problem], tuple[int, ...]] | None = None
+    context_length: int | None = None
 
 
 class EngineSession(Protocol):
@@ -184,6 +199,8 @@ class DataSession(Protocol):
 
     `take(step, count)` returns the problems of one rollout batch, and depends only on its arguments and the seed. With
     `rollout.refill` a run takes problems one by one: `take(position, 1)`, with positions that continue over the steps.
+
+    A session may also have `observe(step, trajectories)`, as `FieldSession` describes it.
     """
 
     def take(self, step: int, count: int) -> list[Problem]:
@@ -216,3 +233,23 @@ class RewardSession(Protocol):
 
     def score(self, pairs: Sequence[tuple[Problem, str]]) -> list[float]:
         """One finite score for each pair, in the order of the pairs; above 0 is right."""
+
+
+class FieldSession(Protocol):
+    """An open field of the batch: its numbers for trajectories.
+
+    The numbers of a trajectory depend on it and on the session's state, never on those beside it in one call. A number
+    that can't be had is NaN. A session may also have these methods:
+
+        observe(step, trajectories)   once a rollout batch, on every rank, after scoring and the last refill and before
+                                      credit: the rollouts of all ranks, also of prompts that were replaced, in the
+                                      order of their prompt's place, its round and their sample
+        learned(step, policy)         once a rollout batch, on every rank, after its updates
+        state(), restore(state)       what checkpoints keep: JSON and tensors by name, the same on every rank
+    """
+
+    def read(self, step: int, trajectories: Sequence[Trajectory]) -> Tensor:
+        """The numbers, in the order of the trajectories and of their response tokens.
+
+        Shapes: (T,) or (T, K) per token; (N,) or (N, K) per trajectory, and per prompt, a row a trajectory too.
+        """

@@ -18,7 +18,7 @@ from torch import Tensor
 import upge
 from upge import Batch, Estimator
 from upge.estimator.credit import rows_of
-from upge.estimator.part_calls import PartError
+from upge.estimator.part_errors import PartError
 from upge.testing import Padded, check_part, laws
 from upge.testing.batches import EMPTY, RICH, WORDLESS, Case, fresh
 from upge.testing.strategies import cases

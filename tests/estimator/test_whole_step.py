@@ -20,7 +20,7 @@ from torch import Tensor
 
 import upge
 from upge import Batch, Estimator
-from upge.estimator.part_calls import PartError
+from upge.estimator.part_errors import PartError
 from upge.testing import Padded, check_part, laws
 from upge.testing.batches import EMPTY, LONG, RICH, Case, fresh, permuted
 from upge.testing.lockstep import lockstep

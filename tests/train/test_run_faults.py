@@ -24,7 +24,7 @@ from support.processes import command, started
 
 import upge
 from upge.errors import ModelError, RunError, causes
-from upge.estimator.part_calls import PartError
+from upge.estimator.part_errors import PartError
 from upge.runs import atomic_files, status
 from upge.runs.failures import explain
 from upge.runs.reader import checkpoints

@@ -77,7 +77,7 @@ def _hint(name: str, slots: list[str]) -> str:
 @contextmanager
 def located(composed: Composed) -> Iterator[None]:
     """A part's error gets the place at which the recipe names the part."""
-    from upge.estimator.part_calls import PartError
+    from upge.estimator.part_errors import PartError
     from upge.recipe.compose import place_of
     from upge.recipe.faults import Fault
 

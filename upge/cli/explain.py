@@ -36,7 +36,7 @@ def _alike(recipe: Recipe) -> tuple[tuple[str, ...], str]:
     """Which installed recipes have the same gradient and when, and on what that was tried."""
     from upge.describe.similarity import Subject, alike_subjects
     from upge.describe.synthetic import longest_of, tried_steps, turns, words
-    from upge.estimator.part_calls import PartError
+    from upge.estimator.part_errors import PartError
     from upge.recipe.catalog import shelved
     from upge.recipe.faults import RecipeError
     from upge.recipe.resolve import load

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from upge.estimator.estimator import Estimator
-    from upge.estimator.part_calls import PartError
+    from upge.estimator.part_errors import PartError
     from upge.recipe.compose import Composed
     from upge.recipe.schema import Recipe
     from upge.study.exact import World
@@ -133,7 +133,7 @@ def _world(success: Sequence[float] | None, vocabulary: int, length: int) -> Wor
 def _placed(error: PartError, composed: Composed) -> str:
     """A part's error, at the line of the recipe that names the part."""
     from upge.cli.arguments import located
-    from upge.estimator.part_calls import PartError
+    from upge.estimator.part_errors import PartError
 
     try:
         with located(composed):

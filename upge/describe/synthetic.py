@@ -175,7 +175,7 @@ def _long(longest: int) -> Batch:
 def _joined(one: Batch, other: Batch) -> Batch:
     """The prompts of both batches in one."""
     names = (*PER_TOKEN, "demonstration", "reward", "truncated")
-    both = {name: torch.cat([getattr(one, name), getattr(other, name)]) for name in names}
+    both: dict[str, Any] = {name: torch.cat([getattr(one, name), getattr(other, name)]) for name in names}
     trajectory = torch.cat([one.trajectory, other.trajectory + one.size])
     return Batch(trajectory=trajectory, group=torch.cat([one.group, other.group + 10_000]), **both)
 

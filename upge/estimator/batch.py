@@ -5,7 +5,8 @@ Tokens lie flat: N trajectories of G prompts, their T response tokens end to end
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +14,10 @@ import torch
 from torch import Tensor
 
 from upge.estimator.noise import counted, mixed
+from upge.part_checks import ATTRIBUTES
+
+Fields = Mapping[str, Tensor]
+"""Fields of the batch by name."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +41,9 @@ class Batch:
         truncated: (N,) bool: cut at the length limit.
         key: (N,) int64: what a trajectory's noise is a function of. Without one it is made of `group` and the
             trajectory's place within its group, and stays with the trajectory in every `select`.
+        token_fields: fields by name, (T,) or (T, K). A number that isn't known is NaN.
+        trajectory_fields: fields by name, (N,) or (N, K).
+        prompt_fields: fields by name, (G,) or (G, K), the prompts in ascending order of `group`.
     """
 
     logp: Tensor | None
@@ -50,6 +58,9 @@ class Batch:
     value: Tensor | None = None
     truncated: Tensor | None = None
     key: Tensor | None = None
+    token_fields: Fields = field(default_factory=dict)
+    trajectory_fields: Fields = field(default_factory=dict)
+    prompt_fields: Fields = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in _PER_TOKEN:
@@ -66,6 +77,10 @@ class Batch:
             tensor = getattr(self, name)
             if tensor is not None and name != "trajectory":
                 object.__setattr__(self, name, tensor.to(dtype))
+        for kind in _FIELDS:
+            if given := getattr(self, kind):
+                self._check_fields(kind, given)
+                object.__setattr__(self, kind, {name: _of_dtype(x, dtype) for name, x in given.items()})
 
     @classmethod
     def from_padded(
@@ -78,6 +93,9 @@ class Batch:
         demonstration: Tensor | None = None,
         truncated: Tensor | None = None,
         key: Tensor | None = None,
+        token_fields: Fields | None = None,
+        trajectory_fields: Fields | None = None,
+        prompt_fields: Fields | None = None,
         **per_token: Tensor | None,
     ) -> Batch:
         """The batch of padded rows from other training loops; gradient flows back to the padded tensors.
@@ -87,6 +105,8 @@ class Batch:
             group, reward: (B,), as the batch has them. demonstration: (B,) bool; without it all rows are rollouts.
             truncated: (B,) bool. key: (B,) int64.
             per_token: `old_logp`, `rollout_logp`, `reference_logp`, `entropy`, `value`, (B, L).
+            token_fields: fields by name, (B, L) or (B, L, K). trajectory_fields: (B,) or (B, K).
+            prompt_fields: (G,) or (G, K), in ascending order of `group`.
 
         Raises ValueError where a name or shape doesn't fit; what stands at padding is never read.
         """
@@ -99,9 +119,21 @@ class Batch:
         flat: dict[str, Any] = {name: None if x is None else x[kept] for name, x in given.items()}
         if demonstration is None:
             demonstration = torch.zeros_like(reward, dtype=torch.bool)
+        for name, x in (token_fields or {}).items():
+            if x.shape[:2] != mask.shape:
+                raise ValueError(f"token_fields['{name}'] has shape {tuple(x.shape)}; it should begin as that of mask")
         rows = kept.nonzero()[:, 0]
         flat |= {"group": group, "demonstration": demonstration, "reward": reward, "truncated": truncated, "key": key}
+        flat["token_fields"] = {name: x[kept] for name, x in (token_fields or {}).items()}
+        flat |= {"trajectory_fields": trajectory_fields or {}, "prompt_fields": prompt_fields or {}}
         return cls(trajectory=rows, **flat)
+
+    def field(self, name: str) -> Tensor | None:
+        """The field of this name, of any kind; None where this batch doesn't have it."""
+        if name in ATTRIBUTES:
+            found: Tensor | None = getattr(self, name)
+            return found
+        return next((getattr(self, kind)[name] for kind in _FIELDS if name in getattr(self, kind)), None)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -166,11 +198,18 @@ class Batch:
         picked |= {name: _pick(getattr(self, name), rows) for name in _PER_TRAJECTORY}
         picked["key"] = self.trajectory_key[rows]
         picked["trajectory"] = number[self.trajectory][tokens]
+        picked["token_fields"] = _each(self.token_fields, lambda x: x[tokens])
+        picked["trajectory_fields"] = _each(self.trajectory_fields, lambda x: x[rows])
+        if self.prompt_fields:
+            left = torch.zeros(self.prompts, dtype=torch.bool, device=rows.device)
+            left[self.prompt[rows]] = True
+            picked["prompt_fields"] = _each(self.prompt_fields, lambda x: x[left])
         return replace(self, **picked)
 
     def of_tokens(self, tokens: Tensor) -> Batch:
         """The batch of the tokens that `tokens` (T,) bool marks; all N trajectories stay, some without a token."""
         picked: dict[str, Any] = {name: _pick(getattr(self, name), tokens) for name in _PER_TOKEN}
+        picked["token_fields"] = _each(self.token_fields, lambda x: x[tokens])
         part = replace(self, **picked)
         part.__dict__["token_key"] = self.token_key[tokens]  # their noise is that of their places in the whole
         return part
@@ -179,7 +218,20 @@ class Batch:
         """The batch with one more trajectory, of the last one's prompt and without a token."""
         per_row = {name: x for name in _PER_TRAJECTORY if (x := getattr(self, name)) is not None}
         longer: dict[str, Any] = {name: torch.cat([x, x[-1:]]) for name, x in per_row.items()}
+        longer["trajectory_fields"] = _each(self.trajectory_fields, lambda x: torch.cat([x, x[-1:]]))
         return replace(self, **longer)
+
+    def _check_fields(self, kind: str, given: Fields) -> None:
+        count = {"token_fields": self.trajectory.shape[0], "trajectory_fields": self.size}.get(kind, self.prompts)
+        letter = {"token_fields": "T", "trajectory_fields": "N"}.get(kind, "G")
+        for name, x in given.items():
+            if name in ATTRIBUTES:
+                raise ValueError(f"Batch.{kind}['{name}']: that is Batch.{name}")
+            if sum(name in getattr(self, other) for other in _FIELDS) > 1:
+                raise ValueError(f"Batch.{kind}['{name}']: another field has this name too")
+            if x.ndim not in (1, 2) or x.shape[0] != count:
+                wanted = f"({letter},) or ({letter}, K), {letter} = {count}"
+                raise ValueError(f"Batch.{kind}['{name}'] has shape {tuple(x.shape)}; it should be {wanted}")
 
     def _check_shape(self, name: str, shape: torch.Size, wanted: str) -> None:
         tensor = getattr(self, name)
@@ -208,6 +260,7 @@ class Batch:
             )
 
 
+_FIELDS = ("token_fields", "trajectory_fields", "prompt_fields")
 _PER_TOKEN = ("trajectory", "logp", "old_logp", "rollout_logp", "reference_logp", "entropy", "value")
 _PER_TRAJECTORY = ("reward", "group", "demonstration", "truncated", "key")
 _INTEGERS = ("trajectory", "group", "key")
@@ -225,3 +278,11 @@ def _default_key(group: Tensor) -> Tensor:
 
 def _pick(tensor: Tensor | None, index: Tensor) -> Tensor | None:
     return None if tensor is None else tensor[index]
+
+
+def _each(fields: Fields, picked: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+    return {name: picked(x) for name, x in fields.items()}
+
+
+def _of_dtype(x: Tensor, dtype: torch.dtype) -> Tensor:
+    return x.to(dtype) if x.is_floating_point() else x

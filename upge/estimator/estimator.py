@@ -13,8 +13,10 @@ The sum of the pieces' gradients is the gradient of the whole.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from functools import reduce as fold
 from math import isfinite
 
@@ -25,10 +27,13 @@ from torch import Tensor
 from upge.estimator.batch import Batch
 from upge.estimator.credit import Credit, TermCredit, TermWeights, Weighed, rows_of, seen_with
 from upge.estimator.factors import CreditFactors, Factors, before
-from upge.estimator.part_calls import PartCaller, initial_of
+from upge.estimator.guards import Guards
+from upge.estimator.part_calls import PartCaller, first_token, initial_of
+from upge.estimator.part_errors import returned
 from upge.estimator.term import Term
 from upge.estimator.view import Reduce, alone
-from upge.part import Part, Shapings, State, Stateful, StrictModel, Switch, Switches, Weight, carries_state
+from upge.field_names import named_fields
+from upge.part import Factor, Part, Shapings, State, Stateful, StrictModel, Switch, Switches, Weight, carries_state
 from upge.part_checks import SCOPES, Scope
 from upge.schedule import at
 
@@ -77,10 +82,10 @@ class Estimator(StrictModel):
         return frozenset(wanted)
 
     def wants_rollouts(self, step: int) -> bool:
-        """Whether a wanted term weighs rollouts, or a switch that weighs a wanted term reads fields of them."""
+        """Whether a wanted term weighs rollouts, or a switch that weighs a wanted term reads more than of prompts."""
         wanted = self.wants(step)
         return any(self.terms[name].source in ("rollouts", "forced", "all") for name in wanted) or any(
-            switch.reads() and wanted & set(switch.terms()) for switch in self.switch
+            reads_trajectories(switch) and wanted & set(switch.terms()) for switch in self.switch
         )
 
     def wants_demonstrations(self, step: int) -> bool:
@@ -139,35 +144,50 @@ class Estimator(StrictModel):
     # The three phases.
 
     @torch.no_grad()
-    def credit(self, batch: Batch, step: int = 0, *, state: State | None = None, reduce: Reduce = alone) -> Credit:
+    def credit(
+        self,
+        batch: Batch,
+        step: int = 0,
+        *,
+        state: State | None = None,
+        reduce: Reduce = alone,
+        guards: Guards | None = None,
+    ) -> Credit:
         """Switches, shaping, advantages and selections of a rollout batch.
 
         Args:
             batch: all trajectories of the prompts (`logp` may be None). step: the rollout batch's index.
             state: what the previous `credit` returned; `initial()` by default. reduce: sums over ranks.
+            guards: keeps what is wrong with parts' numbers for the caller to read; by default it is raised here.
         """
+        if guards is None:
+            with raising() as guards:
+                return self.credit(batch, step, state=state, reduce=reduce, guards=guards)
         state = self.initial() if state is None else state
         after: State = {}
-        coefficients = self._coefficients(batch, step, state, after, reduce)
-        shaped = self._shaped(batch, step, state, after, reduce)
+        coefficients = self._coefficients(batch, step, state, after, reduce, guards)
+        shaped = self._shaped(batch, step, state, after, reduce, guards)
         terms: dict[str, TermCredit] = {}
         for name in self._kept_last():
             rows = self._rows(name, batch, terms)
-            factors = CreditFactors(self.terms[name], name, batch, step, state, rows, shaped, reduce)
+            factors = CreditFactors(self.terms[name], name, batch, step, state, rows, shaped, reduce, guards)
             terms[name] = factors.term_credit(torch.where(rows, coefficients[name], 0))
             after |= factors.after()
         return Credit({name: terms[name] for name in self.terms}, step, before=state, state=after, **shaped)
 
     @torch.no_grad()
-    def count(self, batch: Batch, credit: Credit, *, reduce: Reduce = alone) -> Credit:
+    def count(self, batch: Batch, credit: Credit, *, reduce: Reduce = alone, guards: Guards | None = None) -> Credit:
         """Adds n, and the numbers of the parts that see the whole step. All of them are over all ranks.
 
         Args:
             batch: this rank's share of one optimizer step, with the fields that `needs_for_count` names.
-            credit: its credit. reduce: sums over ranks.
+            credit: its credit. reduce: sums over ranks. guards: as for `credit`.
         """
+        if guards is None:
+            with raising() as guards:
+                return self.count(batch, credit, reduce=reduce, guards=guards)
         needs = self.needs_for_count()
-        if lacking := sorted(name for name in needs - {"old_logp"} if getattr(batch, name) is None):
+        if lacking := sorted(name for name in needs - {"old_logp"} if batch.field(name) is None):
             raise ValueError(
                 f"count needs a batch with {', '.join(lacking)}: a part of this estimator sees the whole step"
             )
@@ -177,12 +197,12 @@ class Estimator(StrictModel):
             if term.source == "kept":  # by now selections that depend on θ are known
                 own = own.within(own.rows & self._rows(name, batch, terms))
             if term.wide() or term.selections_of_theta():
-                factors = Factors(term, name, batch, credit, own, reduce=reduce)
+                factors = Factors(term, name, batch, credit, own, reduce=reduce, guards=guards)
                 factors.mask()
                 own = replace(own, selected=factors.selected(), wide=factors.wide)
             terms[name] = own
         credit = replace(credit, terms={name: terms[name] for name in self.terms})
-        shares = {name: self._share(name, batch, credit, reduce) for name in self.terms}
+        shares = {name: self._share(name, batch, credit, reduce, guards) for name in self.terms}
         return replace(credit, terms={name: replace(own, share=shares[name]) for name, own in credit.terms.items()})
 
     def alive(self, batch: Batch, credit: Credit) -> Tensor:
@@ -197,14 +217,18 @@ class Estimator(StrictModel):
                 rows = rows | credit.terms[name].rows
         return rows
 
-    def weigh(self, batch: Batch, credit: Credit, *, stale: bool = False) -> Weighed:
+    def weigh(self, batch: Batch, credit: Credit, *, stale: bool = False, guards: Guards | None = None) -> Weighed:
         """The loss of a micro-batch: its gradient is that of −∇J's share, its value is not the published objective.
 
         Args:
             batch: a micro-batch with `logp`, and `entropy` where a term needs it.
             credit: its credit, counted.
             stale: π_θ has moved since the rollouts, so that `old_logp` must be given to those who read it.
+            guards: as for `credit`.
         """
+        if guards is None:
+            with raising() as guards:
+                return self.weigh(batch, credit, stale=stale, guards=guards)
         if batch.logp is None:
             raise ValueError("weigh needs a batch with logp")
         if stale and batch.old_logp is None and "old_logp" in self.needs():
@@ -215,7 +239,7 @@ class Estimator(StrictModel):
             direction = batch.logp if term.direction == "likelihood" else batch.entropy
             if direction is None:
                 raise ValueError(f"the term '{name}' pushes on the entropy, which this batch does not have")
-            terms[name] = weights = self._weights(name, batch, credit)
+            terms[name] = weights = self._weights(name, batch, credit, guards)
             loss = loss - _dot(weights.weight, direction)
         return Weighed(loss, terms)
 
@@ -227,9 +251,9 @@ class Estimator(StrictModel):
     @torch.no_grad()
     def idle(self, batch: Batch, step: int = 0, *, state: State | None = None, reduce: Reduce = alone) -> Tensor:
         """(G,) bool: prompts whose every coefficient is 0, in all terms; for `rollout.refill`, before credit."""
-        coefficients = self._coefficients(
-            batch, step, self.initial() if state is None else state, {}, reduce, weights=False
-        )
+        state = self.initial() if state is None else state
+        with raising() as guards:
+            coefficients = self._coefficients(batch, step, state, {}, reduce, guards, weights=False)
         idle = torch.ones(batch.prompts, dtype=torch.bool, device=batch.reward.device)
         sources = {}
         for name in (name for name, term in self.terms.items() if term.keeps):
@@ -244,44 +268,63 @@ class Estimator(StrictModel):
     # The pieces of the phases.
 
     @torch.no_grad()
-    def _weights(self, name: str, batch: Batch, credit: Credit) -> TermWeights:
+    def _weights(self, name: str, batch: Batch, credit: Credit, guards: Guards) -> TermWeights:
         """The product of the factors, term by term: the equation itself."""
         own = credit.terms[name]
         share = _settled(own.share, "count")
-        factors = Factors(self.terms[name], name, batch, credit, own)
+        factors = Factors(self.terms[name], name, batch, credit, own, guards=guards)
         mask, ratio, advantage = factors.mask(), factors.ratio(), factors.advantage()
 
         coefficient = own.coefficient.to(batch.dtype)[batch.trajectory]
         if own.selected is not None:
             coefficient = torch.where(own.selected, coefficient, 0)
         weight = coefficient * share.to(batch.dtype) * mask * ratio * advantage
-        if not _finite(weight):  # a factor of 0 wins over an infinite one
-            weight = torch.where((coefficient == 0) | (mask == 0) | (advantage == 0), 0, weight)
+        if not _finite(weight):  # a factor of 0 wins over an infinite one, and over one that isn't known
+            nothing = (coefficient == 0) | (share == 0) | (mask == 0) | (advantage == 0)
+            weight = torch.where(nothing, 0, weight)
+            given = {"reduction": share, **factors.given}
+            guards.flag(weight.isnan().any(), partial(self._nan, name, given, weight.isnan(), batch))
         return TermWeights(coefficient != 0, weight, mask, ratio, advantage)
 
-    def _share(self, name: str, batch: Batch, credit: Credit, reduce: Reduce) -> Tensor:
+    def _nan(self, name: str, given: Mapping[str, Tensor], wrong: Tensor, batch: Batch) -> Exception:
+        """The error about the first factor that is NaN where a weight is."""
+        for place, part in self.terms[name].parts().items():
+            if place in given and bool((nan := given[place].isnan() & wrong).any()):
+                return returned(part, f"terms.{name}.{place}", f"returned NaN{first_token(nan, batch)}")
+        return ValueError(f"the term '{name}' has a weight of NaN{first_token(wrong, batch)}: 0 times infinity")
+
+    def _share(self, name: str, batch: Batch, credit: Credit, reduce: Reduce, guards: Guards) -> Tensor:
         """(T,) n: of the tokens that the terms sharing this one's counts select; 0 for the others."""
         sharing = [credit.terms[other] for other in self.counting_with(name)]
         rows, active = (fold(torch.logical_or, x) for x in ([s.rows for s in sharing], [s.active for s in sharing]))
         place, part = f"terms.{name}.reduction", self.terms[name].reduction
         if all(term.selected is None for term in sharing):
-            caller = PartCaller(batch, credit.step, rows=rows, active=active, reduce=reduce)
+            caller = PartCaller(batch, credit.step, rows=rows, active=active, reduce=reduce, guards=guards)
             return caller.factor(part, place, credit.before)
         tokens = fold(torch.logical_or, (term.tokens(batch) for term in sharing))
         there = rows_of(tokens, batch) | (batch.length == 0)  # without a token, nothing of it is left out
+        rows, active = rows & there, active & there
         caller = PartCaller(
-            batch.of_tokens(tokens), credit.step, rows=rows & there, active=active & there, reduce=reduce
+            batch.of_tokens(tokens), credit.step, rows=rows, active=active, reduce=reduce, guards=guards
         )
         return torch.zeros_like(batch.token_key, dtype=batch.dtype).masked_scatter(
             tokens, caller.factor(part, place, credit.before)
         )
 
     def _coefficients(
-        self, batch: Batch, step: int, state: State, after: State, reduce: Reduce, *, weights: bool = True
+        self,
+        batch: Batch,
+        step: int,
+        state: State,
+        after: State,
+        reduce: Reduce,
+        guards: Guards,
+        *,
+        weights: bool = True,
     ) -> dict[str, Tensor]:
         """(N,) weight · s for each term, as if every trajectory were of its source; without the weights s alone."""
         ones = torch.ones(batch.size, dtype=batch.dtype, device=batch.reward.device)
-        viewer = PartCaller(batch, step, known=before(batch), reduce=reduce)
+        viewer = PartCaller(batch, step, known=before(batch), reduce=reduce, guards=guards)
         coefficients = {}
         for name, term in self.terms.items():
             if not weights:
@@ -298,14 +341,18 @@ class Estimator(StrictModel):
             after[place] = viewer.after(switch, place, state)
         return coefficients
 
-    def _shaped(self, batch: Batch, step: int, state: State, after: State, reduce: Reduce) -> dict[str, Tensor]:
+    def _shaped(
+        self, batch: Batch, step: int, state: State, after: State, reduce: Reduce, guards: Guards
+    ) -> dict[str, Tensor]:
         """The shaping of each token, and the reward with its sum."""
-        viewer = PartCaller(batch, step, known=before(batch), reduce=reduce)
+        viewer = PartCaller(batch, step, known=before(batch), reduce=reduce, guards=guards)
         zeros = batch.reward.new_zeros(()).expand(batch.trajectory.shape)
         if not self.shaping:
             return {"shaping": zeros, "reward": batch.reward}
         places = {f"shaping.{index}": part for index, part in enumerate(self.shaping)}
         extra = [viewer.factor(part, place, state) for place, part in places.items()]
+        for (place, part), x in zip(places.items(), extra, strict=True):  # a group's statistics would spread its NaN
+            guards.flag(x.isnan().any(), partial(_nan_shaping, part, place, x, batch))
         after |= {place: viewer.after(part, place, state) for place, part in places.items()}
         shaping = fold(torch.add, extra, zeros)
         summed = zeros.new_zeros(batch.size).index_add_(0, batch.trajectory, shaping)
@@ -337,6 +384,23 @@ class Estimator(StrictModel):
         return self.terms[name].count_with or name
 
 
+@contextmanager
+def raising() -> Iterator[Guards]:
+    """Guards that are read at the end."""
+    guards = Guards()
+    yield guards
+    guards.read()
+
+
+def _nan_shaping(part: Factor, place: str, x: Tensor, batch: Batch) -> Exception:
+    return returned(part, place, f"returned NaN{first_token(x.isnan(), batch)}")
+
+
+def reads_trajectories(switch: Switch) -> bool:
+    """Whether a switch reads more than fields of prompts, which are known before anything is sampled."""
+    return bool(switch.reads() - {named.name for named in named_fields(switch) if named.per == "prompt"})
+
+
 def _dot(weight: Tensor, direction: Tensor) -> Tensor:
     """Σ_t weight_t · direction_t, in which a weight of 0 wins over an infinite direction."""
     total = torch.dot(weight, direction)
@@ -344,8 +408,11 @@ def _dot(weight: Tensor, direction: Tensor) -> Tensor:
 
 
 def _finite(x: Tensor) -> bool:
-    """Whether all numbers are finite, and their sum too: one pass, for the common case that they are."""
-    return isfinite(float(x.detach().sum()))
+    """Whether all numbers are finite, and their sum too: one pass, for the common case that they are.
+
+    False where asking would make the host wait for a device.
+    """
+    return x.device.type == "cpu" and isfinite(float(x.detach().sum()))
 
 
 def _place(switch: Switch, term: str) -> tuple[str, ...]:

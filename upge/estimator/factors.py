@@ -9,6 +9,7 @@ from torch import Tensor
 
 from upge.estimator.batch import Batch
 from upge.estimator.credit import Credit, TermCredit
+from upge.estimator.guards import Guards
 from upge.estimator.part_calls import PartCaller
 from upge.estimator.term import Term
 from upge.estimator.view import Reduce, log_ratio
@@ -44,10 +45,12 @@ class CreditFactors:
         rows: Tensor,
         shaped: Mapping[str, Tensor],
         reduce: Reduce,
+        guards: Guards,
     ) -> None:
         self._term, self._place, self._state, self._reduce = term, f"terms.{name}", state, reduce
         self._rows = rows
-        self._caller = PartCaller(batch, step, rows=rows, known=before(batch) | dict(shaped), reduce=reduce)
+        known = before(batch) | dict(shaped)
+        self._caller = PartCaller(batch, step, rows=rows, known=known, reduce=reduce, guards=guards)
 
     def term_credit(self, coefficient: Tensor) -> TermCredit:
         """The credit of a term with this coefficient, (N,)."""
@@ -72,18 +75,27 @@ class CreditFactors:
 class Factors:
     """A term's factors at the batch's θ: in `count` over the whole step, with `reduce`, in `weigh` on a micro-batch.
 
-    In `weigh`, parts that see the whole step have given their numbers already. `wide` collects these.
+    In `weigh`, parts that see the whole step have given their numbers already. `wide` collects these, `given` all.
     """
 
     def __init__(
-        self, term: Term, name: str, batch: Batch, credit: Credit, own: TermCredit, *, reduce: Reduce | None = None
+        self,
+        term: Term,
+        name: str,
+        batch: Batch,
+        credit: Credit,
+        own: TermCredit,
+        *,
+        guards: Guards,
+        reduce: Reduce | None = None,
     ) -> None:
         self._term, self._place, self._batch, self._before = term, f"terms.{name}", batch, credit.before
         self._own, self._reduce = own, reduce
         known = {"reward": credit.reward, "shaping": credit.shaping}
-        self._caller = PartCaller(batch, credit.step, rows=self._own.rows, active=self._own.active, known=known)
+        self._caller = PartCaller(batch, credit.step, rows=own.rows, active=own.active, known=known, guards=guards)
         self._caller.selected = self._own.selected
         self.wide: dict[str, Tensor] = {}
+        self.given: dict[str, Tensor] = {} if own.advantage is None else {"advantage": own.advantage}
 
     def advantage(self) -> Tensor:
         """(T,) Â."""
@@ -130,9 +142,11 @@ class Factors:
         """(T,) what a part gives; only one that sees the whole step may sum over it."""
         wide = part.scope == "step"
         if wide and self._reduce is None:
-            return self._own.wide[at]
-        self._caller.reduce = self._reduce if wide else None
-        number = self._caller.factor(part, f"{self._place}.{at}", self._before)
+            number = self._own.wide[at]
+        else:
+            self._caller.reduce = self._reduce if wide else None
+            number = self._caller.factor(part, f"{self._place}.{at}", self._before)
         if wide:
             self.wide[at] = number
+        self.given[at] = number
         return number

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-import inspect
-import sys
-import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import fields
+from functools import partial
 from math import isnan
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from upge import registry
-from upge.errors import InputError, Terminated
 from upge.estimator.batch import Batch
+from upge.estimator.guards import Guards
+from upge.estimator.part_errors import (
+    ContractViolation,
+    PartError,
+    attribute_errors,
+    line_of_method,
+    returned,
+)
 from upge.estimator.view import Reduce, View, alone
 from upge.part import Advantage, Factor, Part, Selection, State, Stateful, Switch, Weight, carries_state
 
 
 class PartCaller:
-    """Makes the views of one phase, and calls factors on them."""
+    """Makes the views of one phase, and calls factors on them.
+
+    With `guards`, a NaN in a factor is left to whoever knows whether it meets a weight; without, it raises at once.
+    """
 
     def __init__(
         self,
@@ -34,11 +39,12 @@ class PartCaller:
         active: Tensor | None = None,
         known: Mapping[str, Tensor] | None = None,
         reduce: Reduce | None = alone,
+        guards: Guards | None = None,
     ) -> None:
         self.batch, self.step, self.rows, self.active, self.reduce = batch, step, rows, active, reduce
-        self.known = dict(known or {})
+        self.known, self.guards = dict(known or {}), guards
         self.selected: Tensor | None = None
-        self._fields = [(name, x) for name in _FIELDS if isinstance(x := getattr(batch, name), Tensor)]
+        self._fields = _shown_of(batch)
 
     def factor(self, part: Factor | Selection, place: str, state: State | None = None) -> Tensor:
         """(T,) the part's numbers; 0 or 1 of a selection."""
@@ -48,7 +54,9 @@ class PartCaller:
         with attribute_errors(part, f"estimator.{place}"):
             result: Tensor = self._called(part, part.__call__, place, state)
             wanted, hint = "a number per token, (T,), or one for all, ()", self._to_tokens(result)
-            check(result, tokens, wanted, scalar=True, hint=hint, batch=self.batch)
+            check(result, tokens, wanted, scalar=True, hint=hint)
+            if self.guards is None:
+                check_nan(result, self.batch)
         return result.detach().to(self.batch.reward).expand(tokens)
 
     def selection(self, part: Selection, place: str, state: State | None = None) -> Tensor:
@@ -81,8 +89,9 @@ class PartCaller:
         with attribute_errors(part, f"estimator.{place}"):
             result: Tensor = self._called(part, part.__call__, place, state)
             check(result, (), "one number, ()")
-            if not bool(result.isfinite()):
-                raise ContractViolation(f"returned {float(result)}; it should be a finite number")
+        self._flag(
+            ~result.isfinite(), lambda: returned(part, place, f"returned {float(result)}; it should be a finite number")
+        )
         return result.to(self.batch.reward)
 
     def coefficients(self, switch: Switch, place: str, state: State) -> dict[str, Tensor]:
@@ -96,6 +105,7 @@ class PartCaller:
             for name, coefficient in result.items():
                 hint = self._to_prompts(coefficient)
                 check(coefficient, (self.batch.prompts,), "a coefficient per prompt, (G,)", hint=hint)
+                self._flag(coefficient.isnan().any(), partial(returned, switch, place, "returned NaN"))
                 if name not in wanted and bool(coefficient.any()):
                     given = f"expected 0, got {float(coefficient[coefficient != 0][0]):g}"
                     raise ContractViolation(
@@ -141,8 +151,18 @@ class PartCaller:
         with attribute_errors(part, f"estimator.{place}"):
             result: Tensor | None = self._called(part, part.returns, place, state)
             if result is not None:
-                check(result, self.batch.trajectory.shape, "a number per token, (T,)", batch=self.batch)
+                check(result, self.batch.trajectory.shape, "a number per token, (T,)")
+        if result is not None:
+            taught = result.isnan() if self.rows is None else result.isnan() & self.rows[self.batch.trajectory]
+            self._flag(taught.any(), lambda: returned(part, place, f"returned NaN{first_token(taught, self.batch)}"))
         return result
+
+    def _flag(self, wrong: Tensor, error: Callable[[], PartError]) -> None:
+        """Keep a flag for whoever reads them, or read it at once."""
+        guards = self.guards or Guards()
+        guards.flag(wrong, error)
+        if self.guards is None:
+            guards.read()
 
     def _called(self, part: Part, method: Callable[[View], Any], place: str, state: State | None) -> Any:
         """What a method of the part returns, held to what it owes to everybody else's tensors."""
@@ -152,11 +172,11 @@ class PartCaller:
         result = method(view)
         for name, x, version in shown:
             if x._version != version:
-                where = f"it is not the part's own; make a new tensor ({_line(method)})"
+                where = f"it is not the part's own; make a new tensor ({line_of_method(method)})"
                 raise ContractViolation(f"changes b.{name} in place: {where}")
         results = result.values() if isinstance(result, dict) else [result]
         if any(isinstance(x, Tensor) and x.requires_grad for x in results):
-            raise ContractViolation(f"returned a tensor that carries gradient: detach it ({_line(method)})")
+            raise ContractViolation(f"returned a tensor that carries gradient: detach it ({line_of_method(method)})")
         return result
 
     def _shown(self, view: View) -> Iterator[tuple[str, Tensor]]:
@@ -181,96 +201,23 @@ class PartCaller:
             reduce=self.reduce,
             place=place,
             selected=self.selected,
+            watch=None if self.guards is None else partial(self._watch, part, place),
         )
+
+    def _watch(self, part: Any, place: str, function: str, x: Tensor, where: Tensor | None) -> None:
+        """Flag a statistic over all ranks of a NaN: comparisons with it would be silently false."""
+        wrong = x.isnan() if where is None else x.isnan() & where
+        self._flag(wrong.any(), partial(returned, part, place, f"takes b.{function} of NaN"))
 
 
 _FIELDS = tuple(field.name for field in fields(Batch))
+_NAMED = ("token_fields", "trajectory_fields", "prompt_fields")
 
 
-class PartError(RuntimeError):
-    """A part did not keep its contract at run time; the message names it, its package, and its place in the recipe.
-
-    Attributes: place: the dotted path of the part in the recipe (`estimator.terms.rl.mask.0`).
-    """
-
-    def __init__(self, message: str, place: str = "") -> None:
-        super().__init__(message)
-        self.place = place
-
-
-class ContractViolation(Exception):
-    """What a part returned is not what it owes; said by whoever asked, and turned into a `PartError`."""
-
-
-class attribute_errors:  # noqa: N801 (it is called as the function that `contextlib.contextmanager` would make)
-    """Turns whatever a part raises into a `PartError`; errors about the user's input pass.
-
-    A class, since `contextlib` takes a RuntimeError made of a StopIteration for its own and raises the latter again.
-    """
-
-    def __init__(self, part: Part, place: str) -> None:
-        self._part, self._place = part, place
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, frames: object) -> None:
-        del kind, frames
-        part, place = self._part, self._place
-        if isinstance(error, InputError | PartError | Terminated) or not isinstance(error, Exception | SystemExit):
-            return
-        if isinstance(error, ContractViolation):
-            raise PartError(f"{label_of(part, place)} {error}", place) from error
-        part, place = _raiser(error, part, place)  # a part is anybody's code
-        where = line_of(error, type(part))
-        raise PartError(f"{label_of(part, place)} raised {error_text(error)} ({where})", place) from error
-
-
-def error_text(error: BaseException) -> str:
-    """An error's class and message; the class alone where its message can't be had, since that is anybody's code."""
-    try:
-        return f"{type(error).__name__}: {error}".removesuffix(": ")
-    except Exception:
-        return type(error).__name__
-
-
-def _raiser(error: BaseException, part: Part, place: str) -> tuple[Part, str]:
-    """Of a part and those that it holds the one in whose file the error was raised, with its place; else the part."""
-    within = [(part, place), *((inner, f"{place}.{at}") for at, inner in part.within().items())]
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        for each, at in within:
-            if frame.filename in _files_of(type(each)):
-                return each, at
-    return part, place
-
-
-def _files_of(kind: type[Part]) -> set[str | None]:
-    """The files of a part's class and of those that it is made from, but for the machine's own."""
-    classes = [each for each in kind.__mro__ if not each.__module__.startswith(("upge.", "pydantic"))]
-    return {getattr(sys.modules.get(each.__module__), "__file__", None) for each in classes}
-
-
-_MACHINE = Path(__file__).parent
-
-
-def line_of(error: BaseException, kind: type[Part]) -> str:
-    """`file:line` of what raised: the last line of the part's own file that was on the way, else the last of all.
-
-    Where a method of the part can't be called at all, the last of all is the machine's; then it is the part's class.
-    """
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if frame.filename in _files_of(kind)]
-    frame = (own or frames)[-1]
-    if Path(frame.filename).is_relative_to(_MACHINE):
-        with suppress(OSError, TypeError):  # of a class without a source file
-            return f"{inspect.getsourcefile(kind)}:{inspect.getsourcelines(kind)[1]}"
-    return f"{frame.filename}:{frame.lineno}"
-
-
-def _line(method: Callable[..., Any]) -> str:
-    """`file:line` of where a method is defined."""
-    code = inspect.unwrap(getattr(method, "__func__", method)).__code__
-    return f"{code.co_filename}:{code.co_firstlineno}"
+def _shown_of(batch: Batch) -> list[tuple[str, Tensor]]:
+    """Every tensor of a batch, with the name that a part reads it by."""
+    found = [(name, x) for name in _FIELDS if isinstance(x := getattr(batch, name), Tensor)]
+    return found + [(f"field('{name}')", x) for kind in _NAMED for name, x in getattr(batch, kind).items()]
 
 
 def check(
@@ -280,18 +227,25 @@ def check(
     *,
     scalar: bool = False,
     hint: str = "",
-    batch: Batch | None = None,
 ) -> None:
-    """Raise ContractViolation unless the result is a tensor of this shape (or, where allowed, a scalar) without NaN."""
+    """Raise ContractViolation unless the result is a tensor of this shape (or, where allowed, a scalar)."""
     if not isinstance(result, Tensor):
         raise ContractViolation(f"returned {type(result).__name__}; it should return a tensor: {wanted}")
     if tuple(result.shape) != tuple(shape) and not (scalar and result.ndim == 0):
         message = f"returned the shape {tuple(result.shape)}; it should be {wanted}: {tuple(shape)}"
         raise ContractViolation(f"{message}; {hint}" if hint else message)
+
+
+def check_nan(result: Tensor, batch: Batch) -> None:
+    """Raise ContractViolation where a number is NaN."""
     # A sum is NaN where a number is: one pass, and no second one but for infinities of both signs.
     if isnan(float(result.sum())) and bool(result.isnan().any()):
-        here = "" if batch is None or result.ndim == 0 else f" at {batch.token(int(result.isnan().nonzero()[0]))}"
-        raise ContractViolation(f"returned NaN{here}")
+        raise ContractViolation(f"returned NaN{first_token(result.isnan(), batch)}")
+
+
+def first_token(wrong: Tensor, batch: Batch) -> str:
+    """Where the first token is that `wrong`, (T,), marks."""
+    return "" if wrong.ndim == 0 else f" at {batch.token(int(wrong.nonzero()[0]))}"
 
 
 def check_state(state: object, method: str) -> None:
@@ -313,10 +267,3 @@ def initial_of(part: Stateful, place: str) -> dict[str, Tensor]:
         state = part.initial()
         check_state(state, "initial")
     return state
-
-
-def label_of(part: Part, place: str) -> str:
-    """How messages name a part: its class, its place in the recipe, and the package that offers it."""
-    entries = (o for o in registry.entries(part.slot) if registry.names_class(o, type(part)))
-    package = next((f" of the package {offer.package} {offer.version}" for offer in entries), "")
-    return f"{type(part).__name__} ({place}){package}"

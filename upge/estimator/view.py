@@ -10,6 +10,7 @@ from torch import Tensor
 
 from upge.estimator import noise, order_statistics
 from upge.estimator.batch import Batch
+from upge.part_checks import ATTRIBUTES, FILLED
 from upge.suggestions import nearest
 
 LOG_RATIO_BOUND = 20.0
@@ -17,6 +18,10 @@ LOG_RATIO_BOUND = 20.0
 
 Reduce = Callable[[Tensor], Tensor]
 """Sums a tensor over all data-parallel ranks."""
+
+
+Watch = Callable[[str, Tensor, Tensor | None], None]
+"""Looks at what a statistic is taken of: the statistic's name, the numbers, and where."""
 
 
 def alone(x: Tensor) -> Tensor:
@@ -33,9 +38,10 @@ class View:
     """A batch as one part reads it: its declared fields, the factors computed before it, and segment sums.
 
     Every tensor is detached, and not to be changed in place.
-    `needs` gates the batch's fields: reading another raises AttributeError. `total`, `quantile`, `top` and `share` are
-    over all ranks, so every rank must call them alike, never behind an `if` on data. A mask, a denominator, a selection
-    or a live advantage that calls them says `scope = "step"`; elsewhere they raise RuntimeError.
+    `needs` and the parameters that name fields gate the batch's fields: reading another raises AttributeError. `total`,
+    `quantile`, `top` and `share` are over all ranks, so every rank must call them alike, never behind an `if` on data.
+    A mask, a denominator, a selection or a live advantage that calls them says `scope = "step"`; elsewhere they raise
+    RuntimeError.
     What was computed before: `advantage`, `ratio`, `mask` (T,), where the slot comes after.
 
     Attributes:
@@ -59,9 +65,10 @@ class View:
         reduce: Reduce | None = alone,
         place: str = "",
         selected: Tensor | None = None,
+        watch: Watch | None = None,
     ) -> None:
         self._batch, self._reads, self._part, self._reduce = batch, reads, part, reduce
-        self._place, self._selected = place, selected
+        self._place, self._selected, self._watch = place, selected, watch
         self._known = dict(known or {})
         self.step = step
         self.rows = torch.ones_like(batch.demonstration) if rows is None else rows
@@ -71,6 +78,8 @@ class View:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or hasattr(type(self), name):
             return object.__getattribute__(self, name)  # raises what the property has raised
+        if name in FILLED or name in self._reads:
+            raise AttributeError(f"{self._part} reads b.{name}; that is b.field('{name}')")
         there = [each for each in (*vars(self), *dir(type(self))) if not each.startswith("_")]
         close = nearest(name, there)
         hint = f"did you mean b.{close}?" if close else f"it has {', '.join(sorted(there))}"
@@ -174,6 +183,26 @@ class View:
         """(N,) bool: cut at the length limit."""
         return self._field("truncated")
 
+    def field(self, name: str) -> Tensor:
+        """The field of this name: (T,) or (T, K), (N,) or (N, K), and per prompt (G,) or (G, K).
+
+        A recipe names its fields in its block `fields`; a part reads those that its parameters name (`upge.FieldName`).
+        Of the machine's fields, `reward` is what `b.reward` is, and so on. `token` (T,) int are the ids, `turn` (T,)
+        int the turn of each token, `turn_reward` (T,) the reward of a turn at its last token, `forced` (T,) bool what
+        an environment wrote, and `staleness` (N,) int how many rollout batches ago a trajectory was sampled.
+        A number that isn't known is NaN.
+        """
+        if name in ATTRIBUTES:
+            own: Tensor = getattr(self, name)
+            return own
+        if name not in self._reads:
+            way = f"needs = {{'{name}'}}" if name in FILLED else "a parameter of the type upge.FieldName that names it"
+            raise AttributeError(f"{self._part} reads b.field('{name}') without declaring it: {way}")
+        found = self._batch.field(name)
+        if found is None:
+            raise AttributeError(f"{self._part} reads b.field('{name}'), which this batch does not have")
+        return found.detach()
+
     # What was computed before.
 
     @property
@@ -260,7 +289,8 @@ class View:
 
     def total(self, x: Tensor) -> Tensor:
         """(): the sum of x over everything in view and over all ranks, added in float64."""
-        return self._over_ranks("total")(x.sum(dtype=torch.float64)).to(self.dtype)
+        reduce = self._over_ranks("total", x)
+        return reduce(x.sum(dtype=torch.float64)).to(self.dtype)
 
     def quantile(self, x: Tensor, q: float | Tensor, where: Tensor | None = None) -> Tensor:
         """(): the q-quantile, 0 ≤ q ≤ 1, of x (T,), (N,) or (G,) where `where` holds, linear as `torch.quantile`.
@@ -268,16 +298,17 @@ class View:
         It is exact, over all ranks; 0 of nothing. Without `where` it is over the term's own selected tokens, or over
         the trajectories that have them; for numbers per prompt `where` must be given.
         """
-        reduce = self._over_ranks("quantile")
-        return order_statistics.quantile(x.to(self.dtype), q, self._where(x, where), reduce)
+        where = self._where(x, where)
+        return order_statistics.quantile(x.to(self.dtype), q, where, self._over_ranks("quantile", x, where))
 
     def top(self, x: Tensor, count: float | Tensor, where: Tensor | None = None) -> Tensor:
         """Bool like x: the `count` largest of x (T,), (N,) or (G,) over all ranks where `where` holds; ties by key.
 
         Fewer where there are fewer. `count` is rounded down. `where` is by default as for `quantile`.
         """
-        reduce = self._over_ranks("top")
-        return order_statistics.top(x.to(self.dtype), count, self._where(x, where), self._ties(x), reduce)
+        where = self._where(x, where)
+        reduce = self._over_ranks("top", x, where)
+        return order_statistics.top(x.to(self.dtype), count, where, self._ties(x), reduce)
 
     def share(self, p: float | Tensor, where: Tensor | None = None) -> Tensor:
         """(): how many a share p of the n tokens is where `where` (T,) holds: max(1, ⌊p·n + 1e-9⌋), 0 of none.
@@ -285,16 +316,19 @@ class View:
         A `where` of (N,) or (G,) counts trajectories or prompts. It is by default the term's own selected tokens.
         """
         marked = self._selected_tokens if where is None else where
-        count = self._over_ranks("share")(marked.sum(dtype=torch.float64))
+        reduce = self._over_ranks("share")
+        count = reduce(marked.sum(dtype=torch.float64))
         some = torch.floor(p * count + 1e-9).clamp(min=1)
         return torch.where(count > 0, some, 0).to(self.dtype)
 
-    def _over_ranks(self, function: str) -> Reduce:
+    def _over_ranks(self, function: str, x: Tensor | None = None, where: Tensor | None = None) -> Reduce:
         if self._reduce is None:
             raise RuntimeError(
                 f"b.{function} is over the whole optimizer step and all ranks, and {self._part} sees a micro-batch: "
                 'say scope = "step"'
             )
+        if self._watch is not None and x is not None:
+            self._watch(function, x, where)
         return self._reduce
 
     @property

@@ -29,6 +29,8 @@ def slot_at(path: Sequence[str | int]) -> str | None:
         return keys[0]
     if keys in (["rollout", "engine"], ["eval", "engine"]):
         return "engine"
+    if len(keys) == 2 and keys[0] == "fields":
+        return "field"
     if len(keys) == 2 and keys[0] == "estimator" and keys[1] in ("switch", "shaping"):
         return keys[1]
     if len(keys) == 4 and keys[:2] == ["estimator", "terms"]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from upge.field_names import named_fields
 from upge.part import Factor, Mask, Part, Switch
+from upge.part_checks import MACHINES, Per
 from upge.recipe import trials
 from upge.recipe.schema import Recipe
 from upge.suggestions import did_you_mean
@@ -12,7 +14,7 @@ from upge.suggestions import did_you_mean
 Broken = tuple[tuple[str | int, ...], str, str | None]
 """Where, what is wrong, and what would be right."""
 
-PROVIDED = frozenset({"logp", "entropy", "old_logp", "reference_logp", "reward", "truncated"})
+PROVIDED = frozenset(MACHINES) - {"rollout_logp", "value"}
 """The batch fields that every run can provide."""
 
 REMEDIES = {
@@ -24,6 +26,7 @@ REMEDIES = {
 def broken_rules(recipe: Recipe) -> Iterator[Broken]:
     """Every rule that the recipe breaks."""
     yield from _needs_without_provider(recipe)
+    yield from _fields_that_are_not_there(recipe)
     yield from _correcting_twice(recipe)
     yield from _two_teachers(recipe)
     yield from _refill_without_gate(recipe)
@@ -43,9 +46,27 @@ def _needs_without_provider(recipe: Recipe) -> Iterator[Broken]:
     if recipe.critic is not None:
         provided.add("value")
     for place, part in recipe.estimator.parts().items():
-        for field in sorted(part.reads() - provided):
+        for field in sorted((part.reads() & MACHINES.keys()) - provided):
             message = f"{_name(part)} reads {field}, which nothing in this recipe provides"
             yield _path(place), message, REMEDIES.get(field)
+
+
+def _fields_that_are_not_there(recipe: Recipe) -> Iterator[Broken]:
+    """Parameters that name no field, or one of another kind than they take."""
+    kinds: dict[str, Per] = {**MACHINES, **{name: part.per for name, part in recipe.fields.items()}}
+    for place, part in recipe.parts().items():
+        if not place.startswith("estimator."):
+            continue
+        for named in named_fields(part):
+            path = (*_path(place.removeprefix("estimator.")), *named.path)
+            fitting = {name: kind for name, kind in kinds.items() if named.per in (None, kind)}
+            if named.name not in kinds:
+                own = ", ".join(recipe.fields) or "none"
+                hint = did_you_mean(named.name, fitting, f"the recipe's own under `fields` are: {own}")
+                yield path, f"there is no field '{named.name}'", hint
+            elif named.name not in fitting:
+                message = f"'{named.name}' has a number per {kinds[named.name]}; this takes one per {named.per}"
+                yield path, message, f"fields per {named.per} are {', '.join(fitting)}"
 
 
 def _correcting_twice(recipe: Recipe) -> Iterator[Broken]:

@@ -13,15 +13,36 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from packaging.requirements import InvalidRequirement, Requirement
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
-from pydantic_core import PydanticCustomError, PydanticKnownError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError, PydanticKnownError, ValidationError
 
 from upge import registry
 from upge.code import module_in
 from upge.errors import InputError
 from upge.estimator.estimator import Estimator
-from upge.part import SLOTS, AnEngine, AReward, BuildContext, Engine, MaybeAnEngine, Part, SomeData, StrictModel
-from upge.part_checks import unusable
+from upge.part import (
+    SLOTS,
+    ABatchField,
+    AnEngine,
+    AReward,
+    BatchField,
+    BuildContext,
+    Engine,
+    MaybeAnEngine,
+    Part,
+    SomeData,
+    StrictModel,
+)
+from upge.part_checks import MACHINES, unusable
 from upge.recipe.qualified_names import names_file
 from upge.schedule import Number, Within
 from upge.suggestions import did_you_mean
@@ -455,6 +476,9 @@ class Recipe(StrictModel):
     """The source of problems."""
     reward: AReward
     """The verifier."""
+    fields: dict[str, ABatchField] = Field(default_factory=dict)
+    """Further fields of the batch by name: what parts read by parameters that name them. One that no part reads is
+    never opened."""
     rollout: Rollout
     reference: Reference = Field(default_factory=Reference)
     critic: Critic | None = None
@@ -471,9 +495,37 @@ class Recipe(StrictModel):
         named: dict[str, Part] = {"data": self.data, "reward": self.reward, "rollout.engine": self.rollout.engine}
         if (engine := self.engine_of_its_own()) is not None:
             named["eval.engine"] = engine
+        named |= {f"fields.{name}": part for name, part in self.fields.items()}
         named |= {f"estimator.{place}": part for place, part in self.estimator.parts().items()}
         within = ((f"{place}.{inner}", p) for place, part in named.items() for inner, p in part.within().items())
         return named | dict(within)
+
+    def fields_read(self) -> dict[str, BatchField]:
+        """The fields that parts of the estimator read, by name."""
+        needs = self.estimator.needs()
+        return {name: part for name, part in self.fields.items() if name in needs}
+
+    @model_serializer(mode="wrap")
+    def _without_new_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Blocks that came later are left out where they say nothing, so that older runs keep their bytes."""
+        dumped: dict[str, Any] = dump(self)
+        return {key: value for key, value in dumped.items() if key != "fields" or self.fields}
+
+    @field_validator("fields", mode="after")
+    @classmethod
+    def _named(cls, fields: dict[str, BatchField]) -> dict[str, BatchField]:
+        for name in fields:
+            fault = ""
+            if name in MACHINES:
+                fault = f"'{name}' is a field of every batch; give yours another name"
+            elif not name.isidentifier():
+                fault = f"'{name}' is no name: letters, digits and _, and no digit first"
+            if fault:
+                message = PydanticCustomError("refused_key", "{message}", {"message": fault})
+                raise ValidationError.from_exception_data(
+                    "fields", [InitErrorDetails(type=message, loc=(name,), input=None)]
+                )
+        return fields
 
     def policy_arguments(self) -> dict[str, Any]:
         """The arguments of `upge.load_policy` that open its model."""

@@ -19,7 +19,8 @@ from torch import Tensor
 from upge.errors import InputError
 from upge.estimator.batch import Batch
 from upge.estimator.estimator import Estimator
-from upge.estimator.part_calls import PartCaller, PartError, initial_of
+from upge.estimator.part_calls import PartCaller, initial_of
+from upge.estimator.part_errors import PartError
 from upge.part import Factor, Mask, Part, Stateful, Switch
 from upge.recipe.compose import Composed, place_of
 from upge.recipe.faults import Fault, RecipeError

@@ -11,7 +11,8 @@ from math import sqrt
 import torch
 
 from upge.estimator.batch import Batch
-from upge.estimator.part_calls import PartCaller, PartError
+from upge.estimator.part_calls import PartCaller
+from upge.estimator.part_errors import PartError
 from upge.recipe.schema import Recipe
 from upge.report.charts import BOTTOM, COLOURS, LEFT, RIGHT, TOP, Frame, Tick, written
 from upge.report.responses import Prompt

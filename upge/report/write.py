@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from upge.errors import InputError
-from upge.estimator.part_calls import PartError
+from upge.estimator.part_errors import PartError
 from upge.recipe.faults import RecipeError
 from upge.recipe.resolve import load
 from upge.recipe.schema import Recipe

@@ -10,15 +10,18 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from upge.distributed.ranks import Ranks
+from upge.model.models import Models
 from upge.model.policy import Policy
 from upge.part import State
 from upge.recipe.schema import Recipe
 from upge.rollouts import sessions
+from upge.rollouts.fields import OpenFields, open_fields
 from upge.rollouts.rollout_batch import RolloutBatch
 from upge.rollouts.sampler import PromptedProblem, Sampler
 from upge.schedule import at
@@ -47,11 +50,20 @@ class Collected:
 
 @dataclass
 class Places:
-    """The contents of a rollout batch so far: this rank's trajectories, and all ranks' problems."""
+    """The contents of a rollout batch so far: this rank's trajectories, and all ranks' problems.
+
+    `sampled` has this rank's rollouts by round, those of prompts that were replaced too.
+    """
 
     trajectories: dict[int, list[Trajectory]] = field(default_factory=dict)
+    sampled: list[tuple[int, list[Trajectory]]] = field(default_factory=list)
     without: dict[int, Counter[str]] = field(default_factory=dict)
     seen: Counter[str] = field(default_factory=Counter)
+
+    def observed(self, ranks: Ranks) -> list[Trajectory]:
+        """All ranks' rollouts in the order of place, round and sample; all of them call it."""
+        own = [(each.group, number, each.sample, each) for number, some in self.sampled for each in some]
+        return [each for *_, each in sorted(ranks.all_gather(own), key=lambda rollout: rollout[:3])]
 
     def all(self) -> list[Trajectory]:
         """The trajectories, those of a group together."""
@@ -68,7 +80,7 @@ class Collector:
 
     Attributes:
         sampler: of rollouts. evaluator: of evaluations, the same unless these have an engine of their own.
-        ranks: the data-parallel processes. dtype: of tensors.
+        ranks: the data-parallel processes. dtype: of tensors. fields: the recipe's own, open.
     """
 
     recipe: Recipe
@@ -77,17 +89,27 @@ class Collector:
     evaluator: Sampler
     ranks: Ranks
     dtype: torch.dtype = torch.float32
+    fields: OpenFields = field(default_factory=OpenFields)
 
     def collect(self, step: int, taken: int, state: State, keep: Keep) -> Collected:
         """The rollout batch, with rollouts and demonstrations only if a wanted term or a switch needs them.
 
         Args: step: of the rollout batch. taken: problems taken before it. state: the estimator's. keep: logs samples.
         """
-        prompts, places = self.recipe.train.prompts, Places()
+        places = Places()
+        counts, taken = self._collected(places, step, taken, state, keep)
+        self._observe(places, step)
+        return Collected(places.all(), self._counts(places, step) | counts, taken)
+
+    def _collected(
+        self, places: Places, step: int, taken: int, state: State, keep: Keep
+    ) -> tuple[dict[str, float], int]:
+        """Fill the places, and replace prompts that no term weighs; returns counts, and how many problems are taken."""
+        prompts = self.recipe.train.prompts
         refill = self.recipe.rollout.refill
         if refill is None or not self.recipe.estimator.wants_rollouts(step):
             self._fill(places, step, dict(enumerate(self.data.take(step, prompts))), keep)
-            return Collected(places.all(), self._counts(places, step), taken + prompts)
+            return {}, taken + prompts
         self._fill(places, step, self._fresh(range(prompts), taken), keep)
         discarded, rounds = 0, 0
         zero_weight = self._zero_weight_prompts(places, step, state)
@@ -96,8 +118,15 @@ class Collector:
             discarded, rounds = discarded + len(zero_weight), rounds + 1
             zero_weight = self._zero_weight_prompts(places, step, state)
         counts = {"refill/rounds": rounds, "refill/discarded": discarded, "refill/left": len(zero_weight)}
-        counted = self._counts(places, step) | {name: float(count) for name, count in counts.items()}
-        return Collected(places.all(), counted, taken + prompts + discarded)
+        return {name: float(count) for name, count in counts.items()}, taken + prompts + discarded
+
+    def _observe(self, places: Places, step: int) -> None:
+        """Show the rollouts of all ranks to the sessions that look at them."""
+        observers = [*([self.data] if hasattr(self.data, "observe") else []), *self.fields.observers()]
+        if observers:
+            observed = places.observed(self.ranks)
+            for session in observers:
+                session.observe(step, observed)
 
     def _fresh(self, groups: Iterable[int], position: int) -> dict[int, Problem]:
         """The next problems of the data's stream, for these places."""
@@ -127,6 +156,7 @@ class Collector:
                     places.without[prompted.group]["prompt"] += 1
             sampled = self.sampler.rollouts(fitting, settings.n, sampling, stream="train", step=step)
             keep(sampled)
+            places.sampled.append((len(places.sampled), sampled))
             for trajectory in sampled:
                 places.trajectories[trajectory.group].append(trajectory)
         if estimator.wants_demonstrations(step):
@@ -165,8 +195,13 @@ class Collector:
 
 
 @contextmanager
-def open_collector(recipe: Recipe, policy: Policy, folder: Path, ranks: Ranks) -> Iterator[Collector]:
-    """The collector of a run, with the sessions of data, engines and reward open."""
+def open_collector(
+    recipe: Recipe, policy: Policy, folder: Path, ranks: Ranks, models: Models | None = None
+) -> Iterator[Collector]:
+    """The collector of a run, with the sessions of data, engines, reward and fields open.
+
+    Args: models: those beside the policy, for fields to ask.
+    """
     context = Context(recipe.train.seed, folder, policy, ranks.rank, ranks.world, recipe.rollout.stop)
     with ExitStack() as stack:
         data = stack.enter_context(sessions.opened(recipe.data, "data", recipe.data.open, context))
@@ -177,4 +212,12 @@ def open_collector(recipe: Recipe, policy: Policy, folder: Path, ranks: Ranks) -
         if (own_engine := recipe.engine_of_its_own()) is not None:
             examined = stack.enter_context(sessions.opened(own_engine, "eval.engine", own_engine.open, context))
             evaluator = replace(sampler, engine=examined)
-        yield Collector(recipe, data, sampler, evaluator, ranks, policy.model.dtype)
+        tokens = partial(_prompt_tokens, sampler)
+        asking = replace(context, models=models, tokens=tokens, context_length=policy.context_length)
+        fields = stack.enter_context(open_fields(recipe, asking))
+        yield Collector(recipe, data, sampler, evaluator, ranks, policy.model.dtype, fields)
+
+
+def _prompt_tokens(sampler: Sampler, problem: Problem) -> tuple[int, ...]:
+    """A problem's prompt by the run's template."""
+    return sampler.prompted(problem, 0).prompt

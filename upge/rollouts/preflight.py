@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from upge.errors import InputError, ModelError
-from upge.estimator.part_calls import attribute_errors
+from upge.estimator.part_errors import attribute_errors
 from upge.model.lora import CONFIG
 from upge.recipe.schema import Recipe
 from upge.rollouts.problems import problems_of

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -41,11 +41,12 @@ class RolloutBatch:
         *,
         seed: int,
         step: int,
-        rollout_logp: bool = False,
+        needs: frozenset[str] = frozenset(),
     ) -> RolloutBatch:
         """The batch of these trajectories before any forward pass, in the model's `dtype` and at least float32.
 
-        Noise is keyed by the run's `seed` and the rollout batch's `step`.
+        Noise is keyed by the run's `seed` and the rollout batch's `step`. Of what no model gives, `needs` names the
+        fields that parts read beside the structure, the reward and `truncated`.
         """
         number = torch.promote_types(torch.float32, dtype)
         lengths = torch.tensor([len(trajectory.response) for trajectory in trajectories], dtype=torch.long)
@@ -60,8 +61,16 @@ class RolloutBatch:
             demonstration=per_row((trajectory.demonstration for trajectory in trajectories), torch.bool),
             reward=per_row((trajectory.reward for trajectory in trajectories), number),
             truncated=per_row((trajectory.truncated for trajectory in trajectories), torch.bool),
-            rollout_logp=per_row(_rollout_logps(trajectories), number) if rollout_logp else None,
+            rollout_logp=per_row(_rollout_logps(trajectories), number) if "rollout_logp" in needs else None,
             key=per_row((signed(each.key(seed, step)) for each in trajectories), torch.long),
+            token_fields={
+                name: per_row(numbers(trajectories), kind or number)
+                for name, (kind, numbers) in _PER_TOKEN.items()
+                if name in needs
+            },
+            trajectory_fields={
+                name: per_row((0 for _ in trajectories), torch.long) for name in ("staleness",) if name in needs
+            },
         )
         return cls(trajectories, batch)
 
@@ -96,6 +105,31 @@ class RolloutBatch:
     def with_fields(self, **fields: Any) -> RolloutBatch:
         """The same with other fields of the batch."""
         return replace(self, batch=replace(self.batch, **fields))
+
+
+def _tokens(trajectories: Sequence[Trajectory]) -> Iterable[int]:
+    """The ids of the responses."""
+    return (token for trajectory in trajectories for token in trajectory.response)
+
+
+def _zeros(trajectories: Sequence[Trajectory]) -> Iterable[int]:
+    return (0 for trajectory in trajectories for _ in trajectory.response)
+
+
+def _turn_rewards(trajectories: Sequence[Trajectory]) -> Iterable[float]:
+    """A response is one turn: its reward is that of its last token."""
+    for trajectory in trajectories:
+        yield from [0.0] * (len(trajectory.response) - 1)
+        yield from [trajectory.reward][: len(trajectory.response)]
+
+
+_PER_TOKEN: dict[str, tuple[torch.dtype | None, Callable[[Sequence[Trajectory]], Iterable[object]]]] = {
+    "token": (torch.long, _tokens),
+    "turn": (torch.long, _zeros),
+    "turn_reward": (None, _turn_rewards),
+    "forced": (torch.bool, _zeros),
+}
+"""The fields that the machine fills, with their types; None is the batch's."""
 
 
 def _rollout_logps(trajectories: Sequence[Trajectory]) -> Iterable[float]:

@@ -118,7 +118,7 @@ class Sampler:
         if self.zero_truncated:
             scores = [0.0 if c.truncated else score for c, score in zip(completions, scores, strict=True)]
         return [
-            _rollout(prompted, request.sample, completion, text, score)
+            _rollout(prompted, request.sample, completion, text, score, sampling.temperature)
             for (prompted, _), request, completion, text, score in zip(
                 samples, requests, completions, texts, scores, strict=True
             )
@@ -171,7 +171,9 @@ class Sampler:
         return Completion(completion.tokens[:end], logp, truncated=False)
 
 
-def _rollout(prompted: PromptedProblem, sample: int, completion: Completion, text: str, score: float) -> Trajectory:
+def _rollout(
+    prompted: PromptedProblem, sample: int, completion: Completion, text: str, score: float, temperature: float
+) -> Trajectory:
     return Trajectory(
         problem=prompted.problem,
         prompt=prompted.prompt,
@@ -185,6 +187,7 @@ def _rollout(prompted: PromptedProblem, sample: int, completion: Completion, tex
         opening=prompted.opening,
         group=prompted.group,
         time=prompted.time,
+        temperature=temperature or 1.0,
     )
 
 

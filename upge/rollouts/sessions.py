@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import wraps
 from typing import Any, TypeVar, cast
 
-from upge.estimator.part_calls import ContractViolation, attribute_errors
+from upge.estimator.part_errors import ContractViolation, attribute_errors
 from upge.part import Part
 from upge.session_results import as_list, as_problems, as_score, brief
 from upge.types import Completion, Context
@@ -129,7 +129,7 @@ _CHECKED: dict[str, Check] = {
     "splits": lambda result, given: _names(result),
     "sample": lambda result, given: _completions(result, len(given[0])),
     "score": lambda result, given: _scores(result, len(given[0])),
-    **dict.fromkeys(("state", "restore", "sync"), _anything),
+    **dict.fromkeys(("state", "restore", "sync", "read"), _anything),
 }
 """The methods of sessions, each with the check of its result."""
 

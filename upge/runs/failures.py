@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from upge.errors import InputError, RunError, causes
-from upge.estimator.part_calls import PartError
+from upge.estimator.part_errors import PartError
 from upge.recipe.schema import Recipe
 from upge.runs import status
 from upge.runs.folder import RunFolder

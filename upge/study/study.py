@@ -22,7 +22,7 @@ from torch import Tensor
 from upge.describe.similarity import silent
 from upge.errors import InputError
 from upge.estimator.estimator import Estimator
-from upge.estimator.part_calls import PartError
+from upge.estimator.part_errors import PartError
 from upge.part import State
 from upge.study.exact import Draw, ExactProblem, Kind, Setting, World, draws, exact_problem, outcomes, sampled
 from upge.tables import fixed

@@ -91,7 +91,8 @@ def _settled(batch: Batch, random: torch.Generator) -> Batch:
     open_rows = torch.rand(batch.size, generator=random) < 0.5
     open_tokens = open_rows[batch.trajectory] & (torch.rand(batch.trajectory.shape, generator=random) < 0.75)
     fields = {name: x for name in PER_TOKEN if name != "value" and (x := getattr(batch, name)) is not None}
-    return replace(batch, **{name: torch.where(open_tokens, x, 0.0) for name, x in fields.items()})
+    settled: dict[str, Any] = {name: torch.where(open_tokens, x, 0.0) for name, x in fields.items()}
+    return replace(batch, **settled)
 
 
 def _scores(prompt: Prompt, random: torch.Generator) -> list[float]:
@@ -149,8 +150,9 @@ def fresh(batch: Batch) -> Batch:
     """The same numbers, with leaves for `logp` and `entropy` that collect gradient."""
     assert batch.logp is not None
     assert batch.entropy is not None
-    leaves = {"logp": batch.logp, "entropy": batch.entropy}
-    return replace(batch, **{name: x.detach().clone().requires_grad_() for name, x in leaves.items()})
+    numbers = {"logp": batch.logp, "entropy": batch.entropy}
+    leaves: dict[str, Any] = {name: x.detach().clone().requires_grad_() for name, x in numbers.items()}
+    return replace(batch, **leaves)
 
 
 def permuted(batch: Batch, order: Tensor) -> tuple[Batch, Tensor]:

@@ -20,7 +20,7 @@ from hypothesis.errors import Flaky, Unsatisfiable
 
 from upge.estimator.batch import Batch
 from upge.estimator.estimator import Estimator
-from upge.estimator.part_calls import PartError, line_of
+from upge.estimator.part_errors import PartError, line_of
 from upge.part import ESTIMATING, Mask, Part
 from upge.recipe.faults import Source
 from upge.recipe.yaml import parse_value, plain

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from upge.estimator.credit import seen_with
-from upge.estimator.part_calls import PartError, initial_of
+from upge.estimator.part_calls import initial_of
+from upge.estimator.part_errors import PartError
 from upge.estimator.view import Reduce, View
 from upge.part import Advantage, Denominator, Part, Reduction, Stateful, Switch, carries_state
-from upge.part_checks import FIELDS
+from upge.part_checks import ATTRIBUTES
 from upge.testing.batches import RICH, Case
 from upge.testing.comparison import Name, assert_close, names
 from upge.testing.lockstep import lockstep
@@ -367,7 +368,7 @@ def check_reads(part: Part, case: Case, seed: int) -> None:
     for each in (RICH, case):
         for number in (seed, seed + 2, seed + 4, seed + 7):
             seen = scene(part, each, number)
-            absent = dict.fromkeys(FIELDS - part.reads() - {"reward"})
+            absent = dict.fromkeys(set(ATTRIBUTES) - part.reads() - {"reward"})
             bare = replace(seen, batch=replace(seen.batch, **absent))  # type: ignore[arg-type]
             view = viewer(bare).view(part, part.slot, {part.slot: seen.state}, kind=_Reading)
             assert isinstance(view, _Reading)

@@ -64,8 +64,10 @@ class Scene:
     def mapped(self, change: Callable[[str, Tensor], Tensor]) -> Scene:
         """The scene with every floating tensor of batch and known changed."""
         batch = {n: x for n in (*PER_TOKEN, "reward") if (x := getattr(self.batch, n)) is not None}
-        changed = replace(self.batch, **{name: change(name, x) for name, x in batch.items()})
-        return replace(self, batch=changed, known={name: change(name, x) for name, x in self.known.items()})
+        changed: dict[str, Any] = {name: change(name, x) for name, x in batch.items()}
+        return replace(
+            self, batch=replace(self.batch, **changed), known={name: change(name, x) for name, x in self.known.items()}
+        )
 
     def lowered(self, by: float, random: torch.Generator) -> Scene:
         """Every other log-prob lower by so many nats, in each field at other tokens, and the ratios that follow."""

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from upge.errors import InputError
-from upge.estimator.part_calls import PartError, line_of
+from upge.estimator.part_errors import PartError, line_of
 from upge.part import Data, Engine, Part, Reward
 from upge.testing import data_laws, engine_laws, reward_laws
 from upge.testing.strategies import bounds_of, corner_parts

@@ -3,6 +3,7 @@
 model/, critic/            weights in the Hub's format    model-optimizer.safetensors   moments, as <parameter>/<moment>
 averages.safetensors       the policy's moving averages, where there are any; see `Models.state`
 estimator.safetensors      the parts' state               progress.json                 see `Progress`
+fields.json                what fields' sessions keep     fields.safetensors            their tensors, as <field>/<name>
 random.json                each rank's generators         files.json                    size and SHA-256 of all others
 
 A checkpoint is written aside, synced, and named once it is whole; only then do older ones go.
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -33,6 +34,7 @@ from upge.model.critic import Critic
 from upge.model.models import Models
 from upge.model.policy import Policy
 from upge.part import State
+from upge.rollouts.fields import OpenFields
 from upge.runs import atomic_files
 from upge.runs.folder import LOGS
 from upge.runs.reader import RunReader, checkpoints
@@ -52,6 +54,7 @@ class Trained(Protocol):
     accelerator: Accelerator
     state: State
     models: Models
+    fields: OpenFields
 
     def critic_model(self) -> Critic | None: ...
     def optimizations(self) -> dict[str, Optimization]: ...
@@ -95,6 +98,7 @@ def save(run: Path, learner: Trained, progress: Progress, *, keep: int = 2, writ
     place = run / "checkpoints" / f"step-{progress.step:06d}"
     moments = {name: each.strategy.moments(keep=writes) for name, each in learner.optimizations().items()}
     averages = learner.models.state(keep=writes)
+    fields = learner.fields.state()
     if not writes:
         save_models(place, learner, merge=False, writes=False)
         return place
@@ -102,6 +106,8 @@ def save(run: Path, learner: Trained, progress: Progress, *, keep: int = 2, writ
         if averages:
             save_file(averages, partial / AVERAGES)
         _write(partial, learner, progress, moments)
+        _write_fields(partial, fields)
+        _write_json(partial / FILES, atomic_files.fingerprints(partial))
         atomic_files.publish(partial, place)
     for old in checkpoints(run)[keep:]:
         shutil.rmtree(old, ignore_errors=True)
@@ -121,7 +127,28 @@ def _write(folder: Path, learner: Trained, progress: Progress, moments: dict[str
         for name, each in learner.optimizations().items()
     }
     _write_json(folder / "progress.json", where | {"optimizers": optimizers})
-    _write_json(folder / FILES, atomic_files.fingerprints(folder))
+
+
+def _write_fields(folder: Path, states: Mapping[str, dict[str, Any]]) -> None:
+    """The states of fields' sessions; no file where none has one."""
+    if not states:
+        return
+    tensors = {(field, name): x for field, state in states.items() for name, x in state.items() if torch.is_tensor(x)}
+    rest = {f: {n: x for n, x in state.items() if (f, n) not in tensors} for f, state in states.items()}
+    _write_json(folder / "fields.json", rest)
+    saved = {f"{field}/{name}": x.detach().cpu().contiguous() for (field, name), x in tensors.items()}
+    save_file(saved, folder / "fields.safetensors")
+
+
+def _fields(folder: Path) -> dict[str, dict[str, Any]]:
+    """What `_write_fields` has written."""
+    if not (folder / "fields.json").exists():
+        return {}
+    states: dict[str, dict[str, Any]] = parse_json((folder / "fields.json").read_text(encoding="utf-8"))
+    for key, x in load_file(folder / "fields.safetensors").items():
+        field, _, name = key.partition("/")
+        states[field][name] = x
+    return states
 
 
 def generators(ranks: Ranks) -> list[random_state.State]:
@@ -273,6 +300,7 @@ def _restore(folder: Path, learner: Trained) -> None:
         if key not in learner.state.get(place, {}):
             raise ValueError(f"no part of the estimator has the state {name}")
         learner.state.setdefault(place, {})[key] = x.to(learner.accelerator.device)
+    learner.fields.restore(_fields(folder))
 
 
 def _check_weights(model: torch.nn.Module, saved: dict[str, Tensor]) -> None:

@@ -24,8 +24,8 @@ from upge.part import State
 from upge.recipe.schema import Critic as Settings
 from upge.recipe.schema import Recipe
 from upge.rollouts.batching import balanced, micro_batches, portions, tokens_of
+from upge.rollouts.fields import OpenFields
 from upge.rollouts.rollout_batch import RolloutBatch
-from upge.schedule import at
 from upge.train.metrics import StepMetrics
 from upge.train.optimizer import Optimization, place
 from upge.train.token_log import TokenLog
@@ -113,6 +113,7 @@ class Learner:
         models: the models beside the policy. reference: that of `reference_logp`; None where no part reads it.
         critic: the provider of `value`; None where no part reads it.
         token_log: keeps what a few trajectories were weighed with; None where that isn't kept.
+        fields: the recipe's own, open.
     """
 
     def __init__(
@@ -133,6 +134,7 @@ class Learner:
         self.state: State = recipe.estimator.initial()
         self.needs = recipe.estimator.needs()
         self.token_log: TokenLog | None = None
+        self.fields = OpenFields()
 
     def sum(self, x: Tensor) -> Tensor:
         """The sum of a tensor over all ranks."""
@@ -152,6 +154,11 @@ class Learner:
         terms = self.recipe.estimator.terms
         return StepMetrics(terms, self.sum, entropy="entropy" in self.needs, critic=self.critic is not None)
 
+    def learned(self, step: int) -> None:
+        """Tell those who keep something of the policy that a rollout batch's updates are made."""
+        self.models.learned(step)
+        self.fields.learned(step, self.policy)
+
     # The rollout batch.
 
     def balanced(self, step: int, trajectories: Sequence[Trajectory]) -> RolloutBatch:
@@ -167,13 +174,12 @@ class Learner:
 
     def _of(self, step: int, trajectories: Sequence[Trajectory]) -> RolloutBatch:
         device, dtype, seed = self.accelerator.device, self.policy.model.dtype, self.recipe.train.seed
-        reported = "rollout_logp" in self.needs
-        return RolloutBatch.of(trajectories, device, dtype, seed=seed, step=step, rollout_logp=reported)
+        return RolloutBatch.of(trajectories, device, dtype, seed=seed, step=step, needs=self.needs)
 
     def _to_be_computed(self, step: int, rollouts: RolloutBatch) -> Tensor:
         """(N,) bool: the trajectories that a model may be asked about."""
         estimator, batch = self.recipe.estimator, rollouts.batch
-        if self.critic is not None or estimator.needs_for_credit() & {*OF_POLICY, "reference_logp"}:
+        if self.critic is not None or estimator.needs_for_credit() & {*OF_POLICY, "reference_logp", *self.fields.names}:
             return torch.ones_like(rollouts.demonstration)
         # No model is asked about trajectories that can't matter, and which these are can be told already.
         rows = estimator.alive(batch, estimator.credit(batch, step, state=self.state, reduce=self.sum))
@@ -215,10 +221,10 @@ class Learner:
         if self.critic is not None:
             rollouts = rollouts.with_fields(value=self._asked(rollouts, rows, self.critic.values)[0])
         if early & OF_POLICY:
-            rollouts = self._with_policy(step, rollouts, rows, early)
+            rollouts = self._with_policy(rollouts, rows, early)
         if "reference_logp" in early:
-            rollouts = rollouts.with_fields(reference_logp=self._asked(rollouts, rows, self._reference_of(step))[0])
-        return rollouts
+            rollouts = rollouts.with_fields(reference_logp=self._asked(rollouts, rows, self._reference_of())[0])
+        return self._with_own(step, rollouts, rows, early)
 
     def with_fields_for_updates(self, step: int, rollouts: RolloutBatch) -> RolloutBatch:
         """With what is read beside π_θ, for the trajectories that can matter; π_old only if π_θ will move away."""
@@ -226,25 +232,33 @@ class Learner:
         estimator = self.recipe.estimator
         rows, counted = estimator.alive(rollouts.batch, rollouts.settled), estimator.needs_for_count()
         if rollouts.batch.logp is None and (counted or (several and "old_logp" in self.needs)):
-            rollouts = self._with_policy(step, rollouts, rows, counted)
+            rollouts = self._with_policy(rollouts, rows, counted)
         rollouts = rollouts.with_fields(old_logp=rollouts.batch.logp if several else None)
         if "reference_logp" in self.needs and rollouts.batch.reference_logp is None:
-            rollouts = rollouts.with_fields(reference_logp=self._asked(rollouts, rows, self._reference_of(step))[0])
-        return rollouts
+            rollouts = rollouts.with_fields(reference_logp=self._asked(rollouts, rows, self._reference_of())[0])
+        return self._with_own(step, rollouts, rows, self.needs)
 
-    def with_fields_for_count(self, step: int, update: int, portion: RolloutBatch) -> RolloutBatch:
+    def _with_own(self, step: int, rollouts: RolloutBatch, rows: Tensor, needs: frozenset[str]) -> RolloutBatch:
+        """With those of the recipe's fields that are needed and not there, for the trajectories that `rows` marks."""
+        names = [name for name in self.fields.names & needs if rollouts.batch.field(name) is None]
+        if not names:
+            return rollouts
+        pieces, idle = self._pieces(rollouts, rows)
+        return self.fields.read(names, step, rollouts, pieces, [self._nothing] * idle)
+
+    def with_fields_for_count(self, update: int, portion: RolloutBatch) -> RolloutBatch:
         """The rollouts of an optimizer step with what parts that see all of it read of π_θ as it is now."""
         estimator = self.recipe.estimator
         if update == 0 or not estimator.needs_for_count():  # before the first update π_θ is π_old
             return portion
         rows = estimator.alive(portion.batch, portion.settled)
-        return self._with_policy(step, portion, rows, estimator.needs_for_count())
+        return self._with_policy(portion, rows, estimator.needs_for_count())
 
-    def with_log_probs(self, step: int, micro: RolloutBatch) -> RolloutBatch:
+    def with_log_probs(self, micro: RolloutBatch) -> RolloutBatch:
         """A micro-batch with log π_θ, and H where a part reads it; both carry the gradient."""
         logp, entropy = self.policy.log_probs(
             micro.sequences,
-            self._temperature(step, micro),
+            self._temperature(micro),
             entropy="entropy" in self.needs,
             forward=self.optimization.forward,
         )
@@ -255,42 +269,47 @@ class Learner:
         """(count, T) a model's numbers for the trajectories that `rows` marks, micro-batch by micro-batch; else 0."""
         batch = rollouts.batch
         answers = torch.zeros((count, *batch.trajectory.shape), dtype=batch.dtype, device=batch.reward.device)
-        chosen = rows.nonzero()[:, 0].tolist()
-        pieces = self.micro_batches([rollouts.trajectories[row] for row in chosen])
-        # Each pass through a model that is divided over ranks takes all of them.
-        idle = self.optimization.most(len(pieces)) - len(pieces) if self.optimization.sharded else 0
-        for piece in pieces:
-            own = rollouts.rows([chosen[index] for index in piece])
+        pieces, idle = self._pieces(rollouts, rows)
+        for own in pieces:
             answers[:, own[batch.trajectory]] = model(rollouts.select(own)).to(answers)
         for _ in range(idle):
             model(self._of(0, [self._nothing]))
         return answers
 
-    def _with_policy(self, step: int, rollouts: RolloutBatch, rows: Tensor, fields: frozenset[str]) -> RolloutBatch:
+    def _pieces(self, rollouts: RolloutBatch, rows: Tensor) -> tuple[list[Tensor], int]:
+        """(N,) bool for each micro-batch of the trajectories that `rows` marks, and how many more others have.
+
+        Each pass through a model that is divided over ranks takes all of them.
+        """
+        chosen = rows.nonzero()[:, 0].tolist()
+        pieces = self.micro_batches([rollouts.trajectories[row] for row in chosen])
+        idle = self.optimization.most(len(pieces)) - len(pieces) if self.optimization.sharded else 0
+        return [rollouts.rows([chosen[index] for index in piece]) for piece in pieces], idle
+
+    def _with_policy(self, rollouts: RolloutBatch, rows: Tensor, fields: frozenset[str]) -> RolloutBatch:
         """With log π_θ as it is now, without gradient, and H where `fields` or `count` read it: one pass for all."""
         entropy = "entropy" in fields | self.recipe.estimator.needs_for_count()
 
         def numbers(some: RolloutBatch) -> Tensor:  # unwrapped: ranks may ask for different numbers of micro-batches
-            logp, entropies = self.policy.log_probs(some.sequences, self._temperature(step, some), entropy=entropy)
+            logp, entropies = self.policy.log_probs(some.sequences, self._temperature(some), entropy=entropy)
             return logp if entropies is None else torch.stack([logp, entropies])
 
         answers = self._asked(rollouts, rows, numbers, 2 if entropy else 1)
         return rollouts.with_fields(logp=answers[0], entropy=answers[1] if entropy else None)
 
-    def _reference_of(self, step: int) -> Model:
+    def _reference_of(self) -> Model:
         """log π_0."""
 
         def log_probs(rollouts: RolloutBatch) -> Tensor:
             assert self.reference is not None, "a reference model is open wherever a part reads reference_logp"
-            return self.reference.log_probs(rollouts.sequences, self._temperature(step, rollouts))
+            return self.reference.log_probs(rollouts.sequences, self._temperature(rollouts))
 
         return log_probs
 
-    def _temperature(self, step: int, rollouts: RolloutBatch) -> Tensor:
-        """(N,) the sampling temperature for rollouts, 1 for demonstrations; in float64 where the model is."""
-        hot = at(self.recipe.rollout.temperature, step)
+    def _temperature(self, rollouts: RolloutBatch) -> Tensor:
+        """(N,) the temperature that each trajectory was drawn at; in float64 where the model is."""
         dtype = torch.promote_types(torch.float32, self.policy.model.dtype)
-        return torch.tensor([1.0 if each.demonstration else hot for each in rollouts.trajectories], dtype=dtype)
+        return torch.tensor([each.temperature for each in rollouts.trajectories], dtype=dtype)
 
     @property
     def _nothing(self) -> Trajectory:

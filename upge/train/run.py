@@ -56,7 +56,8 @@ def opened(recipe: Recipe, resume: Path | None, display: Display, *, again: bool
         random_state.seed(recipe.train.seed, accelerator.process_index)
         policy = load_policy(**recipe.policy_arguments())
         learner = open_learner(recipe, policy, accelerator, log_tokens=recipe.log.completions)
-        collector = stack.enter_context(open_collector(recipe, policy, folder.path, ranks))
+        collector = stack.enter_context(open_collector(recipe, policy, folder.path, ranks, learner.models))
+        learner.fields = collector.fields
         preflight.refuse_untrainable(recipe, collector.data, collector.sampler)
         trainer = Trainer(collector, learner, folder, display)
         trainer.rehearse()

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from upge.errors import RunError
+from upge.estimator.guards import Guards
 from upge.evaluate.measurement import evaluate
 from upge.rollouts import preflight
 from upge.rollouts.collector import Collector
@@ -37,11 +38,11 @@ def learn(learner: Learner, step: int, trajectories: Sequence[Trajectory]) -> di
     Counts are taken over all micro-batches and ranks of an optimizer step before its first backward pass. So neither
     packing nor the number of processes changes the gradient.
     """
-    estimator, metrics = learner.recipe.estimator, learner.metrics()
+    estimator, metrics, guards = learner.recipe.estimator, learner.metrics(), Guards()
     # Once a rollout batch: every factor that needs no forward pass of π_θ.
     rollouts = learner.balanced(step, trajectories)
     rollouts = learner.with_fields_for_credit(step, rollouts)
-    credit = estimator.credit(rollouts.batch, step, state=learner.state, reduce=learner.sum)
+    credit = estimator.credit(rollouts.batch, step, state=learner.state, reduce=learner.sum, guards=guards)
     learner.state = credit.state
     rollouts = replace(rollouts, credit=credit)
     metrics.rollouts(rollouts, estimator)
@@ -52,27 +53,30 @@ def learn(learner: Learner, step: int, trajectories: Sequence[Trajectory]) -> di
     for update, portion in enumerate(learner.updates(rollouts)):
         if learner.critic is not None:
             learner.critic.learn(step, portion, metrics, learner.recipe.train.micro_batch_tokens, learner.sum)
-        portion = learner.with_fields_for_count(step, update, portion)
-        counted = replace(portion, credit=estimator.count(portion.batch, portion.settled, reduce=learner.sum))
+        portion = learner.with_fields_for_count(update, portion)
+        credit = estimator.count(portion.batch, portion.settled, reduce=learner.sum, guards=guards)
+        counted = replace(portion, credit=credit)
         alive = counted.select(estimator.alive(counted.batch, counted.settled))
         metrics.add("rows/alive", len(alive.trajectories))
-        loss = partial(_loss, learner, step, alive, metrics, stale=update > 0)
+        loss = partial(_loss, learner, alive, metrics, guards, stale=update > 0)
         pieces = learner.micro_batches(alive.trajectories, scope=estimator.scope)
-        if learner.optimization.backward(pieces, loss, learner.idle):
+        signal = learner.optimization.backward(pieces, loss, learner.idle)
+        guards.read()
+        if signal:
             learner.optimization.step(step, metrics)
             learner.models.moved()
         else:
             metrics.add("updates/without_signal", 1 / learner.accelerator.num_processes)
-    learner.models.learned(step)
+    learner.learned(step)
     return metrics.reduced() | {"lr": learner.optimization.rate(step)}
 
 
 def _loss(
-    learner: Learner, step: int, rollouts: RolloutBatch, metrics: StepMetrics, rows: list[int], *, stale: bool
+    learner: Learner, rollouts: RolloutBatch, metrics: StepMetrics, guards: Guards, rows: list[int], *, stale: bool
 ) -> Tensor:
     """The loss of one micro-batch, −Σ sg(weight)·log π_θ."""
-    micro = learner.with_log_probs(step, rollouts.select(rollouts.rows(rows)))
-    weighed = learner.recipe.estimator.weigh(micro.batch, micro.settled, stale=stale)
+    micro = learner.with_log_probs(rollouts.select(rollouts.rows(rows)))
+    weighed = learner.recipe.estimator.weigh(micro.batch, micro.settled, stale=stale, guards=guards)
     metrics.weighed(micro.batch, weighed)
     if learner.token_log is not None:
         learner.token_log.weighed(micro, weighed)
