@@ -326,6 +326,10 @@ class BatchField(Part):
     def open(self, context: Context) -> AbstractContextManager[FieldSession]:
         """The field, ready to be read, for as long as the context lasts."""
 
+    def width(self) -> int | None:
+        """K, where `read` gives (…, K) numbers; None where it gives one each."""
+        return None
+
 
 class Engine(Part):
     """Samples responses.

@@ -77,7 +77,7 @@ class Batch:
             tensor = getattr(self, name)
             if tensor is not None and name != "trajectory":
                 object.__setattr__(self, name, tensor.to(dtype))
-        for kind in _FIELDS:
+        for kind in FIELD_KINDS:
             if given := getattr(self, kind):
                 self._check_fields(kind, given)
                 object.__setattr__(self, kind, {name: _of_dtype(x, dtype) for name, x in given.items()})
@@ -133,7 +133,7 @@ class Batch:
         if name in ATTRIBUTES:
             found: Tensor | None = getattr(self, name)
             return found
-        return next((getattr(self, kind)[name] for kind in _FIELDS if name in getattr(self, kind)), None)
+        return next((getattr(self, kind)[name] for kind in FIELD_KINDS if name in getattr(self, kind)), None)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -227,7 +227,7 @@ class Batch:
         for name, x in given.items():
             if name in ATTRIBUTES:
                 raise ValueError(f"Batch.{kind}['{name}']: that is Batch.{name}")
-            if sum(name in getattr(self, other) for other in _FIELDS) > 1:
+            if sum(name in getattr(self, other) for other in FIELD_KINDS) > 1:
                 raise ValueError(f"Batch.{kind}['{name}']: another field has this name too")
             if x.ndim not in (1, 2) or x.shape[0] != count:
                 wanted = f"({letter},) or ({letter}, K), {letter} = {count}"
@@ -260,7 +260,7 @@ class Batch:
             )
 
 
-_FIELDS = ("token_fields", "trajectory_fields", "prompt_fields")
+FIELD_KINDS = ("token_fields", "trajectory_fields", "prompt_fields")
 _PER_TOKEN = ("trajectory", "logp", "old_logp", "rollout_logp", "reference_logp", "entropy", "value")
 _PER_TRAJECTORY = ("reward", "group", "demonstration", "truncated", "key")
 _INTEGERS = ("trajectory", "group", "key")

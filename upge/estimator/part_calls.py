@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from upge.estimator.batch import Batch
+from upge.estimator.batch import FIELD_KINDS, Batch
 from upge.estimator.guards import Guards
 from upge.estimator.part_errors import (
     ContractViolation,
@@ -211,13 +211,12 @@ class PartCaller:
 
 
 _FIELDS = tuple(field.name for field in fields(Batch))
-_NAMED = ("token_fields", "trajectory_fields", "prompt_fields")
 
 
 def _shown_of(batch: Batch) -> list[tuple[str, Tensor]]:
     """Every tensor of a batch, with the name that a part reads it by."""
     found = [(name, x) for name in _FIELDS if isinstance(x := getattr(batch, name), Tensor)]
-    return found + [(f"field('{name}')", x) for kind in _NAMED for name, x in getattr(batch, kind).items()]
+    return found + [(f"field('{name}')", x) for kind in FIELD_KINDS for name, x in getattr(batch, kind).items()]
 
 
 def check(

@@ -25,7 +25,7 @@ from upge.part import Factor, Mask, Part, Stateful, Switch
 from upge.recipe.compose import Composed, place_of
 from upge.recipe.faults import Fault, RecipeError
 from upge.recipe.schema import Recipe
-from upge.testing.batches import Case, Prompt
+from upge.testing.batches import Case, Prompt, kinds_of, with_fields
 
 _TOKENS = 3
 """Tokens of each synthetic trajectory."""
@@ -109,6 +109,7 @@ def _batch(*, prompts: int, rollouts: int, demonstrations: int, seed: int = 0) -
 
 def _answer(part: Factor | Switch, batch: Batch, *, ratio: float = 1.0) -> Tensor | None:
     """A part's result for each token, for both signs of the advantage: (2, T); or each prompt and term: (G, terms)."""
+    batch = with_fields(batch, kinds_of([part, *part.within().values()]))
     ones = torch.ones_like(_present(batch.logp))
     known = {"ratio": ratio * ones, "mask": ones, "shaping": 0 * ones, "reward": batch.reward}
     try:
@@ -126,6 +127,7 @@ def _pushed(estimator: Estimator, prompts: int, rollouts: int) -> set[str] | Non
     shown, names = int(estimator.wants_demonstrations(0)), set[str]()
     for seed in range(4):
         batch = _batch(prompts=prompts, rollouts=rollouts, demonstrations=shown, seed=seed)
+        batch = with_fields(batch, kinds_of(estimator.parts().values()))
         try:
             terms = estimator.credit(batch).terms
         except (PartError, InputError):
@@ -169,9 +171,12 @@ def _batches(recipe: Recipe, step: int) -> Iterator[Batch]:
     if not n and not shown:
         return
     one = int(shown)
+    kinds = {name: part.per for name, part in recipe.fields.items()}
+    widths = {name: width for name, part in recipe.fields.items() if (width := part.width()) is not None}
     prompts = (Prompt(n, one, "mixed"), Prompt(n, one, "wrong"), Prompt(n, one, "right"))
     for case in (Case(prompts, "none", 6, seed=11), Case(prompts, "near", 6, seed=11)):
-        yield _in_float32(case.batch)
+        batch = with_fields(case.batch, kinds_of(recipe.estimator.parts().values()) | kinds, widths)
+        yield _in_float32(batch)
 
 
 def _in_float32(batch: Batch) -> Batch:

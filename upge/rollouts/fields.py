@@ -34,15 +34,24 @@ class OpenField:
         with attribute_errors(self.part, f"fields.{self.name}"):
             if not isinstance(numbers, Tensor):
                 raise ContractViolation(f"returned {type(numbers).__name__} from `read`; it should return a tensor")
-            tokens = self.part.per == "token"
-            count = sum(len(each.response) for each in trajectories) if tokens else len(trajectories)
-            if numbers.ndim not in (1, 2) or numbers.shape[0] != count:
-                letter, of = ("T", "a number per token") if tokens else ("N", "a number per trajectory")
-                shape = f"({letter},) or ({letter}, K), {of}, {letter} = {count}"
+            wanted = self._wanted(trajectories)
+            if tuple(numbers.shape) != wanted:
+                shape = self._told(wanted)
                 raise ContractViolation(f"returned the shape {tuple(numbers.shape)} from `read`; it should be {shape}")
             if numbers.requires_grad:
                 raise ContractViolation("returned a tensor that carries gradient from `read`: detach it")
         return numbers
+
+    def _wanted(self, trajectories: Sequence[Trajectory]) -> tuple[int, ...]:
+        tokens = self.part.per == "token"
+        count = sum(len(each.response) for each in trajectories) if tokens else len(trajectories)
+        return (count,) if (width := self.part.width()) is None else (count, width)
+
+    def _told(self, wanted: tuple[int, ...]) -> str:
+        letter, of = ("T", "token") if self.part.per == "token" else ("N", "trajectory")
+        if len(wanted) == 1:
+            return f"({letter},), a number per {of}: {wanted}; a part whose `width` is K gives ({letter}, K)"
+        return f"({letter}, K), K = its `width` numbers per {of}: {wanted}"
 
 
 class OpenFields:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import zlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from upge.estimator.batch import Batch
+from upge.estimator.batch import FIELD_KINDS, Batch
+from upge.field_names import named_fields
+from upge.part import Part
+from upge.part_checks import ATTRIBUTES, FILLED, MACHINES, Per
 
 Rewards = Literal["mixed", "right", "wrong", "wild"]
 Distance = Literal["none", "equal", "near", "far", "beyond"]
@@ -155,6 +160,49 @@ def fresh(batch: Batch) -> Batch:
     return replace(batch, **leaves)
 
 
+SYNTHETIC: dict[str, tuple[str, ...]] = {
+    "token": ("token_a", "token_b"),
+    "trajectory": ("trajectory_a", "trajectory_b"),
+    "prompt": ("prompt_a", "prompt_b"),
+}
+"""Names of fields for parameters to hold, by kind."""
+_KINDS: dict[str, Per] = {name: per for per, names in SYNTHETIC.items() for name in names}  # type: ignore[misc]
+
+
+def kinds_of(parts: Iterable[Part]) -> dict[str, Per]:
+    """The fields that parts read and that a `Batch` has no attribute for, with their kinds."""
+    kinds: dict[str, Per] = {}
+    for part in parts:
+        kinds |= {name: FILLED[name] for name in part.reads() & FILLED.keys()}
+        for named in named_fields(part):
+            if named.name not in MACHINES:
+                kinds[named.name] = named.per or _KINDS.get(named.name, "token")
+    return kinds
+
+
+def with_fields(batch: Batch, kinds: Mapping[str, Per], width: Mapping[str, int] | None = None) -> Batch:
+    """The batch with numbers for the fields that it lacks; always the same for a name and a size.
+
+    Args: kinds: the fields by name. width: K of those with (…, K) numbers.
+    """
+    counts = {"token": len(batch.trajectory), "trajectory": batch.size, "prompt": batch.prompts}
+    given: dict[str, dict[str, Tensor]] = {kind: dict(getattr(batch, kind)) for kind in FIELD_KINDS}
+    for name, per in kinds.items():
+        if name not in ATTRIBUTES and batch.field(name) is None:
+            shape = (counts[per], width[name]) if width and name in width else (counts[per],)
+            given[f"{per}_fields"][name] = _numbers_of(name, shape).to(batch.reward)
+    return replace(batch, **given)
+
+
+def _numbers_of(name: str, shape: tuple[int, ...]) -> Tensor:
+    """Numbers as the machine fills them, else log-probs in eighths, so that sums are exact."""
+    random = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+    highest = {"token": 40, "turn": 3, "forced": 2, "staleness": 4}.get(name)
+    if highest is not None:
+        return torch.randint(0, highest, shape, generator=random).double()
+    return torch.randint(-32, 0, shape, generator=random).double() / 8
+
+
 def permuted(batch: Batch, order: Tensor) -> tuple[Batch, Tensor]:
     """The batch with its trajectories in `order` (N,), and the tokens of the old batch in the new order (T,)."""
     pieces = [torch.nonzero(batch.trajectory == i).flatten() for i in order.tolist()]
@@ -162,8 +210,19 @@ def permuted(batch: Batch, order: Tensor) -> tuple[Batch, Tensor]:
     moved: dict[str, Any] = {name: _at(getattr(batch, name), tokens) for name in PER_TOKEN}
     moved |= {name: _at(getattr(batch, name), order) for name in PER_TRAJECTORY}
     moved["key"] = batch.trajectory_key[order]
+    moved["token_fields"] = {name: x[tokens] for name, x in batch.token_fields.items()}
+    moved["trajectory_fields"] = {name: x[order] for name, x in batch.trajectory_fields.items()}
+    moved["prompt_fields"] = batch.prompt_fields
     length = torch.bincount(batch.trajectory, minlength=batch.size)[order]
     return Batch(trajectory=torch.repeat_interleave(torch.arange(batch.size), length), **moved), tokens
+
+
+def renamed(batch: Batch, group: Tensor) -> Batch:
+    """The batch with its prompts called `group` (N,), and their fields in the ascending order of these."""
+    called, prompt = torch.unique(group, return_inverse=True)
+    old = torch.zeros_like(called)
+    old[prompt] = batch.prompt
+    return replace(batch, group=group, prompt_fields={name: x[old] for name, x in batch.prompt_fields.items()})
 
 
 def _at(tensor: Tensor | None, index: Tensor) -> Tensor | None:

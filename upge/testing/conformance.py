@@ -27,6 +27,7 @@ from upge.recipe.yaml import parse_value, plain
 from upge.testing import laws, part_laws, scenes, sessions
 from upge.testing.batches import CORNERS, EMPTY, PINNED, WORDLESS, Case
 from upge.testing.fixtures import host
+from upge.testing.scenes import batch_for
 from upge.testing.strategies import cases, corner_parts, parts
 
 
@@ -107,28 +108,28 @@ def survives_yaml(part: Part, case: Case, seed: int) -> None:
 def _keeps_on_policy(part: Part, case: Case, seed: int) -> None:
     del seed
     if isinstance(part, Mask) and part.trust_region:
-        value = case.batch.value
-        assert value is not None
-        for advantage in (value, 0 * value, value.abs(), -value.abs()):
-            laws.check_trust_region(part, case.batch, advantage)
+        batch = batch_for(part, case)
+        assert batch.value is not None
+        for advantage in (batch.value, 0 * batch.value, batch.value.abs(), -batch.value.abs()):
+            laws.check_trust_region(part, batch, advantage)
 
 
 def _by_batch(check: Callable[[Any, Batch], None]) -> Law:
-    return lambda part, case, seed: check(part, case.batch)
+    return lambda asked, case, seed: check(asked, batch_for(asked, case))
 
 
 def _hosted(check: Callable[[Estimator, Batch], None]) -> Law:
-    return lambda part, case, seed: check(host(part), case.batch)
+    return lambda part, case, seed: check(host(part), batch_for(part, case))
 
 
 def _detached(part: Part, case: Case, seed: int) -> None:
-    laws.check_detached(part, case.batch)
+    laws.check_detached(part, batch_for(part, case))
     part_laws.check_finite_numbers(part, case, seed)
 
 
 def _split(estimator: Estimator, case: Case, seed: int) -> None:
     ranks, pieces, step = 1 + seed % 3, 1 + seed % 4, seed // 16 % 3
-    laws.check_splitting(estimator, case.batch, ranks=ranks, pieces=pieces, seed=seed, step=step)
+    laws.check_splitting(estimator, batch_for(estimator, case), ranks=ranks, pieces=pieces, seed=seed, step=step)
 
 
 def _split_part(part: Part, case: Case, seed: int) -> None:
@@ -139,22 +140,22 @@ def _split_part(part: Part, case: Case, seed: int) -> None:
 
 def _ordered(part: Part, case: Case, seed: int) -> None:
     part_laws.check_order(part, case, seed)
-    laws.check_permutation(host(part), case.batch, seed=seed)
+    laws.check_permutation(host(part), batch_for(part, case), seed=seed)
 
 
 def _dropped(part: Part, case: Case, seed: int) -> None:
     part_laws.check_dropped(part, case, seed)
     part_laws.check_counted(part, case, seed)
-    laws.check_dropping(host(part), case.batch)
+    laws.check_dropping(host(part), batch_for(part, case))
 
 
 def _double(part: Part, case: Case, seed: int) -> None:
-    laws.check_double_precision(part, case.batch)
+    laws.check_double_precision(part, batch_for(part, case))
     part_laws.check_double(part, case, seed)
 
 
 def _finite(estimator: Estimator, case: Case, seed: int) -> None:
-    laws.check_finite(estimator, case.batch, step=seed % 4)
+    laws.check_finite(estimator, batch_for(estimator, case), step=seed % 4)
 
 
 def _is_a_value(estimator: Estimator, case: Case, seed: int) -> None:
@@ -175,7 +176,7 @@ PART_LAWS: dict[str, Law] = {
     "the order of trajectories does not matter": _ordered,
     "it works in single precision": part_laws.check_single,
     "an empty batch contributes exactly 0": lambda part, case, seed: laws.check_contributes_nothing(
-        host(part), EMPTY.batch
+        host(part), batch_for(part, EMPTY)
     ),
     "it keeps double precision": _double,
     "its gradient is finite, at later steps too": lambda part, case, seed: _finite(host(part), case, seed),
@@ -185,11 +186,13 @@ PART_LAWS: dict[str, Law] = {
 
 ESTIMATOR_LAWS: dict[str, Law] = {
     "it is a value": _is_a_value,
-    "an empty batch contributes exactly 0": lambda it, case, seed: laws.check_contributes_nothing(it, EMPTY.batch),
+    "an empty batch contributes exactly 0": lambda it, case, seed: laws.check_contributes_nothing(
+        it, batch_for(it, EMPTY)
+    ),
     "its gradient is finite, at later steps too": _finite,
     "gradient flows to what its terms push on alone": _by_batch(laws.check_gradient_flows_only_to_logp),
     "the order of trajectories does not matter": lambda it, case, seed: laws.check_permutation(
-        it, case.batch, seed=seed
+        it, batch_for(it, case), seed=seed
     ),
     "micro-batches and ranks do not matter": _split,
     "what does not matter can be dropped": _by_batch(laws.check_dropping),

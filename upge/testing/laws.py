@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from upge.estimator.batch import Batch
+from upge.estimator.batch import FIELD_KINDS, Batch
 from upge.estimator.credit import Credit
 from upge.estimator.estimator import Estimator
 from upge.estimator.view import Reduce, View
@@ -281,15 +281,21 @@ def check_gradient_flows_only_to_logp(estimator: Estimator, batch: Batch) -> Non
     wet = fresh(batch)
     others = [f.name for f in fields(Batch) if f.name not in ("logp", "entropy")]
     tensors = {name: getattr(batch, name) for name in others}
-    leaves = {n: x.clone().requires_grad_() for n, x in tensors.items() if x is not None and x.is_floating_point()}
-    wet = replace(wet, **leaves)
+    leaves = {n: x.clone().requires_grad_() for n, x in tensors.items() if _floats(x)}
+    named = {kind: {n: x.clone().requires_grad_() for n, x in getattr(batch, kind).items()} for kind in FIELD_KINDS}
+    wet = replace(wet, **leaves, **named)
     estimator.loss(wet).backward()
     assert wet.logp is not None
     assert wet.entropy is not None
-    assert all(leaf.grad is None for leaf in leaves.values())
+    every = [*leaves.values(), *(leaf for some in named.values() for leaf in some.values())]
+    assert all(leaf.grad is None for leaf in every)
     pushed = {term.direction for term in estimator.terms.values()}
     assert (wet.entropy.grad is not None) == ("entropy" in pushed)
     assert (wet.logp.grad is not None) == ("likelihood" in pushed)
+
+
+def _floats(x: object) -> bool:
+    return isinstance(x, Tensor) and x.is_floating_point()
 
 
 def check_double_precision(part: Part, batch: Batch) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from upge.estimator.batch import Batch
+from upge.estimator.estimator import Estimator
 from upge.estimator.part_calls import PartCaller
 from upge.estimator.view import Reduce, alone, log_ratio
 from upge.part import (
@@ -25,7 +26,7 @@ from upge.part import (
     Weight,
     is_live,
 )
-from upge.testing.batches import PER_TOKEN, Case, permuted
+from upge.testing.batches import PER_TOKEN, Case, kinds_of, permuted, renamed, with_fields
 
 STEPS = (0, 0, 1, 2, 3, 8, 64, 1000)
 """The rollout batches at which parts are looked at."""
@@ -58,7 +59,7 @@ class Scene:
         """The trajectories in `order` (N,), their prompts called `group` (N,), and the old tokens in the new order."""
         moved, tokens = permuted(self.batch, order)
         known = {name: x[order if name == "reward" else tokens] for name, x in self.known.items()}
-        batch = replace(moved, group=group[order])
+        batch = renamed(moved, group[order])
         return replace(self, batch=batch, known=known, rows=self.rows[order], active=self.active[order]), tokens
 
     def mapped(self, change: Callable[[str, Tensor], Tensor]) -> Scene:
@@ -86,9 +87,16 @@ class Scene:
         return self.mapped(lambda name, x: x * (1 + by) if name in CONTINUOUS else x)._rated()
 
 
+def batch_for(asked: Part | Estimator, case: Case) -> Batch:
+    """The batch of a case, with the fields that a part, or those of an estimator, read by name."""
+    parts = asked.parts().values() if isinstance(asked, Estimator) else (asked, *asked.within().values())
+    kinds = kinds_of(parts)
+    return with_fields(case.batch, kinds) if kinds else case.batch
+
+
 def scene(part: Part, case: Case, seed: int) -> Scene:
     """The scene of a part on a case: an odd seed gives its term all trajectories, an even one the rollouts."""
-    batch, random = case.batch, torch.Generator().manual_seed(case.seed + 1)
+    batch, random = batch_for(part, case), torch.Generator().manual_seed(case.seed + 1)
     rows = torch.ones_like(batch.demonstration) if seed % 2 or isinstance(part, Switch) else ~batch.demonstration
     on = torch.rand(max(batch.prompts, 1), generator=random) < 0.8
     active = rows if not isinstance(part, Reduction | Mask | Denominator) else rows & on[batch.prompt]

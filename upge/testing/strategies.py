@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
+from upge.field_names import NamesField
 from upge.part import Part, StrictModel
 from upge.schedule import Schedule, Within
-from upge.testing.batches import Case, Prompt
+from upge.testing.batches import SYNTHETIC, Case, Prompt
 
 TERMS = ("explore", "imitate")
 """What a text parameter is drawn from: in a switch, texts name terms."""
@@ -98,12 +99,20 @@ def _of(annotation: Any, metadata: Iterable[Any] = ()) -> st.SearchStrategy[Any]
     if origin is dict:
         return st.dictionaries(_of(arguments[0]), _of(arguments[1]), min_size=1, max_size=2)
     if annotation is str:
-        return st.sampled_from(TERMS)
+        return st.sampled_from(_names(metadata) or TERMS)
     if annotation in (int, float):
         return _numbers(annotation, metadata)
     if isinstance(annotation, type) and issubclass(annotation, StrictModel):
         return _models(annotation, {})
     return st.from_type(annotation)
+
+
+def _names(metadata: Iterable[Any]) -> tuple[str, ...]:
+    """The fields that a parameter may name, where it names one."""
+    mark = next((each for each in metadata if isinstance(each, NamesField)), None)
+    if mark is None:
+        return ()
+    return tuple(name for per, names in SYNTHETIC.items() if mark.per in (None, per) for name in names)
 
 
 def _numbers(kind: type[int] | type[float], metadata: Iterable[Any]) -> st.SearchStrategy[Any]:
@@ -213,6 +222,8 @@ def _corners(annotation: Any, metadata: Iterable[Any], index: int) -> list[Any]:
     if origin is dict:
         keys, values = (_corners(each, (), index) for each in arguments)
         return [dict.fromkeys(keys[:2], value) for value in values]
+    if annotation is str and (names := _names(metadata)):
+        return list(names)
     if annotation in (str, bool, type(None)):
         texts = [TERMS[index % 2], TERMS[(index + 1) % 2]]
         return texts if annotation is str else [False, True] if annotation is bool else [None]
