@@ -335,7 +335,7 @@ def _parse(name: str, target: str, distribution: Any) -> tuple[str, str, str | N
 def slots() -> frozenset[str]:
     """The slots that packages can offer parts for."""
     estimator = ("mask", "denominator", "advantage", "switch", "reduction", "shaping", "selection", "weight")
-    return frozenset((*estimator, "reward", "data", "engine"))
+    return frozenset((*estimator, "field", "reward", "data", "engine"))
 
 
 def _source(module: str) -> Path | None:

@@ -17,7 +17,9 @@ from torch import Tensor
 
 import upge
 from upge import Advantage, Denominator, Estimator, Mask, PartError, Reduction, Shaping, Switch, View, register
-from upge.part_checks import FIELDS
+from upge.estimator.batch import FIELD_KINDS
+from upge.part_checks import ATTRIBUTES, FILLED
+from upge.testing import laws
 
 # When a part goes wrong.
 
@@ -140,12 +142,25 @@ def test_what_a_part_does_to_its_state_in_place_is_told() -> None:
         estimator(pushing(advantage=Running())).credit(BATCH)
 
 
+WEIGHED = int(((~BATCH.demonstration) & (BATCH.reward != 0))[BATCH.trajectory].nonzero()[0])
+"""A token of a rollout that is rewarded."""
+
+
 def test_nan_is_told_with_its_token() -> None:
     numbers = torch.ones(TOKENS)
-    numbers[2] = torch.nan
-    row = int(BATCH.trajectory[2])
-    with pytest.raises(PartError, match=rf"returned NaN at token \d+ of trajectory {row} \((rollout|demonstration), "):
+    numbers[WEIGHED] = torch.nan
+    row = int(BATCH.trajectory[WEIGHED])
+    told = rf"returned NaN at token \d+ of trajectory {row} \(rollout, group -?\d+\) \(\S+test_refusals\.py:\d+\)"
+    with pytest.raises(PartError, match=told):
         estimator(pushing(mask=broken(Mask, numbers))).loss(BATCH)
+
+
+def test_nan_that_meets_no_weight_changes_nothing() -> None:
+    """A field has no number for a trajectory that nobody asks about, and so have parts that read it."""
+    numbers = torch.ones(TOKENS)
+    numbers[BATCH.demonstration[BATCH.trajectory]] = torch.nan
+    block = estimator(pushing(mask=broken(Mask, numbers)))
+    assert_close(-laws.gradient(block, BATCH)[0], weights(pushing()))
 
 
 class Hiding(Switch):
@@ -220,7 +235,7 @@ def test_a_fault_is_placed_in_the_parts_own_file() -> None:
     ("declared", "message"),
     [
         ({"needs": "logp"}, r"Odd.needs = 'logp': should be a set of batch fields"),
-        ({"needs": {"group"}}, "Odd.needs: there is no batch field 'group'; there are entropy, logp"),
+        ({"needs": {"group"}}, "Odd.needs: there is no batch field 'group'; there are entropy, forced, logp"),
         ({"scope": "sequence"}, "Odd.scope = 'sequence': should be one of token, trajectory, group, step"),
         ({"trust_region": 1}, "Odd.trust_region = 1: should be True or False"),
         ({"api": "1"}, "Odd.api = '1': should be the number"),
@@ -239,8 +254,9 @@ def test_needs_may_be_a_plain_set() -> None:
 
 
 def test_the_fields_that_can_be_needed_are_those_of_a_batch() -> None:
-    structure = {"trajectory", "group", "demonstration", "key"}
-    assert {field.name for field in dataclasses.fields(upge.Batch)} - structure == FIELDS
+    structure = {"trajectory", "group", "demonstration", "key", *FIELD_KINDS}
+    assert {field.name for field in dataclasses.fields(upge.Batch)} - structure == set(ATTRIBUTES)
+    assert not set(ATTRIBUTES) & set(FILLED)
 
 
 def test_a_broken_shaping_is_named_with_its_place() -> None:

@@ -191,7 +191,8 @@ def with_fields(batch: Batch, kinds: Mapping[str, Per], width: Mapping[str, int]
         if name not in ATTRIBUTES and batch.field(name) is None:
             shape = (counts[per], width[name]) if width and name in width else (counts[per],)
             given[f"{per}_fields"][name] = _numbers_of(name, shape).to(batch.reward)
-    return replace(batch, **given)
+    filled: dict[str, Any] = dict(given)
+    return replace(batch, **filled)
 
 
 def _numbers_of(name: str, shape: tuple[int, ...]) -> Tensor:

@@ -282,7 +282,9 @@ def check_gradient_flows_only_to_logp(estimator: Estimator, batch: Batch) -> Non
     others = [f.name for f in fields(Batch) if f.name not in ("logp", "entropy")]
     tensors = {name: getattr(batch, name) for name in others}
     leaves = {n: x.clone().requires_grad_() for n, x in tensors.items() if _floats(x)}
-    named = {kind: {n: x.clone().requires_grad_() for n, x in getattr(batch, kind).items()} for kind in FIELD_KINDS}
+    named: dict[str, Any] = {
+        kind: {n: x.clone().requires_grad_() for n, x in getattr(batch, kind).items()} for kind in FIELD_KINDS
+    }
     wet = replace(wet, **leaves, **named)
     estimator.loss(wet).backward()
     assert wet.logp is not None
