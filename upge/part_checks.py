@@ -155,6 +155,6 @@ def unusable(kind: Any, base: Any, package: str) -> tuple[str, str] | None:
     if lacking := sorted(kind.__abstractmethods__):
         slot = getattr(kind, "slot", "part")
         return f"has no {' and no '.join(lacking)}, which every {slot} needs", ""
-    if base.slot == "field" and not hasattr(kind, "per"):
+    if getattr(kind, "slot", None) == "field" and not hasattr(kind, "per"):
         return "has no per, which every field needs", "write per = 'token', 'trajectory' or 'prompt'"
     return None

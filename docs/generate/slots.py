@@ -24,6 +24,7 @@ TITLES = {
     "shaping": ("Shapings", "estimator.shaping"),
     "selection": ("Selections", "estimator.terms.<term>.select"),
     "weight": ("Weights", "estimator.terms.<term>.weight"),
+    "field": ("Fields", "fields.<name>"),
     "reward": ("Rewards", "reward"),
     "data": ("Data", "data"),
     "engine": ("Engines", "rollout.engine"),

@@ -48,6 +48,7 @@ WRONG = {
     "shaping": ("-self.cost", "-2 * self.cost"),
     "selection": ("> self.above", "!= self.above"),
     "weight": ("self.gain * lacking", "2 * self.gain * lacking"),
+    "field": ("1 + lengths", "2 + lengths"),
     "reward": ("max(len(answer), len(reference))", "len(reference)"),
     "data": ("row[::-1]", "row[::-1][:-1] + row[-1]"),
     "engine": ("distribution.exp()", "distribution.exp().sqrt()"),

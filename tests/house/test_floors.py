@@ -23,6 +23,7 @@ FLOORS = [
     {"types", "errors", "files", "suggestions", "tables", "strict_model", "ema", "part_checks", "processes"},
     {
         "registry",
+        "field_names",
         "session_results",
         "estimator.batch",
         "estimator.noise",

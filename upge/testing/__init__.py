@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from upge.testing.laws import check_gradient as check_gradient
     from upge.testing.laws import reaches_a_kink as reaches_a_kink
     from upge.testing.padded import Padded as Padded
+    from upge.testing.scenes import batch_for as batch_for
     from upge.testing.strategies import cases as cases
     from upge.testing.strategies import parts as parts
 
@@ -30,6 +31,7 @@ _HOMES = {
     "strategies": ("cases", "parts"),
     "laws": ("check_gradient", "reaches_a_kink"),
     "padded": ("Padded",),
+    "scenes": ("batch_for",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -11,8 +11,8 @@ from pydantic.fields import FieldInfo
 
 from upge.errors import InputError
 from upge.estimator.part_errors import PartError, line_of
-from upge.part import Data, Engine, Part, Reward
-from upge.testing import data_laws, engine_laws, reward_laws
+from upge.part import BatchField, Data, Engine, Part, Reward
+from upge.testing import data_laws, engine_laws, field_laws, reward_laws
 from upge.testing.strategies import bounds_of, corner_parts
 
 Broken: TypeAlias = tuple[str, str | None, str]
@@ -66,6 +66,9 @@ def _of_choices(annotation: Any) -> bool:
     return bool(get_args(annotation)) and all(isinstance(each, str | int) for each in get_args(annotation))
 
 
+_LAWS = ((Data, data_laws), (Reward, reward_laws), (Engine, engine_laws), (BatchField, field_laws))
+
+
 def broken_laws(parts: Sequence[Part], examples: int) -> Iterator[Broken]:
     """How parts of one class stand to the laws of their slot, one law after the other; the first part that breaks it.
 
@@ -73,7 +76,7 @@ def broken_laws(parts: Sequence[Part], examples: int) -> Iterator[Broken]:
     """
 
     laws: Mapping[str, Callable[[Any, int], None]] = MappingProxyType({})
-    for slot, module in ((Data, data_laws), (Reward, reward_laws), (Engine, engine_laws)):
+    for slot, module in _LAWS:
         if isinstance(parts[0], slot):
             laws = module.LAWS
     if any(importlib.util.find_spec(module) is None for module in type(parts[0]).packages):
