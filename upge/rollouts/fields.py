@@ -59,6 +59,7 @@ class OpenFields:
 
     def __init__(self, fields: Sequence[OpenField] = ()) -> None:
         self._fields = {field.name: field for field in fields}
+        self._missing: dict[str, Tensor] = {}
 
     @property
     def names(self) -> frozenset[str]:
@@ -91,17 +92,14 @@ class OpenFields:
         for name, numbers in asked.items():
             field = self._fields[name]
             batch = _with(batch, field, pieces, numbers or [field.read(step, [])])
+            nothing = _without_number(batch, field, pieces).sum()
+            self._missing[name] = self._missing[name] + nothing if name in self._missing else nothing
         return replace(rollouts, batch=batch)
 
-    def missing(self, rollouts: RolloutBatch, names: Collection[str]) -> dict[str, int]:
-        """How many trajectories have no number, of fields that have been read for all of them."""
-        counts = {}
-        for name, field in self._fields.items():
-            numbers = rollouts.batch.field(name) if name in names else None
-            if numbers is not None:
-                nothing = numbers.isnan() if numbers.ndim == 1 else numbers.isnan().any(1)
-                counts[name] = int(_per_row(nothing, field, rollouts.batch).sum())
-        return counts
+    def missing(self) -> dict[str, float]:
+        """Of each field that has been read since this was last asked: how many trajectories it has no number for."""
+        counts, self._missing = self._missing, {}
+        return {name: float(count) for name, count in counts.items()}
 
     def observers(self) -> list[Any]:
         """The sessions that look at what is sampled."""
@@ -145,15 +143,18 @@ def _with(batch: Batch, field: OpenField, pieces: Sequence[Tensor], numbers: Seq
     return replace(batch, prompt_fields={**batch.prompt_fields, field.name: of_prompts})
 
 
-def _per_row(marked: Tensor, field: OpenField, batch: Batch) -> Tensor:
-    """(N,) bool: the trajectories with a marked number."""
-    if field.part.per == "trajectory":
-        return marked
-    if field.part.per == "prompt":
-        return marked[batch.prompt]
-    rows = torch.zeros(batch.size, dtype=torch.bool, device=marked.device)
-    rows[batch.trajectory[marked]] = True
-    return rows
+def _without_number(batch: Batch, field: OpenField, pieces: Sequence[Tensor]) -> Tensor:
+    """(N,) bool: the trajectories that were asked about, and have no number."""
+    numbers = batch.field(field.name)
+    assert numbers is not None
+    nothing = numbers.isnan() if numbers.ndim == 1 else numbers.isnan().any(1)
+    rows = torch.zeros(batch.size, dtype=torch.bool, device=nothing.device)
+    if field.part.per == "token":
+        rows[batch.trajectory[nothing]] = True
+    else:
+        rows = nothing if field.part.per == "trajectory" else nothing[batch.prompt]
+    asked = torch.stack([*pieces, torch.zeros_like(rows)]).any(0)
+    return rows & asked
 
 
 @contextmanager

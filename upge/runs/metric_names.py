@@ -22,7 +22,15 @@ SHARE, FLAG = "share", "0 or 1"
 UNIT_INTERVAL = (SHARE, FLAG)
 """The units of what lies between 0 and 1."""
 
-_PLACEHOLDERS = {"term": "[^/]+", "check": "[^/]+", "place": ".+", "split": ".+", "n": r"\d+", "k": r"\d+"}
+_PLACEHOLDERS = {
+    "term": "[^/]+",
+    "field": "[^/]+",
+    "check": "[^/]+",
+    "place": ".+",
+    "split": ".+",
+    "n": r"\d+",
+    "k": r"\d+",
+}
 _PLACEHOLDER = re.compile("<(" + "|".join(_PLACEHOLDERS) + ")>")
 
 
@@ -31,7 +39,8 @@ class Metric:
     """A row of the table.
 
     Attributes:
-        name: as it is logged; `<term>`, `<check>`, `<place>`, `<split>`, `<n>` and `<k>` stand for any of these.
+        name: as it is logged; `<term>`, `<field>`, `<check>`, `<place>`, `<split>`, `<n>` and `<k>` stand for any of
+            these.
         phase, unit: of its lines, of its values. meaning: half a sentence. subject: see `SUBJECTS`.
         remark: what the documentation adds.
     """
@@ -130,6 +139,8 @@ METRICS: tuple[Metric, ...] = (
     Metric("demonstrations/missing", "train", "prompts", "prompts without a demonstration", RESPONSES),
     Metric("demonstrations/too_long", "train", "prompts", "prompts whose demonstration exceeds the budget", RESPONSES,
            "The token budget or the model's context. The demonstration is left out."),
+    Metric("fields/<field>/missing", "train", "rows", "trajectories that the field has no number for", RESPONSES,
+           "Logged only above 0. A part that weighs such a number ends the run."),
     Metric("refill/rounds", "train", "rounds", "rounds of fresh prompts", RESPONSES, "Logged with `rollout.refill`."),
     Metric("refill/discarded", "train", "prompts", "prompts that fresh ones have replaced", RESPONSES),
     Metric("refill/left", "train", "prompts", "prompts without weight after the last round", RESPONSES),

@@ -152,7 +152,8 @@ class Learner:
     def metrics(self) -> StepMetrics:
         """The metrics of a rollout batch, of which nothing is known yet."""
         terms = self.recipe.estimator.terms
-        return StepMetrics(terms, self.sum, entropy="entropy" in self.needs, critic=self.critic is not None)
+        critic = self.critic is not None
+        return StepMetrics(terms, self.sum, entropy="entropy" in self.needs, critic=critic, fields=self.fields.names)
 
     def learned(self, step: int) -> None:
         """Tell those who keep something of the policy that a rollout batch's updates are made."""

@@ -57,7 +57,8 @@ def worth(metrics: Mapping[str, float]) -> dict[str, float]:
     return {
         name: value
         for name, value in metrics.items()
-        if not (name.endswith("/clamped") and value == 0) and not (name == "weights/changed" and value >= MOVED)
+        if not (value == 0 and (name.endswith("/clamped") or name.startswith("fields/")))
+        and not (name == "weights/changed" and value >= MOVED)
     }
 
 
@@ -129,6 +130,7 @@ class StepMetrics:
         *,
         entropy: bool = False,
         critic: bool = False,
+        fields: Iterable[str] = (),
     ) -> None:
         self._reduce = reduce
         self._sums: dict[str, float] = defaultdict(float)
@@ -136,6 +138,7 @@ class StepMetrics:
         # Every rank must know the same names, also one that sees no row of a term.
         for name in ("updates/without_signal", "rows/alive"):
             self._sums[name] = 0.0
+        self._sums |= {f"fields/{name}/missing": 0.0 for name in fields}
         for model in ("", "critic/") if critic else ("",):
             self._sums |= {f"{model}updates/{outcome}": 0.0 for outcome in ("made", "not_finite", "skipped")}
         means = ["grad_norm", "weights/changed", *MEANS, *(["entropy"] if entropy else [])]

@@ -67,6 +67,9 @@ def learn(learner: Learner, step: int, trajectories: Sequence[Trajectory]) -> di
             learner.models.moved()
         else:
             metrics.add("updates/without_signal", 1 / learner.accelerator.num_processes)
+    guards.read()
+    for name, count in learner.fields.missing().items():
+        metrics.add(f"fields/{name}/missing", count)
     learner.learned(step)
     return metrics.reduced() | {"lr": learner.optimization.rate(step)}
 
