@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from upge.part import Denominator as Denominator
     from upge.part import Engine as Engine
     from upge.part import Follows as Follows
+    from upge.part import LaterParameter as LaterParameter
     from upge.part import Mask as Mask
     from upge.part import Part as Part
     from upge.part import Reduction as Reduction
@@ -132,6 +133,7 @@ _HOMES = {
         "Denominator",
         "Engine",
         "Follows",
+        "LaterParameter",
         "Mask",
         "Part",
         "Reduction",

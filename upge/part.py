@@ -10,6 +10,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import (
     TYPE_CHECKING,
@@ -66,6 +67,14 @@ class PartClass(ModelMetaclass):
             return super().__new__(mcs, name, bases, namespace, **kwargs)
 
 
+@dataclass(frozen=True)
+class LaterParameter:
+    """Marks a parameter that a part got after its first version: `of: Annotated[str, LaterParameter()] = "reward"`.
+
+    A recipe that is written out leaves it out at its default, so that a run's files keep the bytes that they had.
+    """
+
+
 class Part(StrictModel, metaclass=PartClass):
     """The base of every part. Subclass the base of a slot (`Mask`, `Advantage`, …), not this class.
 
@@ -101,8 +110,11 @@ class Part(StrictModel, metaclass=PartClass):
         return self.needs.union(field.name for field in named_fields(self))
 
     def dump(self) -> dict[str, Any]:
-        """The YAML value that makes this part: `{"use": name, **parameters}`, its own parameters before its base's."""
-        dumped = self.model_dump()
+        """The YAML value that makes this part: `{"use": name, **parameters}`, its own parameters before its base's.
+
+        A `LaterParameter` is left out at its default.
+        """
+        dumped = self.model_dump(exclude=_untouched(self))
         inherited = {field.alias or name for base in type(self).__bases__ for name, field in _fields_of(base).items()}
         return {
             "use": registry.name_of(type(self), self.slot),
@@ -130,6 +142,16 @@ def _parts_in(value: object, place: str) -> Iterator[tuple[str, Part]]:
     elif isinstance(value, tuple):
         for index, element in enumerate(value):
             yield from _parts_in(element, f"{place}.{index}")
+
+
+def _untouched(part: Part) -> set[str]:
+    """The parameters that a part got later, at their defaults."""
+    later = {
+        name: field
+        for name, field in type(part).model_fields.items()
+        if any(isinstance(mark, LaterParameter) for mark in field.metadata)
+    }
+    return {name for name, field in later.items() if getattr(part, name) == field.default}
 
 
 def _fields_of(kind: type) -> Mapping[str, Any]:

@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
-from upge import View
+from upge import LaterParameter, TrajectoryField, View
 
 Over = Literal["rollouts", "all"]
 """Who belongs to a prompt's group: its rollouts, or its rollouts and demonstrations."""
 
 
-def members(b: View, over: Over) -> Tensor:
-    """(N,) bool: the trajectories that belong to their prompt's group."""
-    return b.rollout if over == "rollouts" else torch.ones_like(b.rollout)
+RewardField = Annotated[TrajectoryField, LaterParameter()]
+"""The field that holds the trajectories' rewards; `reward` is the verifier's score, shaped for advantages."""
+
+
+def members(b: View, over: Over, x: Tensor) -> Tensor:
+    """(N,) bool: the trajectories that belong to their prompt's group, of those whose x (N,) is known."""
+    own = b.rollout if over == "rollouts" else torch.ones_like(b.rollout)
+    return own & ~x.isnan()
 
 
 def deviation(b: View, x: Tensor, group: Tensor) -> Tensor:
-    """(N,) x minus its mean over the prompt's `group` (N,) bool; 0 where that has fewer than two.
+    """(N,) x minus its mean over the prompt's `group` (N,) bool; 0 where that has fewer than two, NaN where x is.
 
     Where the group's x are all equal the deviation of a member is exactly 0, whatever the mean rounds to.
     """
     count = b.per_prompt(group)
-    mean = b.per_prompt(x * group) / count.clamp(min=1)
+    mean = b.per_prompt(x.where(group, 0.0)) / count.clamp(min=1)
     centred = x - b.to_trajectories(mean)
     alike = b.to_trajectories(spread(b, x, group) == 0) & group
-    return torch.where(b.to_trajectories(count < 2) | alike, 0.0, centred)
+    return torch.where((b.to_trajectories(count < 2) | alike) & ~x.isnan(), 0.0, centred)
 
 
 def spread(b: View, x: Tensor, group: Tensor) -> Tensor:
@@ -55,6 +60,6 @@ def power_above(x: Tensor) -> Tensor:
     return (x / torch.frexp(x).mantissa).where(x > 0, 1.0)
 
 
-def success(b: View) -> Tensor:
-    """(G,) P: the mean reward of the prompt's rollouts; 0 without any."""
-    return b.per_prompt(b.reward * b.rollout) / b.per_prompt(b.rollout).clamp(min=1)
+def success(b: View, of: str) -> Tensor:
+    """(G,) P: the mean of the rewards `of` the prompt's rollouts; 0 without any."""
+    return b.per_prompt(b.field(of).where(b.rollout, 0.0)) / b.per_prompt(b.rollout).clamp(min=1)

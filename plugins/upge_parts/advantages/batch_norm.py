@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
 from upge import Advantage, View
 from upge_parts.advantages.whitening import whitened
-from upge_parts.groups import deviation, members
+from upge_parts.groups import RewardField, deviation, members
 
 
 class BatchNorm(Advantage):
@@ -20,11 +21,11 @@ class BatchNorm(Advantage):
         Â_t = (A_t − mean(A)) / √(var(A) + epsilon)
 
     S is the score without shaping; mean and variance are over all tokens of the term, on all ranks. With the shaping
-    `kl_in_reward` this is the KL-to-go. (The paper prints std + epsilon; this is verl's code.)
-    Shapes: reward (N,), shaping (T,) → (T,), dimensionless. Source: REINFORCE++, arXiv 2501.03262.
+    `kl_in_reward` this is the KL-to-go. (The paper prints std + epsilon; this is verl's code.) Another field `of` which
+    it is has no shaping.
+    Shapes: R (N,), shaping (T,) → (T,), dimensionless. Source: REINFORCE++, arXiv 2501.03262.
     """
 
-    needs = frozenset({"reward"})
     scope = "step"
 
     baseline: Literal["none", "group_mean"] = "none"
@@ -33,10 +34,13 @@ class BatchNorm(Advantage):
     """Divide the squared deviations by n − 1, not by n."""
     epsilon: float = Field(default=1e-8, ge=0)
     """Added to the variance, in squared units of the reward."""
+    of: RewardField = "reward"
+    """The field that holds the rewards."""
 
     def __call__(self, b: View) -> Tensor:
-        score = b.reward - b.per_trajectory(b.shaping)
+        shaping = b.shaping if self.of == "reward" else torch.zeros_like(b.shaping)
+        score = b.field(self.of) - b.per_trajectory(shaping)
         if self.baseline == "group_mean":
-            score = deviation(b, score, members(b, "rollouts"))
-        to_go = b.to_tokens(score) + b.to_go(b.shaping)
+            score = deviation(b, score, members(b, "rollouts", score))
+        to_go = b.to_tokens(score) + b.to_go(shaping)
         return whitened(b, to_go, unbiased=self.unbiased, epsilon=self.epsilon)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from upge import Advantage, View
-from upge_parts.groups import Over, deviation, members
+from upge_parts.groups import Over, RewardField, deviation, members
 
 
 class GroupMean(Advantage):
@@ -13,15 +13,17 @@ class GroupMean(Advantage):
 
         Â_t = R − mean_group(R)
 
-    A group of one has advantage 0.
-    Shapes: reward (N,) → (T,), in units of the reward. Source: Dr.GRPO, arXiv 2503.20783, section 3.2.
+    A group of one has advantage 0. Only known rewards are in the mean.
+    Shapes: R (N,) → (T,), in units of the reward. Source: Dr.GRPO, arXiv 2503.20783, section 3.2.
     """
 
-    needs = frozenset({"reward"})
     scope = "group"
 
     over: Over = "rollouts"
     """The group: the prompt's rollouts, or its rollouts and demonstrations."""
+    of: RewardField = "reward"
+    """The field that holds the rewards."""
 
     def __call__(self, b: View) -> Tensor:
-        return b.to_tokens(deviation(b, b.reward, members(b, self.over)))
+        reward = b.field(self.of)
+        return b.to_tokens(deviation(b, reward, members(b, self.over, reward)))

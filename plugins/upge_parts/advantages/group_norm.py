@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from upge import Advantage, View
-from upge_parts.groups import Over, deviation, members, standard_deviation
+from upge_parts.groups import Over, RewardField, deviation, members, standard_deviation
 
 
 class GroupNorm(Advantage):
@@ -16,11 +16,12 @@ class GroupNorm(Advantage):
         Â_t = (R − mean_group(R)) / (std_group(R) + epsilon)
 
     If a group has one trajectory, or only equal rewards, all its advantages are 0, and so are those of trajectories
-    compared with it.
-    Shapes: reward (N,) → (T,), dimensionless. Source: GRPO, arXiv 2402.03300, section 4.1.
+    compared with it. Only known rewards are in the mean and the deviation. Terms `of` several rewards normalise each
+    apart.
+    Shapes: R (N,) → (T,), dimensionless.
+    Source: GRPO, arXiv 2402.03300, section 4.1; rewards apart: GDPO, arXiv 2601.05242.
     """
 
-    needs = frozenset({"reward"})
     scope = "group"
 
     unbiased: bool = True
@@ -29,9 +30,12 @@ class GroupNorm(Advantage):
     """Added to the standard deviation, in units of the reward."""
     over: Over = "rollouts"
     """The group: the prompt's rollouts, or its rollouts and demonstrations."""
+    of: RewardField = "reward"
+    """The field that holds the rewards."""
 
     def __call__(self, b: View) -> Tensor:
-        group = members(b, self.over)
-        centred = deviation(b, b.reward, group)
-        std = b.to_trajectories(standard_deviation(b, b.reward, group, unbiased=self.unbiased))
-        return b.to_tokens(torch.where(std == 0, 0.0, centred / (std + self.epsilon)))
+        reward = b.field(self.of)
+        group = members(b, self.over, reward)
+        centred = deviation(b, reward, group)
+        std = b.to_trajectories(standard_deviation(b, reward, group, unbiased=self.unbiased))
+        return b.to_tokens(torch.where((std == 0) & ~reward.isnan(), 0.0, centred / (std + self.epsilon)))

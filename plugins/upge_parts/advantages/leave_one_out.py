@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from upge import Advantage, View
-from upge_parts.groups import Over, deviation, members
+from upge_parts.groups import Over, RewardField, deviation, members
 
 
 class LeaveOneOut(Advantage):
@@ -14,18 +14,20 @@ class LeaveOneOut(Advantage):
         Â_t = R_i − mean_{j ≠ i}(R_j) = n/(n − 1) · (R_i − mean_group(R))
 
     A group of one has advantage 0. A trajectory outside the group is compared with the mean of
-    all n of the group.
-    Shapes: reward (N,) → (T,), in units of the reward. Source: RLOO, arXiv 2402.14740.
+    all n of the group. Only known rewards are in the means.
+    Shapes: R (N,) → (T,), in units of the reward. Source: RLOO, arXiv 2402.14740.
     """
 
-    needs = frozenset({"reward"})
     scope = "group"
 
     over: Over = "rollouts"
     """The group: the prompt's rollouts, or its rollouts and demonstrations."""
+    of: RewardField = "reward"
+    """The field that holds the rewards."""
 
     def __call__(self, b: View) -> Tensor:
-        group = members(b, self.over)
+        reward = b.field(self.of)
+        group = members(b, self.over, reward)
         n = b.to_trajectories(b.per_prompt(group))
         among = n / (n - 1).clamp(min=1)
-        return b.to_tokens(deviation(b, b.reward, group) * among.where(group, 1.0))
+        return b.to_tokens(deviation(b, reward, group) * among.where(group, 1.0))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from upge import Advantage, View
+from upge_parts.groups import RewardField
 
 
 class Reward(Advantage):
@@ -12,10 +13,11 @@ class Reward(Advantage):
 
         Â_t = R
 
-    Shapes: reward (N,) → (T,), in units of the reward. Source: REINFORCE, Williams 1992.
+    Shapes: R (N,) → (T,), in units of the reward. Source: REINFORCE, Williams 1992.
     """
 
-    needs = frozenset({"reward"})
+    of: RewardField = "reward"
+    """The field that holds the rewards."""
 
     def __call__(self, b: View) -> Tensor:
-        return b.to_tokens(b.reward)
+        return b.to_tokens(b.field(self.of))

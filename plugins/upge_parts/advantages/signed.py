@@ -7,6 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from upge import Advantage, View
+from upge_parts.groups import RewardField
 
 
 class Signed(Advantage):
@@ -14,13 +15,15 @@ class Signed(Advantage):
 
         Â_t = +1 where R > threshold, else −1
 
-    Shapes: reward (N,) → (T,), dimensionless. Source: REINFORCE as arXiv 2509.04419 has it; SRFT, arXiv 2506.19767.
+    Shapes: R (N,) → (T,), dimensionless. Source: REINFORCE as arXiv 2509.04419 has it; SRFT, arXiv 2506.19767.
     """
-
-    needs = frozenset({"reward"})
 
     threshold: float = Field(default=0.0)
     """A reward above this counts as right, in units of the reward."""
+    of: RewardField = "reward"
+    """The field that holds the rewards."""
 
     def __call__(self, b: View) -> Tensor:
-        return b.to_tokens(torch.where(b.reward > self.threshold, 1.0, -1.0))
+        reward = b.field(self.of)
+        sign = torch.where(reward > self.threshold, 1.0, -1.0)
+        return b.to_tokens(torch.where(reward.isnan(), reward, sign))

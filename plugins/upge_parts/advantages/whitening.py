@@ -17,9 +17,9 @@ def whitened(b: View, x: Tensor, *, unbiased: bool = True, epsilon: float = 1e-8
     counted = b.to_tokens(b.rows.to(x))
     count = b.total(counted)
     # Each sum is made in the type of the batch before `total` adds in float64: so runs keep the bytes they always had.
-    mean = b.total((x * counted).sum()) / count.clamp(min=1)
+    mean = b.total(x.where(counted > 0, 0.0).sum()) / count.clamp(min=1)
     centred = x - mean
-    scale = power_above(b.total((centred.abs() * counted).sum()) / count.clamp(min=1))
+    scale = power_above(b.total(centred.abs().where(counted > 0, 0.0).sum()) / count.clamp(min=1))
     squares = ((centred / scale) ** 2).where(counted > 0, 0.0)
     variance = b.total(squares.sum()) / (count - float(unbiased)).clamp(min=1)  # in units of scale²
     rounding = 64 * torch.finfo(x.dtype).eps * mean.abs()

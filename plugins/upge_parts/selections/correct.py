@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from upge import Selection, View
+from upge_parts.groups import RewardField
 
 
 class Correct(Selection):
@@ -12,15 +13,16 @@ class Correct(Selection):
 
         select_i = [R_i > above]
 
-    R is the score without shaping.
-    Shapes: score (N,) → (N,) bool. Source: rejection sampling, as in arXiv 2308.01825.
+    R is the score without shaping, or another field `of` which it is. Above nothing is what isn't known.
+    Shapes: R (N,) → (N,) bool. Source: rejection sampling, as in arXiv 2308.01825.
     """
 
-    needs = frozenset({"reward"})
     scope = "trajectory"
 
     above: float = 0.0
     """The score that a selected trajectory exceeds."""
+    of: RewardField = "reward"
+    """The field that holds the scores."""
 
     def __call__(self, b: View) -> Tensor:
-        return b.score > self.above
+        return (b.score if self.of == "reward" else b.field(self.of)) > self.above

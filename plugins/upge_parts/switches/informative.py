@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from upge import Switch, View
-from upge_parts.groups import spread
+from upge_parts.groups import RewardField, members, spread
 from upge_parts.switches.naming import Terms
 
 
@@ -15,18 +15,21 @@ class Informative(Switch):
         s_keep(q) = 1 where the prompt's rollouts do not all have the same unshaped reward, else 0
 
     With `rollout.refill` fresh prompts replace those without weight in any term.
-    Shapes: reward (N,) → (G,) per term, dimensionless. Source: DAPO, arXiv 2503.14476, eq. 11.
+    Only known rewards are compared.
+    Shapes: R (N,) → (G,) per term, dimensionless. Source: DAPO, arXiv 2503.14476, eq. 11.
     """
 
-    needs = frozenset({"reward"})
     scope = "group"
 
     keep: Terms
     """The term, or terms, that weigh only informative prompts."""
+    of: RewardField = "reward"
+    """The field that holds the rewards."""
 
     def terms(self) -> tuple[str, ...]:
         return self.keep
 
     def __call__(self, b: View) -> dict[str, Tensor]:
-        informative = (spread(b, b.reward, b.rollout) > 0).to(b.dtype)
+        reward = b.field(self.of)
+        informative = (spread(b, reward, members(b, "rollouts", reward)) > 0).to(b.dtype)
         return dict.fromkeys(self.keep, informative)

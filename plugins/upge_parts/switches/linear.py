@@ -6,7 +6,7 @@ from pydantic import model_validator
 from torch import Tensor
 
 from upge import Switch, View
-from upge_parts.groups import success
+from upge_parts.groups import RewardField, success
 from upge_parts.switches.naming import two_terms
 
 
@@ -16,16 +16,17 @@ class Linear(Switch):
         s_success(q) = P(q) = mean reward of the prompt's rollouts (0 without any)        s_failure(q) = 1 − P(q)
 
     For rewards within [0, 1]; outside them a coefficient is negative, and the term unlearns.
-    Shapes: reward (N,) → (G,) per term, dimensionless. Source: HPT, arXiv 2509.04419, eq. 9 with f and g linear in P.
+    Shapes: R (N,) → (G,) per term, dimensionless. Source: HPT, arXiv 2509.04419, eq. 9 with f and g linear in P.
     """
 
-    needs = frozenset({"reward"})
     scope = "group"
 
     success: str
     """The term that gets P (reinforcement)."""
     failure: str
     """The term that gets 1 − P (imitation)."""
+    of: RewardField = "reward"
+    """The field that holds the rewards."""
 
     @model_validator(mode="after")
     def _two_terms(self) -> Linear:
@@ -36,5 +37,5 @@ class Linear(Switch):
         return (self.success, self.failure)
 
     def __call__(self, b: View) -> dict[str, Tensor]:
-        rate = success(b)
+        rate = success(b, self.of)
         return {self.success: rate, self.failure: 1 - rate}

@@ -9,7 +9,7 @@ from pydantic import model_validator
 from torch import Tensor
 
 from upge import Number, Switch, View, Within, at
-from upge_parts.groups import success
+from upge_parts.groups import RewardField, success
 from upge_parts.switches.naming import two_terms
 
 
@@ -20,10 +20,9 @@ class SuccessRate(Switch):
         s_above(q) = 1 where P(q) > threshold, else 0        s_otherwise(q) = 1 − s_above(q)
 
     A P that differs from the threshold by rounding alone is not above it.
-    Shapes: reward (N,) → (G,) per term, dimensionless. Source: HPT, arXiv 2509.04419, eq. 8 (P) and 10 (the gate).
+    Shapes: R (N,) → (G,) per term, dimensionless. Source: HPT, arXiv 2509.04419, eq. 8 (P) and 10 (the gate).
     """
 
-    needs = frozenset({"reward"})
     scope = "group"
 
     threshold: Annotated[Number, Within(0)] = 0.0
@@ -32,6 +31,8 @@ class SuccessRate(Switch):
     """The term for prompts above the threshold (reinforcement)."""
     otherwise: str
     """The term for the others (imitation)."""
+    of: RewardField = "reward"
+    """The field that holds the rewards."""
 
     @model_validator(mode="after")
     def _two_terms(self) -> SuccessRate:
@@ -42,7 +43,7 @@ class SuccessRate(Switch):
         return (self.above, self.otherwise)
 
     def __call__(self, b: View) -> dict[str, Tensor]:
-        rate = success(b)
+        rate = success(b, self.of)
         rounding = 16 * torch.finfo(b.dtype).eps * rate.abs()
-        above = (rate - at(self.threshold, b.step) > rounding).to(b.dtype)
+        above = torch.where(rate.isnan(), rate, (rate - at(self.threshold, b.step) > rounding).to(b.dtype))
         return {self.above: above, self.otherwise: 1 - above}
