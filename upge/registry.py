@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, get_args, get_origin
 
 import entrypoints
 
@@ -236,11 +236,18 @@ def _readers(word: str) -> str:
     readers = []
     for offer in entries():
         try:
-            if field in getattr(_imported(offer), "needs", ()):
+            kind = _imported(offer)
+            if field in getattr(kind, "needs", ()) or any(word in _choices(each) for each in kind.fields().values()):
                 readers.append(f"the {offer.slot} {offer.name}")
         except (Exception, SystemExit):  # of a part that isn't used
             continue
     return f"; {field} is a batch field, which {' and '.join(readers)} read" if readers else ""
+
+
+def _choices(parameter: Any) -> tuple[object, ...]:
+    """The words that a parameter may be."""
+    types = (parameter.annotation, *get_args(parameter.annotation))
+    return tuple(word for each in types if get_origin(each) is Literal for word in get_args(each))
 
 
 _ALSO = {"mask": ("selection",)}

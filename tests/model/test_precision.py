@@ -19,15 +19,17 @@ from upge.types import Problem, Trajectory
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [("float64", 1e-14), ("float32", 1e-5)])
-def test_log_probs_are_of_the_temperature_that_the_recipe_says(tmp_path: Path, dtype: str, bound: float) -> None:
-    path = tiny.recipe(tmp_path, tiny.GPT2, model={"dtype": dtype}, rollout={"temperature": 0.7})
+def test_log_probs_are_of_the_temperature_that_a_trajectory_was_drawn_at(
+    tmp_path: Path, dtype: str, bound: float
+) -> None:
+    path = tiny.recipe(tmp_path, tiny.GPT2, model={"dtype": dtype})
     recipe = upge.load(path)
     policy = load_policy(**recipe.policy_arguments())
     learner = open_learner(recipe, policy, open_ranks(recipe.train, recipe.model).accelerator)
     prompt, response = (2, 3, 5), (4, 2, 3)
-    rollout = Trajectory(Problem("p", "", ""), prompt, response, "", 0.0, demonstration=False)
+    rollout = Trajectory(Problem("p", "", ""), prompt, response, "", 0.0, demonstration=False, temperature=0.7)
     batch = RolloutBatch.of([rollout], torch.device("cpu"), policy.model.dtype, seed=0, step=0)
-    found = learner._with_policy(0, batch, torch.ones(1, dtype=torch.bool), frozenset()).batch.logp
+    found = learner._with_policy(batch, torch.ones(1, dtype=torch.bool), frozenset()).batch.logp
     assert found is not None
     with torch.no_grad():
         logits = policy.model(torch.tensor([[*prompt, *response[:-1]]])).logits[0, 2:].double()

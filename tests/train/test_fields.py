@@ -150,6 +150,25 @@ def test_a_field_is_opened_told_and_asked_once_a_rollout_batch(tmp_path: Path) -
         assert len(asked) == len(set(asked)) <= 48
 
 
+class Heat(Seen):
+    """The temperature of each trajectory."""
+
+    @contextmanager
+    def open(self, context: Context) -> Iterator[Heat]:
+        yield self
+
+    def read(self, step: int, trajectories: Sequence[Trajectory]) -> Tensor:
+        CALLS.extend((f"demonstration: {each.demonstration}", each.temperature) for each in trajectories)
+        return torch.ones(sum(len(each.response) for each in trajectories))
+
+
+def test_trajectories_have_the_temperature_that_they_were_drawn_at(tmp_path: Path) -> None:
+    block = {"terms": {"rl": {**GRPO, "mask": [Times(by="heat")]}, "sft": {**SFT, "mask": [Times(by="heat")]}}}
+    train(built(tmp_path, block, {"heat": Heat()}, "train.steps=1", "rollout.temperature=0.7"))
+    assert ("demonstration: True", 1.0) in CALLS
+    assert set(CALLS) <= {("demonstration: False", 0.7), ("demonstration: True", 1.0)}
+
+
 def test_a_field_of_ones_changes_no_bit(tmp_path: Path) -> None:
     plain = train(built(tmp_path / "plain", {"terms": {"rl": GRPO}}, {}))
     ones = train(built(tmp_path / "ones", masked(), {"seen": Seen(times=0.0)}))

@@ -49,8 +49,9 @@ def _lines(file: Path) -> list[dict[str, Any]]:
 
 def logged_in_rare_cases() -> Iterator[tuple[str, Phase]]:
     """What a run logs of faults that the runs here don't have, or an evaluation of answers that they don't make."""
-    metrics = StepMetrics(["rl"], lambda x: x)
+    metrics = StepMetrics(["rl"], lambda x: x, fields=["teacher"])
     metrics.add("rl/clamped", 3)
+    metrics.add("fields/teacher/missing", 1)
     yield from ((name, "train") for name in metrics.reduced())
     yield from ((name, "check") for name in Report(2, repeated=1).metrics())
     record = records("test", [upge.Trajectory(upge.Problem("p", "?", "a"), (0,), (1,), "a", 1.0, False)])[0]

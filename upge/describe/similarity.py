@@ -22,8 +22,9 @@ from upge.estimator.estimator import Estimator
 from upge.estimator.part_calls import PartCaller
 from upge.estimator.view import View
 from upge.part import Part, State, Stateful
+from upge.part_checks import Per
 from upge.session_results import LARGEST
-from upge.testing.batches import PER_TOKEN, RICH, Case, Prompt
+from upge.testing.batches import PER_TOKEN, RICH, Case, Prompt, kinds_of, with_fields
 
 Trial = tuple[Batch, int, State]
 """A rollout batch, its step, and the state that is there before it."""
@@ -104,9 +105,10 @@ def _can_act(part: Part) -> bool:
     """Whether any numbers in the fields, any step, and any length or group make a part give others than it gave."""
     seen: dict[str, set[float]] = {}
     state = part.initial() if isinstance(part, Stateful) else None
+    kinds = kinds_of([part, *part.within().values()])
     for batch, known in _extremes():
         for step in _STEPS:
-            view = View(batch, part.reads(), known=known, step=step, state=state)
+            view = View(with_fields(batch, kinds), part.reads(), known=known, step=step, state=state)
             try:
                 result: Any = part(view)  # type: ignore[operator]
             except Exception:  # numbers that it never meets; whatever it does with them, it looks at them
@@ -258,6 +260,14 @@ class Subject:
         self._gradients: dict[tuple[Conditions, int, int, int], Tensor] = {}
         self._states: dict[tuple[Conditions, int], State] = {}
 
+    def given(self, batch: Batch) -> Batch:
+        """The batch with the fields that the estimator's parts read by name."""
+        return with_fields(batch, self._kinds) if self._kinds else batch
+
+    @functools.cached_property
+    def _kinds(self) -> dict[str, Per]:
+        return kinds_of(self.estimator.parts().values())
+
     @functools.cached_property
     def stateful(self) -> bool:
         """Whether anything is carried from one rollout batch to the next."""
@@ -284,7 +294,7 @@ class Subject:
         if len(set(self.kinds.values())) > 1:
             pairs += [(index, step) for index in (0, 3) for step in self.steps]
         initial = self.estimator.initial()
-        trials: list[Trial] = [(probes(self.longest)[index], step, initial) for index, step in pairs]
+        trials: list[Trial] = [(self.given(probes(self.longest)[index]), step, initial) for index, step in pairs]
         carried: list[Trial] = []
         if self.stateful:
             states = [self.state((), history) for history in range(1, len(histories()))]
@@ -296,7 +306,7 @@ class Subject:
         """(2T,) of a probe under the conditions, with the state that a history of such batches left."""
         key = (conditions, index, step, history if self.stateful else 0)
         if key not in self._gradients:
-            batch = _batch(conditions, index, self.longest)
+            batch = self.given(_batch(conditions, index, self.longest))
             with self.located():
                 self._gradients[key] = weights(self.estimator, batch, step, self.state(conditions, history))
         return self._gradients[key]
@@ -309,7 +319,7 @@ class Subject:
             state = self.estimator.initial()
             with self.located():
                 for step, batch in enumerate(histories()[history]):
-                    state = self.estimator.credit(made(batch, conditions), step, state=state).state
+                    state = self.estimator.credit(self.given(made(batch, conditions)), step, state=state).state
             self._states[conditions, history] = state
         return self._states[conditions, history]
 

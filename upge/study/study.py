@@ -24,6 +24,7 @@ from upge.errors import InputError
 from upge.estimator.estimator import Estimator
 from upge.estimator.part_errors import PartError
 from upge.part import State
+from upge.part_checks import ATTRIBUTES
 from upge.study.exact import Draw, ExactProblem, Kind, Setting, World, draws, exact_problem, outcomes, sampled
 from upge.tables import fixed
 
@@ -261,6 +262,9 @@ def _rows(
     for name, estimator in estimators.items():
         if faults and name in faults:
             continue
+        if unknown := sorted(estimator.needs() - ATTRIBUTES.keys()):
+            world = "the study draws from tables, without models, data or tokens"
+            raise InputError(f"study: {name} reads the field '{unknown[0]}', and here is none: {world}")
         try:
             batch_gradients = gradients(
                 estimator, place, case.setting, stale=case.stale > 0, count=case.count, seed=case.seed

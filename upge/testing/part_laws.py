@@ -361,6 +361,10 @@ class _Reading(View):
         self.noted.add(declared or name)
         return super()._field(name, declared, before_shaping=before_shaping)
 
+    def field(self, name: str) -> Tensor:
+        self.noted.add(name)
+        return super().field(name)
+
 
 def check_reads(part: Part, case: Case, seed: int) -> None:
     """A part works on what it declares alone, and some method of it reads all of that, in some state, at some step."""
