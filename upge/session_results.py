@@ -75,6 +75,8 @@ def _check(problem: Problem, method: str) -> None:
         value = getattr(problem, name)
         if not isinstance(value, str) and not (optional and value is None):
             raise _wrong(problem, method, name, "text, or None" if optional else "text")
+    if not isinstance(problem.columns, Mapping):
+        raise _wrong(problem, method, "columns", "a map of names to numbers and texts")
     prompt: Any = problem.prompt
     if not isinstance(prompt, str) and not _is_conversation(prompt):
         raise _wrong(problem, method, "prompt", "text, or messages with the texts 'role' and 'content'")

@@ -37,7 +37,7 @@ class Problem:
         demonstration: a demonstrator's response (without the end-of-sequence token), or None.
         band: a label of the problem's difficulty; evaluation reports scores by band.
         place: the problem's line in the data (`train.jsonl:17`), for messages; None if it is unknown.
-        columns: the data's columns of this problem by name, as the data have them: numbers, texts, lists.
+        columns: the numbers and texts that the data have of this problem, by the names of their columns.
     """
 
     id: str

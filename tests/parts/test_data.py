@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import shutil
 from pathlib import Path
@@ -49,6 +50,46 @@ def test_nested_columns_are_mapped_alike_from_every_format(tmp_path: Path) -> No
     first, *others = [training(part, 20) for part in held]
     assert sorted(first, key=lambda problem: int(problem.id))[1] == Problem("1", "aa?", "b", "a")
     assert others == [first, first]
+
+
+COLUMNS = [
+    {
+        "prompt": "a",
+        "answer": "b",
+        "level": 3,
+        "share": 0.1,
+        "hard": True,
+        "topic": "sums",
+        "steps": ["x"],
+        "near": None,
+    },
+    {"prompt": "c", "answer": "d", "level": 2**40, "share": 5.0, "hard": False, "topic": "", "steps": [], "near": 1.5},
+]
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet", "huggingface", "streamed", "mixture"])
+def test_a_problem_has_the_numbers_and_texts_of_its_row(tmp_path: Path, form: str) -> None:
+    table = parquet(tmp_path / "set", COLUMNS, "train.parquet")
+    rows = data("jsonl", path=lines(tmp_path, *COLUMNS))
+    part = {
+        "jsonl": lambda: rows,
+        "parquet": lambda: data("parquet", path=str(table)),
+        "huggingface": lambda: data("huggingface", path=str(table.parent)),
+        "streamed": lambda: data("huggingface", path=str(table.parent), streaming=True),
+        "mixture": lambda: data("mixture", sources={"one": rows}),
+    }[form]()
+    wanted = [{k: x for k, x in row.items() if k != "steps" and x is not None} for row in COLUMNS]
+    found = sorted((dict(problem.columns) for problem in training(part, 2)), key=lambda columns: str(columns["prompt"]))
+    assert found == wanted
+    assert [list(map(type, columns.values())) for columns in found] == [list(map(type, row.values())) for row in wanted]
+
+
+def test_a_number_that_is_none_is_no_column(tmp_path: Path) -> None:
+    row = {"prompt": "a", "answer": None, "level": float("nan"), "when": datetime.date(2026, 1, 2), "raw": b"x"}
+    part = data("parquet", path=str(parquet(tmp_path, [row])))
+    assert dict(only(part).columns) == {"prompt": "a"}
+    beyond = '{"prompt": "a", "answer": "b", "level": 1e999, "rank": ' + "9" * 5000 + "}"
+    assert set(only(data("jsonl", path=lines(tmp_path, beyond))).columns) == {"prompt", "answer"}
 
 
 def test_by_default_columns_are_called_what_they_are(tmp_path: Path) -> None:

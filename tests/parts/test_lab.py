@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.data_sources import data, training
 
 import upge
 from upge_parts.data.lab.lessons import LabLessons
@@ -54,6 +55,16 @@ def test_a_worked_chain_by_hand() -> None:
     task = Task("abcdef", "RLS")
     assert task.states() == ["fedcba", "edcbaf", "decbaf"]
     assert task.demonstration() == "fedcba>LS;edcbaf>S;=decbaf"
+
+
+@pytest.mark.parametrize("use", ["lab", "lab_lessons"])
+def test_a_problem_says_what_it_is_made_of(use: str) -> None:
+    kinds = {} if use == "lab" else {"short": 1.0, "worked": 1.0, "thorough": 1.0}
+    for problem in training(data(use, **kinds), 8):
+        columns = problem.columns
+        assert problem.prompt == f"{columns['state']} {columns['chain']}?"
+        assert columns["operations"] == len(str(columns["chain"]))
+        assert columns.get("band") == problem.band
 
 
 def test_the_splits_are_apart() -> None:

@@ -54,6 +54,15 @@ def test_a_generator_s_problems_are_those_of_its_configuration_and_seed() -> Non
 
 
 @pytest.mark.needs("reasoning_gym")
+@pytest.mark.needs("reasoning_gym")
+def test_a_problem_has_the_numbers_and_texts_of_its_entry() -> None:
+    for problem in training(data("reasoning_gym", **SUMS), 4):
+        columns = problem.columns
+        assert (columns["question"], columns["answer"]) == (problem.prompt, problem.answer)
+        assert columns["num_terms"] in (2, 3)
+        assert all(isinstance(x, str | int | float) for x in columns.values())
+
+
 def test_worked_solutions_are_demonstrations() -> None:
     part = data("reasoning_gym", **STORIES, demonstration_template="{demonstration}\nThe answer is {answer}")
     for problem in training(part, 6):

@@ -36,6 +36,9 @@ def _check_whole(problems: Iterable[Problem], where: str) -> None:
             optional = value is None and field != "id"
             assert optional or isinstance(value, str), f"{at}, {field}: expected a text, got {shown(value)}"
         assert problem.id, f"{at}, id: expected a name, got ''"
+        for name, value in problem.columns.items():
+            fits = isinstance(name, str) and isinstance(value, str | int | float)
+            assert fits, f"{at}, columns: expected numbers and texts by name, got {shown(name)}: {shown(value)}"
         prompt = problem.prompt
         messages = not isinstance(prompt, str) and all(
             isinstance(m, dict) and isinstance(m.get("role"), str) and "content" in m for m in prompt

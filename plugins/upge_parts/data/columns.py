@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +11,7 @@ from pydantic import model_validator
 from upge import Data, InputError, Message, Problem, did_you_mean
 from upge_parts.data.choices import Choices, filled, of_column, of_columns
 from upge_parts.data.conversations import conversation_of, with_system
-from upge_parts.data.texts import text_of
+from upge_parts.data.texts import plain_columns, text_of
 
 Row = Mapping[str, Any]
 
@@ -63,14 +63,17 @@ class Columns(Data):
                     self.refuse((key,), f"has no {each}")
         return self
 
-    def heads(self, there: Sequence[str]) -> list[str]:
-        """The columns, among those that are there, that the mapping reads. Raises InputError for one that isn't."""
+    def heads(self, there: Sequence[str], plain: Collection[str] = ()) -> list[str]:
+        """The columns to read of those that are there: what the mapping names, and the `plain`, of numbers and texts.
+
+        Raises InputError for one that the mapping names and that isn't there.
+        """
         named = [self.prompt, self.answer, *self._choice_columns(), self.demonstration, self.id, self.band]
         for path in filter(None, named):
             if not any(head in there for head in _heads(path)):
                 raise InputError(f"there is no column {_missing(path.partition('.')[0], there)}")
         read = {head for path in filter(None, named) for head in _heads(path)}
-        return [name for name in there if name in read | {*PROMPTS, "system", "demonstration", "id", "band"}]
+        return [name for name in there if name in read | {*plain, *PROMPTS, "system", "demonstration", "id", "band"}]
 
     def problem(self, row: Row, default_id: str) -> Problem:
         """The problem in a row. Raises ValueError saying what is wrong with it."""
@@ -90,6 +93,7 @@ class Columns(Data):
             answer=answer,
             demonstration=told(self.demonstration_template, demonstration, answer),
             band=self._text(row, "band", self.band),
+            columns=plain_columns(row),
         )
 
     def _answer(self, row: Row) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from upge import Context, DataSession, InputError, Problem
 from upge_parts.data.columns import Columns, Row, gathered
 from upge_parts.data.session import InMemory
 from upge_parts.data.streamed import Streamed
-from upge_parts.data.texts import as_stored
+from upge_parts.data.texts import as_stored, plain_names
 
 
 class HuggingFace(Columns):
@@ -62,7 +62,7 @@ class Source:
     def problems(self, split: str) -> list[Problem]:
         """A whole split. Raises InputError where it can't be had, or with its rows at fault."""
         found = self._loaded(split, streaming=False)
-        rows = found.select_columns(self._heads(found.column_names, split))
+        rows = found.select_columns(self._heads(found, split))
         where, stored = f"{self.settings.path}, {split}, row", _as_stored(rows)
         numbered = ((f"{where} {number}", f"{split}-{number}", stored(row)) for number, row in enumerate(rows))
         problems = gathered(self.settings, numbered)
@@ -74,7 +74,7 @@ class Source:
         """The training split's rows, from the first."""
         found = self._loaded(self.settings.train, streaming=True)
         if found.column_names is not None:
-            found = found.select_columns(self._heads(found.column_names, self.settings.train))
+            found = found.select_columns(self._heads(found, self.settings.train))
         try:
             yield from map(_as_stored(found), found)
         except Exception as error:  # the network's, the format's, the library's
@@ -88,9 +88,10 @@ class Source:
         except ValueError as error:
             raise InputError(f"{place}: {error}") from error
 
-    def _heads(self, there: Sequence[str], split: str) -> list[str]:
+    def _heads(self, rows: Any, split: str) -> list[str]:
+        plain = rows.column_names if rows.features is None else plain_names(rows.features.arrow_schema)
         try:
-            return self.settings.heads(there)
+            return self.settings.heads(rows.column_names, plain)
         except InputError as error:
             raise InputError(f"{self.settings.path}, {split}: {error}") from error
 

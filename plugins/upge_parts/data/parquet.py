@@ -8,7 +8,7 @@ from pathlib import Path
 from upge import InputError, regular_file
 from upge_parts.data.columns import Row
 from upge_parts.data.files import FromFiles
-from upge_parts.data.texts import as_stored
+from upge_parts.data.texts import as_stored, plain_names
 
 
 class Parquet(FromFiles):
@@ -16,7 +16,8 @@ class Parquet(FromFiles):
 
         path: data/train-*.parquet      prompt: question      answer: reward_model.ground_truth
 
-    Columns are mapped as for every source with columns (see docs/data.md), and only mapped ones are read. Without `id`
+    Columns are mapped as for every source with columns (see docs/data.md), and of the others only
+    those of numbers and texts are read. Without `id`
     a problem is named by its file and row. All problems stay in memory.
     """
 
@@ -31,7 +32,7 @@ class Parquet(FromFiles):
             raise InputError(f"{file}: can't be read: {getattr(error, 'strerror', None) or error}") from error
         with opened:
             try:
-                heads = self.heads(opened.schema_arrow.names)
+                heads = self.heads(opened.schema_arrow.names, plain_names(opened.schema_arrow))
             except InputError as error:
                 raise InputError(f"{file}: {error}") from error
             schema, number = opened.schema_arrow, 0

@@ -12,7 +12,7 @@ from upge import Context, Data, InputError, Problem
 from upge_parts.data.columns import told, value_at
 from upge_parts.data.gym import made, name_of
 from upge_parts.data.session import InMemory
-from upge_parts.data.texts import text_of
+from upge_parts.data.texts import plain_columns, text_of
 
 
 class ReasoningGym(Data):
@@ -89,4 +89,5 @@ class ReasoningGym(Data):
             demonstration = told(self.demonstration_template, text_of(shown, self.demonstration or ""), answer)
         except ValueError as error:
             raise InputError(f"{name}: {error}") from error
-        return Problem(name, entry["question"], answer, demonstration)
+        columns = plain_columns({**entry.get("metadata", {}), **entry})
+        return Problem(name, entry["question"], answer, demonstration, columns=columns)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from datetime import date, time, timedelta
 from decimal import Decimal
@@ -21,6 +22,24 @@ def text_of(value: Any, column: str, *, numbers: bool = True) -> str | None:
     if numbers and isinstance(value, int | float | Decimal) and not isinstance(value, bool):
         return _written(value, column)
     raise ValueError(f"'{column}' should be text, not {type(value).__name__}{_remedy(value, column)}")
+
+
+def plain_columns(row: Mapping[str, Any]) -> dict[str, str | float]:
+    """The numbers and texts of a row by their names: `Problem.columns`. Nulls, lists and all others are left out."""
+    plain = {name: float(x) if isinstance(x, Decimal) else x for name, x in row.items()}
+    return {name: x for name, x in plain.items() if isinstance(x, str) or (isinstance(x, int | float) and _finite(x))}
+
+
+def _finite(x: int | float) -> bool:
+    return isinstance(x, int) or math.isfinite(x)
+
+
+def plain_names(schema: Any) -> list[str]:
+    """The columns of an Arrow table that have numbers, truth values or texts."""
+    from pyarrow import types
+
+    kinds = (types.is_integer, types.is_floating, types.is_boolean, types.is_string, types.is_large_string)
+    return [field.name for field in schema if any(of_kind(field.type) for of_kind in kinds)]
 
 
 def whole(value: Any) -> int | None:

@@ -79,7 +79,8 @@ class Lessons:
         kinds = {"short": given.short_lengths, "worked": given.worked_lengths, "thorough": given.thorough_lengths}
         kind = draw.choices(list(kinds), [given.short, given.worked, given.thorough])[0]
         task = generate(("lesson", self.seed, step, index), kinds[kind], LETTERS, "train")
-        return Problem(f"{step}/{index}", task.prompt(), task.answer(), _solution(task, kind, draw))
+        columns = task.columns() | {"kind": kind}
+        return Problem(f"{step}/{index}", task.prompt(), task.answer(), _solution(task, kind, draw), columns=columns)
 
 
 def _solution(task: Task, kind: str, draw: random.Random) -> str:

@@ -51,4 +51,5 @@ def shipped(split: str) -> list[Problem]:
 
 def problem(task: Task, band: str | None = None) -> Problem:
     """A task as a problem with the teacher's demonstration."""
-    return Problem(task.id, task.prompt(), task.answer(), task.demonstration(), band)
+    columns = task.columns() | ({} if band is None else {"band": band})
+    return Problem(task.id, task.prompt(), task.answer(), task.demonstration(), band, columns=columns)

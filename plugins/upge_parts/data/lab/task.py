@@ -95,6 +95,10 @@ class Task:
         """The final state."""
         return self.states()[-1]
 
+    def columns(self) -> dict[str, str | float]:
+        """The state, the chain, and its number of operations, by name."""
+        return {"state": self.state, "chain": self.chain, "operations": len(self.chain)}
+
     def short(self) -> str:
         """The answer without work."""
         return f"={self.answer()}"
