@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from upge.model import Models as Models
     from upge.model import Policy as Policy
     from upge.model import load_policy as load_policy
+    from upge.model_paths import ModelPath as ModelPath
     from upge.part import Advantage as Advantage
     from upge.part import AnAdvantage as AnAdvantage
     from upge.part import AnEngine as AnEngine
@@ -122,6 +123,7 @@ _HOMES = {
         "Policy",
         "load_policy",
     ),
+    "upge.model_paths": ("ModelPath",),
     "upge.part": (
         "AReward",
         "AnAdvantage",

@@ -37,7 +37,7 @@ def blocks(language: str) -> list[tuple[str, str]]:
 @pytest.mark.usefixtures("fresh_registry")
 def test_python_blocks_run(place: str, code: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    exec(compile(code, place, "exec"), {})
+    exec(compile(code, place, "exec", dont_inherit=True), {})
 
 
 @pytest.mark.parametrize(("place", "code"), blocks("yaml"))

@@ -21,6 +21,7 @@ PEER = ROOT / "upge" / "bench" / "trl.py"
 
 FLOORS = [
     {"types", "errors", "files", "suggestions", "tables", "strict_model", "ema", "part_checks", "processes"},
+    {"field_names", "model_paths"},
     {
         "registry",
         "field_names",

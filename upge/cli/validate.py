@@ -45,6 +45,7 @@ def _touched(recipe: Recipe) -> Iterator[tuple[str, str]]:
         yield "reference", recipe.reference.path
     if "value" in needs and recipe.critic is not None and recipe.critic.path is not None:
         yield "critic", recipe.critic.path
+    yield from (("field", f"{name}: {brief(part)}") for name, part in recipe.fields_read().items())
     yield from (
         ("data", brief(recipe.data)),
         ("reward", brief(recipe.reward)),

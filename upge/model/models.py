@@ -18,9 +18,7 @@ from upge.model.loading import absolute, belonging, load
 from upge.model.lora import adapted, without_adapter
 from upge.model.padding import Tokens
 from upge.model.policy import Policy
-
-POLICY = "policy"
-"""The path of the policy itself; `./policy` is a folder of that name."""
+from upge.model_paths import POLICY
 
 Question = tuple[tuple[tuple[Tokens, Tokens], ...], tuple[float, ...]]
 """Pairs of prompt and response ids, and their temperatures."""

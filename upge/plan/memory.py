@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from upge.errors import ModelError
+from upge.model.loading import absolute
 from upge.model.recompute import check
+from upge.model_paths import averages, named_models
+from upge.part import Part
 from upge.plan.fake_model import DTYPES, Pass, config_at, critic_peak, imagined, policy_peak
 from upge.recipe.schema import Recipe
 
@@ -119,7 +122,7 @@ def shares(recipe: Recipe, config: PreTrainedConfig, work: Work, ranks: int) -> 
     size = DTYPES[model.dtype].itemsize
     with imagined(config, model.dtype, model.attention, model.lora) as policy:
         counted = count(policy)
-        weights, trained = _weights(policy, recipe), _trained_bytes(policy)
+        weights, trained, averaged = _weights(policy, recipe), _trained_bytes(policy), _trained_bytes(policy, least=4)
         task = _pass(recipe, work)
         peaks = [_held(policy, replace(task, recompute=again)) for again in (False, True) if _can(policy, again)]
     moved = DTYPES[recipe.train.precision].itemsize if _mixed(recipe) else size
@@ -136,9 +139,10 @@ def shares(recipe: Recipe, config: PreTrainedConfig, work: Work, ranks: int) -> 
         parameters, its = critic_peak(critic_config, model.dtype, model.attention, task)
         shares_of_run.append(Share("critic, trained", 4 * size * parameters, 4 * size * parameters / ranks))
         peak, divided = max(peak, its), max(divided, its)
-    if "reference_logp" in needs and not (model.lora is not None and recipe.reference.path is None):
-        reference = size * (counted.parameters if recipe.reference.path is None else _parameters(recipe))
-        shares_of_run.append(Share("reference", reference, reference / ranks))
+    beside = {name: float(size) * _parameters(path, recipe, counted) for path, name in _models(recipe).items()}
+    if different := {average for _, part in _field_parts(recipe) for average in averages(part)}:
+        beside["moving averages"] = len(different) * averaged
+    shares_of_run += [Share(name, number, number / ranks) for name, number in beside.items()]
     return counted, [*shares_of_run, Share("activations at their peak", peak, divided)], peaks
 
 
@@ -207,14 +211,34 @@ def _weights(model: PreTrainedModel, recipe: Recipe) -> float:
     )
 
 
-def _trained_bytes(model: PreTrainedModel) -> float:
-    return float(
-        sum(parameter.numel() * parameter.itemsize for parameter in model.parameters() if parameter.requires_grad)
-    )
+def _trained_bytes(model: PreTrainedModel, least: int = 0) -> float:
+    """Bytes of the trained parameters, with `least` bytes a number at least."""
+    trained = (parameter for parameter in model.parameters() if parameter.requires_grad)
+    return float(sum(parameter.numel() * max(parameter.itemsize, least) for parameter in trained))
 
 
-def _parameters(recipe: Recipe) -> int:
-    with imagined(config_at(str(recipe.reference.path)).config, recipe.model.dtype, None, None) as model:
+def _models(recipe: Recipe) -> dict[str | None, str]:
+    """The models beside the policy that have memory of their own, each once, with what it is called."""
+    names: dict[str | None, str] = {}
+    asked = [(recipe.reference.path, "reference")] if "reference_logp" in recipe.estimator.needs() else []
+    for name, part in _field_parts(recipe):
+        asked += [(path, f"fields.{name}") for path in named_models(part).values()]
+    for path, name in asked:
+        if path is not None or recipe.model.lora is None:  # the policy without its adapter is there already
+            names.setdefault(None if path is None else absolute(path), name)
+    return names
+
+
+def _field_parts(recipe: Recipe) -> list[tuple[str, Part]]:
+    """The parts that fill the fields that are read, with the field's name."""
+    return [(name, each) for name, part in recipe.fields_read().items() for each in (part, *part.within().values())]
+
+
+def _parameters(path: str | None, recipe: Recipe, policy: Count) -> int:
+    """How many a model beside the policy has; None is a copy of the policy."""
+    if path is None:
+        return policy.parameters
+    with imagined(config_at(path).config, recipe.model.dtype, None, None) as model:
         return _size(model)
 
 

@@ -29,6 +29,7 @@ from upge import registry
 from upge.code import module_in
 from upge.errors import InputError
 from upge.estimator.estimator import Estimator
+from upge.model_paths import fault_of
 from upge.part import (
     SLOTS,
     ABatchField,
@@ -588,15 +589,5 @@ class RecipeContext(BuildContext):
 
 def _check_folder(block: StrictModel, key: str = "path") -> None:
     path = getattr(block, key)
-    # os.path and not pathlib, which raises for the home of an unknown user and for a name that is too long.
-    if path is not None and _local(path) and not os.path.exists(os.path.expanduser(path)):  # noqa: PTH110, PTH111
-        hint = "" if "/" in path or path.startswith((".", "~")) else "; what is on the Hub is named owner/name"
-        block.refuse((key,), f"there is no folder '{path}'{hint}")
-
-
-def _local(path: str) -> bool:
-    """Whether a model's path can only be a folder on this machine, not a Hub id or a package's folder."""
-    if ":" in path:
-        return False
-    looks_local = path.startswith((".", "/", "~")) or path.count("/") != 1
-    return looks_local or os.path.isdir(path.partition("/")[0])  # noqa: PTH112 (as above)
+    if path is not None and (fault := fault_of(path)) is not None:
+        block.refuse((key,), fault)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from upge.errors import InputError, ModelError
 from upge.estimator.part_errors import attribute_errors
 from upge.model.lora import CONFIG
+from upge.model_paths import named_models
 from upge.recipe.schema import Recipe
 from upge.rollouts.problems import problems_of
 from upge.rollouts.sampler import Lack, PromptedProblem, Sampler
@@ -57,7 +58,9 @@ def _models(recipe: Recipe) -> dict[str, str | None]:
     """Where models and tokenizers come from, by place."""
     models = {"model.path": recipe.model.path, "model.tokenizer": recipe.model.tokenizer}
     critic = None if recipe.critic is None else recipe.critic.path
-    return models | {"reference.path": recipe.reference.path, "critic.path": critic}
+    models |= {"reference.path": recipe.reference.path, "critic.path": critic}
+    asked = {place: named_models(part) for place, part in recipe.parts().items()}
+    return models | {f"{place}.{key}": path for place, named in asked.items() for key, path in named.items()}
 
 
 def _is_adapter(path: str) -> bool:

@@ -8,7 +8,7 @@ from functools import wraps
 from typing import Any, TypeVar, cast
 
 from upge.estimator.part_errors import ContractViolation, attribute_errors
-from upge.part import Part
+from upge.part import BatchField, Part
 from upge.session_results import as_list, as_problems, as_score, brief
 from upge.types import Completion, Context
 
@@ -45,7 +45,7 @@ class Guarded:
         self._session, self._part, self._place = session, part, place
 
     def __getattr__(self, name: str) -> Any:
-        if name in _CHECKED:
+        if name in _CHECKED and name not in _MAY_LACK.get(self._part.slot, ()):
             with attribute_errors(self._part, self._place):
                 if not callable(getattr(self._session, name, None)):
                     raise ContractViolation(f"opened a {type(self._session).__name__}, which has no `{name}`")
@@ -132,6 +132,9 @@ _CHECKED: dict[str, Check] = {
     **dict.fromkeys(("state", "restore", "sync", "read"), _anything),
 }
 """The methods of sessions, each with the check of its result."""
+
+_MAY_LACK = {BatchField.slot: ("state", "restore")}
+"""The methods among these that sessions of a slot need not have."""
 
 _OFFERED: dict[str, Check] = {
     "answer": lambda result, given: _answer(result),
