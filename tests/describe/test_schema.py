@@ -94,6 +94,7 @@ def test_every_part_is_valid_with_whatever_parameters_it_takes(
         **{slot: {slot: dumped} for slot in ("data", "reward")},
         **{slot: {"estimator": {slot: [dumped]}} for slot in ("switch", "shaping")},
         "engine": {"rollout": {"engine": dumped}},
+        "field": {"fields": {"own": dumped}},
     }
     in_term = {"estimator": {"terms": {"rl": {"select" if offer.slot == "selection" else offer.slot: dumped}}}}
     faults = list(schema.iter_errors({"extends": "lab/base.yaml", **where.get(offer.slot, in_term)}))

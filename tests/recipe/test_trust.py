@@ -106,6 +106,23 @@ def test_validate_says_what_a_run_would_open_and_write(tmp_path: Path) -> None:
     assert "random weights, llama" in call("validate", str(tiny.recipe(tmp_path))).stdout
 
 
+def test_validate_says_which_fields_a_run_would_open(tmp_path: Path) -> None:
+    text = """extends: grpo.yaml
+name: taught
+fields:
+  teacher: {use: model_logp, path: org/teacher}
+  other: {use: model_logp, path: org/other}
+estimator:
+  terms:
+    rl: {advantage: {use: kl, estimator: k2, coefficient: 1.0, to: teacher}}
+"""
+    said = call("validate", str(written(tmp_path, text))).stdout
+    assert "field     teacher: model_logp(path=org/teacher)" in said
+    assert "org/other" not in said, "no part reads it"
+    nowhere = written(tmp_path, text.replace("org/teacher", "./nowhere"))
+    assert "4:36: there is no folder './nowhere'" in faults(nowhere)
+
+
 # What has to be there.
 
 
