@@ -65,15 +65,16 @@ def _distances(one: tuple[Recipe, Composed], other: tuple[Recipe, Composed]) -> 
 
 
 def _settings(recipe: Recipe, everything: bool) -> dict[str, str]:
-    """Every part and setting of the terms by its place; with `everything` the settings of other blocks too."""
+    """Every field, part and setting of the terms by its place; with `everything` the settings of other blocks too."""
     from upge.describe.table import brief
 
     settings = {place.removeprefix("terms."): brief(part) for place, part in recipe.estimator.parts().items()}
     for name, term in recipe.estimator.terms.items():
         fields = term.model_dump(include={"source", "weight", "direction", "count_with"}, exclude_defaults=True)
         settings |= dict(_flat(fields, name))
+    settings |= {f"fields.{name}": brief(part) for name, part in recipe.fields.items()}
     if everything:
-        settings |= dict(_flat(recipe.model_dump(exclude={"name", "about", "estimator"}), ""))
+        settings |= dict(_flat(recipe.model_dump(exclude={"name", "about", "estimator", "fields"}), ""))
     return settings
 
 

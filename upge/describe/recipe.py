@@ -85,7 +85,7 @@ class Explainer:
     def explanation(self) -> Explanation:
         """All of it."""
         estimator = self.recipe.estimator
-        sections = (*self._switches(), *self._shapings(), *map(self._term, estimator.terms))
+        sections = (*self._switches(), *self._shapings(), *map(self._term, estimator.terms), *self._fields())
         return Explanation(
             self.recipe.name, self.recipe.about, tuple(estimator.terms), sections, tuple(self._providers())
         )
@@ -94,15 +94,23 @@ class Explainer:
         switches = self.recipe.estimator.switch
         for index, switch in enumerate(switches):
             title = f"switch {index + 1}" if len(switches) > 1 else "switch"
-            yield Section(title, (), (self._piece("s", switch, ("switch", index)),))
+            yield Section(title, (), (self._piece("s", switch, ("estimator", "switch", index)),))
 
     def _shapings(self) -> Iterator[Section]:
         for index, shaping in enumerate(self.recipe.estimator.shaping):
-            yield Section("shaping, added to R", (), (self._piece("R +", shaping, ("shaping", index)),))
+            piece = self._piece("R +", shaping, ("estimator", "shaping", index))
+            yield Section("shaping, added to R", (), (piece,))
+
+    def _fields(self) -> Iterator[Section]:
+        """The recipe's own fields, in the order in which it names them."""
+        read = self.recipe.fields_read()
+        for name, field in self.recipe.fields.items():
+            unread = () if name in read else ("no part reads it, so it is not opened",)
+            yield Section(f"{name}: a field per {field.per}", (), (self._piece("", field, ("fields", name)),), unread)
 
     def _term(self, name: str) -> Section:
         term = self.recipe.estimator.terms[name]
-        place = ("terms", name)
+        place = ("estimator", "terms", name)
         masks = (self._piece("mask", mask, (*place, "mask", index)) for index, mask in enumerate(term.mask))
         pieces = (
             *masks,
@@ -114,7 +122,7 @@ class Explainer:
         if isinstance(term.weight, Weight):
             pieces = (self._piece("weight", term.weight, (*place, "weight")), *pieces)
         together = [other for other in self.recipe.estimator.counting_with(name) if other != name]
-        node = stated(self.root, ("estimator", *place, "weight"))
+        node = stated(self.root, (*place, "weight"))
         plain = node is not None and not isinstance(term.weight, Weight)
         notes = [f"weight {_weight(term) or 1} ({source_of(node)})"] if plain and node is not None else []
         if term.select:
@@ -145,7 +153,7 @@ class Explainer:
         return Piece(symbol, str(dumped["use"]), tuple(filled(part)), settings, tuple(sorted(part.reads())))
 
     def _setting(self, part: Part, name: str, value: object, place: tuple[str | int, ...]) -> Setting:
-        node = stated(self.root, ("estimator", *place, name))
+        node = stated(self.root, (*place, name))
         extra = part.fields()[name].json_schema_extra
         if node is not None:
             origin = source_of(node)
