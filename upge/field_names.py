@@ -45,7 +45,14 @@ def named_fields(part: BaseModel) -> Iterator[NamedField]:
     """The fields that a part's parameters name, alone or in a tuple."""
     for name, annotation in _naming(type(part)).items():
         key = type(part).model_fields[name].alias or name
-        yield from _within(annotation, getattr(part, name), (key,))
+        # A part that is made of its defaults alone, to be described, has no value for what is required.
+        yield from _within(annotation, getattr(part, name, None), (key,))
+
+
+def naming_parameters(kind: type[BaseModel]) -> list[str]:
+    """The parameters of a part's class that must name a field."""
+    fields = kind.model_fields
+    return [fields[name].alias or name for name in _naming(kind) if fields[name].is_required()]
 
 
 @functools.cache

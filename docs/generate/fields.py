@@ -10,7 +10,7 @@ from typing import Any, get_args
 from pydantic.fields import FieldInfo
 
 from generate.markdown import prose, table
-from upge.describe.part import bounds_of, kind_of
+from upge.describe.part import bounds_of, kind_of_field
 from upge.part import Part, StrictModel
 from upge.schedule import Schedule
 
@@ -33,7 +33,7 @@ def fields_table(fields: Mapping[str, FieldInfo], types: Mapping[str, str] | Non
 
 def in_words(field: FieldInfo) -> str:
     """A field's type and bounds."""
-    return f"{kind_of(field.annotation)} {bounds_of(field)}".strip()
+    return f"{kind_of_field(field)} {bounds_of(field)}".strip()
 
 
 def default_of(field: FieldInfo) -> str:

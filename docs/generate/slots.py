@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import inspect
 import re
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from textwrap import fill
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 from generate.fields import fields_of, fields_table
 from generate.markdown import one_line, page, prose
 from generate.uses import uses
 from upge import registry
+from upge.field_names import naming_parameters
 from upge.part import SLOTS, Engine, Factor, Mask, Part, Switch
 
 TITLES = {
@@ -112,16 +114,27 @@ def _computed(kind: type[Part]) -> str:
 def _reads(kind: type[Part]) -> Iterator[str]:
     """The batch fields that a part reads, and those that the choice of a parameter adds."""
     always = kind.model_construct().reads()
-    yield ", ".join(f"`{field}`" for field in sorted(always)) or "no field of the batch"
+    named = [f"the field that `{name}` names" for name in naming_parameters(kind)]
+    yield ", ".join([*_quoted(always), *named]) or "no field of the batch"
     for name, field in kind.model_fields.items():
         for choice in _choices(field.annotation):
-            added = kind.model_construct(None, **{name: choice}).reads() - always
-            if added:
-                yield f"with `{name}: {choice}` also {', '.join(f'`{each}`' for each in sorted(added))}"
+            reads = kind.model_construct(None, **{name: choice}).reads()
+            if added := reads - always:
+                instead = f" instead of {', '.join(_quoted(always - reads))}" if always - reads else ""
+                yield f"with `{name}: {choice}` {'' if instead else 'also '}{', '.join(_quoted(added))}{instead}"
+
+
+def _quoted(names: frozenset[str]) -> list[str]:
+    return [f"`{name}`" for name in sorted(names)]
 
 
 def _choices(annotation: Any) -> tuple[Any, ...]:
-    return get_args(annotation) if get_origin(annotation) is Literal else ()
+    """The choices of a literal, alone or in a union."""
+    arguments = get_args(annotation)
+    if get_origin(annotation) is Literal:
+        return arguments
+    unions = get_origin(annotation) in (Union, types.UnionType)
+    return tuple(choice for inner in arguments for choice in _choices(inner)) if unions else ()
 
 
 def _code(kind: type[Part]) -> str:

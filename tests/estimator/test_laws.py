@@ -12,11 +12,12 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.methods import CLIP, METHODS, RL, SFT, Given
-from support.part_cases import FACTORS, describe, estimator, host, made, values
+from support.part_cases import FACTORS, describe, estimator, hosted, made, values
 
 from upge import Estimator, Mask, PartError
 from upge.testing import laws, part_laws
 from upge.testing.batches import EMPTY, PINNED, RICH, Case, Prompt, fresh
+from upge.testing.scenes import batch_for
 from upge.testing.strategies import cases
 
 every_factor = pytest.mark.parametrize(("slot", "value"), values(*FACTORS), ids=describe)
@@ -40,7 +41,7 @@ thrifty = settings(max_examples=max(5, settings().max_examples // 10))
 def test_micro_batches_and_ranks_sum_to_the_whole(
     slot: str, value: dict[str, Any], case: Case, ranks: int, pieces: int, seed: int
 ) -> None:
-    laws.check_splitting(host(slot, value), case.batch, ranks=ranks, pieces=pieces, seed=seed)
+    laws.check_splitting(*hosted(slot, value, case), ranks=ranks, pieces=pieces, seed=seed)
 
 
 @every_method
@@ -58,7 +59,7 @@ def test_splitting_a_method_changes_nothing(name: str, case: Case, ranks: int, p
 def test_optimizer_steps_of_one_rollout_batch_count_by_themselves(
     slot: str, value: dict[str, Any], case: Case, seed: int
 ) -> None:
-    laws.check_optimizer_steps(host(slot, value), case.batch, seed=seed)
+    laws.check_optimizer_steps(*hosted(slot, value, case), seed=seed)
 
 
 @every_factor
@@ -66,7 +67,7 @@ def test_optimizer_steps_of_one_rollout_batch_count_by_themselves(
 @example(PINNED[2])
 @given(cases())
 def test_what_does_not_matter_can_be_dropped(slot: str, value: dict[str, Any], case: Case) -> None:
-    laws.check_dropping(host(slot, value), case.batch)
+    laws.check_dropping(*hosted(slot, value, case))
 
 
 @every_factor
@@ -74,7 +75,7 @@ def test_what_does_not_matter_can_be_dropped(slot: str, value: dict[str, Any], c
 @example(PINNED[5], 0)
 @given(cases(), seeds)
 def test_the_order_of_trajectories_does_not_matter(slot: str, value: dict[str, Any], case: Case, seed: int) -> None:
-    laws.check_permutation(host(slot, value), case.batch, seed=seed)
+    laws.check_permutation(*hosted(slot, value, case), seed=seed)
 
 
 def test_a_failure_on_one_simulated_rank_is_raised_and_does_not_hang() -> None:
@@ -202,14 +203,15 @@ def test_on_policy_importance_sampling_is_the_plain_policy_gradient(case: Case) 
 @example(PINNED[5])
 @given(cases())
 def test_every_factor_is_detached_numbers(slot: str, value: dict[str, Any], case: Case) -> None:
-    laws.check_detached(made(slot, value), case.batch)
+    part = made(slot, value)
+    laws.check_detached(part, batch_for(part, case))
 
 
 @every_factor
 @thrifty
 @given(cases())
 def test_gradient_flows_to_logp_only(slot: str, value: dict[str, Any], case: Case) -> None:
-    laws.check_gradient_flows_only_to_logp(host(slot, value), case.batch)
+    laws.check_gradient_flows_only_to_logp(*hosted(slot, value, case))
 
 
 @every_method
@@ -244,7 +246,7 @@ NO_ROLLOUTS = Case((Prompt(0, 2), Prompt(0, 1)))
 
 @every_factor
 def test_an_empty_batch_contributes_exactly_nothing(slot: str, value: dict[str, Any]) -> None:
-    laws.check_contributes_nothing(host(slot, value), EMPTY.batch)
+    laws.check_contributes_nothing(*hosted(slot, value, EMPTY))
 
 
 @every_reduction
@@ -282,7 +284,7 @@ def test_no_method_is_ever_infinite_or_nan(name: str, case: Case) -> None:
 @thrifty
 @given(cases())
 def test_no_part_is_ever_infinite_or_nan(slot: str, value: dict[str, Any], case: Case) -> None:
-    laws.check_finite(host(slot, value), case.batch)
+    laws.check_finite(*hosted(slot, value, case))
 
 
 @pytest.mark.parametrize("denominator", ["old", "current", "one"])

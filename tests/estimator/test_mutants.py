@@ -14,15 +14,17 @@ import test_estimator
 import test_gradients
 import test_laws
 import test_noise
+import test_parts_of_fields
 import test_selections
 import test_whole_step
 from support.methods import METHODS
 from support.mutants import MUTANTS, Mutant
-from support.part_cases import FACTORS, estimator, host, made, values
+from support.part_cases import FACTORS, estimator, host, hosted, made, values
 from support.tiers import spread
 
 from upge.testing import Padded, laws, part_laws
 from upge.testing.batches import EMPTY, RICH, Case, fresh, seeded
+from upge.testing.scenes import batch_for
 
 Check = Callable[[], None]
 CASES = seeded(20)
@@ -58,10 +60,11 @@ def checks() -> Iterator[Check]:
     for case in CASES[:3]:  # the later two have groups, of either outcome
         yield from (partial(check_published_gradient, name, case) for name in METHODS)
     for slot, value in values(*FACTORS):
-        part, rich = made(slot, value), RICH.batch
+        part = made(slot, value)
         yield partial(part_laws.check_reads, part, RICH, 0)
-        yield partial(laws.check_detached, part, rich)
-        yield partial(laws.check_contributes_nothing, host(slot, value), EMPTY.batch)
+        yield partial(laws.check_detached, part, batch_for(part, RICH))
+        yield partial(laws.check_contributes_nothing, *hosted(slot, value, EMPTY))
+    yield from test_parts_of_fields.checks()
     yield from _checks_of_selections()
     yield from _checks_of_the_whole_step()
     yield test_selections.test_a_weight_may_be_made_of_a_parts_state
@@ -117,8 +120,8 @@ def _drawn(test: Any) -> Callable[..., None]:
 
 def _checks_of_parts(case: Case) -> Iterator[Check]:
     for slot, value in values(*FACTORS):
-        yield partial(laws.check_dropping, host(slot, value), case.batch)
-        yield partial(laws.check_permutation, host(slot, value), case.batch, seed=case.seed)
+        yield partial(laws.check_dropping, *hosted(slot, value, case))
+        yield partial(laws.check_permutation, *hosted(slot, value, case), seed=case.seed)
     for _, value in values("reduction"):
         terms: dict[str, Any] = {n: {**t, "reduction": {**value, "count": "all"}} for n, t in test_laws.TERMS.items()}
         weights = {"rl": 0.5, "sft": 2.0, "entropy": -1.0}

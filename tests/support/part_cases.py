@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from upge import Estimator, Part, registry
+from upge import Batch, Estimator, Part, registry
 from upge.part import SLOTS, BuildContext, build
-from upge.testing import fixtures
+from upge.testing import Case, fixtures
+from upge.testing.scenes import batch_for
 
 FACTORS = ("mask", "denominator", "advantage", "reduction", "switch", "shaping", "selection", "weight")
 
@@ -34,10 +35,21 @@ SETTINGS: dict[tuple[str, str], tuple[dict[str, Any], ...]] = {
     ),
     ("mask", "truncated_importance"): ({"cap": 2.0}, {"cap": 1.01}, {"cap": 1.02, "level": "sequence"}),
     ("denominator", "sequence"): ({}, {"of": "product"}),
-    ("advantage", "leave_one_out"): ({}, {"over": "all"}),
-    ("advantage", "batch_norm"): ({}, {"baseline": "group_mean", "unbiased": False, "epsilon": 1e-4}),
+    ("denominator", "field"): ({"of": "token_a"},),
+    ("advantage", "leave_one_out"): ({}, {"over": "all"}, {"of": "trajectory_a"}),
+    ("advantage", "reward"): ({}, {"of": "trajectory_a"}),
+    ("advantage", "batch_norm"): (
+        {},
+        {"baseline": "group_mean", "unbiased": False, "epsilon": 1e-4},
+        {"of": "trajectory_a"},
+    ),
     ("advantage", "gae"): ({}, {"gamma": 0.9, "lambda": 0.8}, {"gamma": 0.0, "lambda": 0.5, "whiten": True}),
-    ("advantage", "kl"): ({"estimator": "k2", "coefficient": 0.1}, {"estimator": "k3", "coefficient": 0.04}),
+    ("advantage", "kl"): (
+        {"estimator": "k2", "coefficient": 0.1},
+        {"estimator": "k3", "coefficient": 0.04},
+        {"estimator": "k2", "coefficient": 0.1, "to": "token_a"},
+        {"estimator": "k3", "coefficient": 0.1, "to": "rollout"},
+    ),
     ("reduction", "prompt_mean"): ({}, {"count": "active"}),
     ("switch", "linear"): ({"success": "rl", "failure": "sft"},),
     ("switch", "phases"): (
@@ -49,14 +61,17 @@ SETTINGS: dict[tuple[str, str], tuple[dict[str, Any], ...]] = {
         {"weights": {"rl": 0.5, "sft": {"start": 0.9, "end": 0.05, "steps": 200}}},
         {"weights": {"sft": 0.0}},
     ),
-    ("switch", "informative"): ({"keep": "rl"}, {"keep": ["rl", "sft"]}),
+    ("switch", "informative"): ({"keep": "rl"}, {"keep": ["rl", "sft"], "of": "trajectory_a"}),
     ("selection", "sign"): ({"of": "positive"}, {"of": "negative"}, {"of": "nonzero"}),
     ("selection", "top_entropy"): ({"share": 0.5}, {"share": 1.0}),
-    ("shaping", "kl_in_reward"): ({"coefficient": 0.1},),
+    ("selection", "turn"): ({"which": "last"}, {"which": [0, -1], "others": True}),
+    ("selection", "known"): ({"of": "token_a"},),
+    ("selection", "correct"): ({}, {"of": "trajectory_a", "above": -2.0}),
+    ("shaping", "kl_in_reward"): ({"coefficient": 0.1}, {"coefficient": 0.1, "to": "token_a"}),
     ("shaping", "overlong"): ({"soft_limit": 2, "limit": 5}, {"soft_limit": 0, "limit": 3, "scale": 0.5}),
-    ("advantage", "group_norm"): ({}, {"unbiased": False, "epsilon": 1e-4}, {"over": "all"}),
-    ("advantage", "group_mean"): ({}, {"over": "all"}),
-    ("advantage", "signed"): ({}, {"threshold": 0.5}),
+    ("advantage", "group_norm"): ({}, {"unbiased": False, "epsilon": 1e-4}, {"over": "all"}, {"of": "trajectory_a"}),
+    ("advantage", "group_mean"): ({}, {"over": "all"}, {"of": "trajectory_a"}),
+    ("advantage", "signed"): ({}, {"threshold": 0.5}, {"threshold": -2.0, "of": "trajectory_a"}),
     ("reduction", "constant"): ({"length": 8}, {"length": 3, "per": "none"}, {"length": 8, "count": "active"}),
     ("reduction", "token_mean"): ({}, {"count": "active"}),
     ("reduction", "sequence_mean"): ({}, {"count": "active"}),
@@ -65,6 +80,7 @@ SETTINGS: dict[tuple[str, str], tuple[dict[str, Any], ...]] = {
     ("switch", "success_rate"): (
         {"above": "rl", "otherwise": "sft"},
         {"above": "sft", "otherwise": "rl", "threshold": 0.25},
+        {"above": "sft", "otherwise": "rl", "of": "trajectory_a"},
     ),
 }
 
@@ -97,6 +113,12 @@ def made(slot: str, value: dict[str, Any]) -> Part:
 def estimator(value: dict[str, Any]) -> Estimator:
     """An estimator from a recipe's `estimator` block."""
     return Estimator.model_validate(value)
+
+
+def hosted(slot: str, value: dict[str, Any], case: Case) -> tuple[Estimator, Batch]:
+    """The estimator of `host`, and the batch of a case with the fields that it reads by name."""
+    whole = host(slot, value)
+    return whole, batch_for(whole, case)
 
 
 def host(slot: str, value: dict[str, Any]) -> Estimator:

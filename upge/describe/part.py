@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from upge.describe.formula import formula, written
+from upge.field_names import NamesField, naming_parameters
 from upge.part import ESTIMATING, Mask, Part, StrictModel
 from upge.recipe.catalog import shelved
 from upge.recipe.faults import RecipeError
@@ -72,15 +73,24 @@ def _parts_of(path: Path) -> set[type[Part]]:
 
 def _parameters(kind: type[Part]) -> Iterator[Parameter]:
     for name, field in kind.fields().items():
-        yield Parameter(name, kind_of(field.annotation), bounds_of(field), default_of(field), field.description or "")
+        yield Parameter(name, kind_of_field(field), bounds_of(field), default_of(field), field.description or "")
 
 
 def _traits(kind: type[Part]) -> Iterator[str]:
     if issubclass(kind, ESTIMATING):
-        yield f"reads {', '.join(sorted(kind.needs)) or 'no field of the batch'}"
+        yield f"reads {', '.join(_reads(kind)) or 'no field of the batch'}"
         yield f"scope: {kind.scope}"
     if issubclass(kind, Mask):
         yield "a trust region: 1 where the ratio is 1" if kind.trust_region else "a weight, and no trust region"
+
+
+def _reads(kind: type[Part]) -> Iterator[str]:
+    """The fields that a part reads with its defaults, and those that its parameters must name."""
+    try:
+        yield from sorted(kind.model_construct().reads())
+    except AttributeError:  # it asks a parameter that has no default
+        yield from sorted(kind.needs)
+    yield from (f"the field `{name}`" for name in naming_parameters(kind))
 
 
 def _file(kind: type[Part]) -> str:
@@ -94,6 +104,8 @@ def kind_of(annotation: Any) -> str:
     """A type in words: `number`, `whole number`, `a | b`, `list of text`, …"""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
+        if mark := next((each for each in arguments[1:] if isinstance(each, NamesField)), None):
+            return f"name of a field per {mark.per}" if mark.per else "name of a field"
         bounds = (bounds_of(constraint) for constraint in arguments[1:] if isinstance(constraint, FieldInfo | Within))
         return " ".join([kind_of(arguments[0]), *filter(None, bounds)])
     if origin is Literal:
@@ -111,6 +123,12 @@ def kind_of(annotation: Any) -> str:
         return "map"
     words = {float: "number", int: "whole number", str: "text", bool: "true | false", Any: "anything"}
     return words.get(annotation, str(annotation))
+
+
+def kind_of_field(field: FieldInfo) -> str:
+    """A parameter's type in words, without its bounds."""
+    naming = [each for each in field.metadata if isinstance(each, NamesField)]
+    return kind_of(Annotated[field.annotation, *naming] if naming else field.annotation)
 
 
 def bounds_of(field: FieldInfo | Within) -> str:

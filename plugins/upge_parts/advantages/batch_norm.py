@@ -21,8 +21,8 @@ class BatchNorm(Advantage):
         Â_t = (A_t − mean(A)) / √(var(A) + epsilon)
 
     S is the score without shaping; mean and variance are over all tokens of the term, on all ranks. With the shaping
-    `kl_in_reward` this is the KL-to-go. (The paper prints std + epsilon; this is verl's code.) Another field `of` which
-    it is has no shaping.
+    `kl_in_reward` this is the KL-to-go. (The paper prints std + epsilon; this is verl's code.) Rewards `of` another
+    field have no shaping.
     Shapes: R (N,), shaping (T,) → (T,), dimensionless. Source: REINFORCE++, arXiv 2501.03262.
     """
 

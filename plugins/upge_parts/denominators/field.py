@@ -8,7 +8,7 @@ from upge import Denominator, TokenField, View
 
 
 class Field(Denominator):
-    """The policy whose log-probs a field holds: a teacher, the author of the responses, an average of the policy.
+    """The policy whose log-probs a field holds: a teacher, their author, an average of the policy.
 
         log π_ref = the field   ⇒   ρ_t = π_θ(t)/exp(field_t)
 

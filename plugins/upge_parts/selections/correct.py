@@ -13,7 +13,7 @@ class Correct(Selection):
 
         select_i = [R_i > above]
 
-    R is the score without shaping, or another field `of` which it is. Above nothing is what isn't known.
+    R is the score without shaping, or the number in the field `of`. A number that isn't known is not above.
     Shapes: R (N,) → (N,) bool. Source: rejection sampling, as in arXiv 2308.01825.
     """
 
