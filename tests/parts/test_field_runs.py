@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from support import field_recipe
 from torch import Tensor
 
@@ -174,3 +175,18 @@ def test_a_teacher_is_asked_in_a_run(tmp_path: Path) -> None:
     pairs = [(tokens(Problem("", known[line["problem"]]["prompt"], None)), tuple(line["tokens"])) for line in rows]
     expected = teacher.log_probs(pairs, torch.ones(len(pairs)))[0].detach()
     torch.testing.assert_close(field_recipe.seen(recipe)[1]["own"], expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.needs("peft")
+def test_of_an_adapter_the_start_is_the_policy_without_it_and_averages_are_of_the_adapter(tmp_path: Path) -> None:
+    path = field_recipe.recipe(tmp_path)
+    recipe = upge.load(path, ["model.lora={rank: 2, alpha: 4}", "train.save_every=3", "train.steps=3"], allow_code=True)
+    field_recipe.seen(recipe).clear()
+    folder = upge.train(recipe)
+    for number, step in enumerate(field_recipe.seen(recipe)):
+        for name in ("own", "copy"):
+            torch.testing.assert_close(step[name], step["logp"], atol=1e-6, rtol=0)
+        assert torch.allclose(step["start"], step["logp"], atol=1e-6) == (number == 0)
+    averages = load_file(folder / "checkpoints" / "step-000003" / "averages.safetensors")
+    assert averages
+    assert all("lora_" in name for name in averages)

@@ -23,6 +23,8 @@ import upge
 from upge.model import Policy
 from upge.part import SLOTS, BatchField, build
 from upge.part import BuildContext as Workshop
+from upge.testing import field_laws
+from upge.testing.sessions import broken_laws
 from upge.types import Context, Problem, Trajectory
 from upge_parts.fields.tokens import ends_of_text
 
@@ -382,3 +384,30 @@ def test_long_responses_are_read_in_a_moment() -> None:
     counted: Callable[[Sequence[int]], str] = decode
     assert ends_of_text("abc", [0, 1, 2, 3] * 2048, counted) == set(range(2, 4 * 2048, 4))
     assert sum(calls) < 8192 * 2 * 16
+
+
+# The laws of fields.
+
+
+@pytest.mark.parametrize(
+    ("use", "parameters"),
+    [
+        ("model_logp", {"path": "policy"}),
+        ("model_logp", {"prompt": "{prompt} {demonstration} {success}"}),
+        ("reward", {"reward": "exact"}),
+        ("column", {"column": "level"}),
+        ("reward_history", {"last": 3}),
+        ("tokens", {"text": "="}),
+        ("tokens", {"ids": (3, 4)}),
+    ],
+)
+def test_each_keeps_the_laws_of_fields(
+    use: str, parameters: dict[str, Any], asking: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(field_laws, "context", lambda: asking)
+    part = field(use, **parameters)
+    with part.open(asking):
+        pass
+    findings = list(broken_laws([part], 5))
+    assert {law for law, *_ in findings} == set(field_laws.LAWS)
+    assert [finding for finding in findings if finding[1] is not None] == []

@@ -125,11 +125,13 @@ def _read(part: BatchField, session: Any, step: int, asked: Sequence[Trajectory]
     shape = (sum(lengths),) if (width := part.width()) is None else (sum(lengths), width)
     assert tuple(numbers.shape) == shape, f"read: expected the shape {shape}, got {tuple(numbers.shape)}"
     assert not numbers.requires_grad, "read: expected detached numbers, got some that carry gradient"
-    return list(numbers.double().split(lengths))
+    return list(numbers.split(lengths))
 
 
 def _same(numbers: Tensor, wanted: Tensor, trajectory: Trajectory, how: str) -> None:
-    if not torch.allclose(numbers, wanted, rtol=1e-9, atol=1e-9, equal_nan=True):
+    # A model of less precision rounds in another way where a batch is packed in another way.
+    bound = 1e-4 if numbers.is_floating_point() and numbers.dtype != torch.float64 else 1e-9
+    if not torch.allclose(numbers.double(), wanted.double(), rtol=bound, atol=bound, equal_nan=True):
         found = f"expected {shown(wanted.tolist())}, got {shown(numbers.tolist())}"
         raise AssertionError(f"{_named(trajectory)}{how}: {found}")
 
