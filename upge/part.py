@@ -103,11 +103,13 @@ class Part(StrictModel, metaclass=PartClass):
         check_declarations(cls)
 
     def reads(self) -> frozenset[str]:
-        """The batch fields that this part reads with the parameters it has: `needs`, and those that parameters name.
+        """The batch fields that this part reads with the parameters it has.
 
-        A part whose other parameters add to them calls `super().reads()`.
+        They are `needs`, those that parameters name, and what the parts among the parameters read. A part whose other
+        parameters add to them calls `super().reads()`.
         """
-        return self.needs.union(field.name for field in named_fields(self))
+        named = (field.name for field in named_fields(self))
+        return self.needs.union(named, *(part.reads() for part in self.within().values()))
 
     def dump(self) -> dict[str, Any]:
         """The YAML value that makes this part: `{"use": name, **parameters}`, its own parameters before its base's.

@@ -30,9 +30,6 @@ class KlCov(upge.Advantage):
     coefficient: float = Field(default=1.0, ge=0)
     """The weight of the penalty, in units of the reward per nat."""
 
-    def reads(self) -> frozenset[str]:
-        return super().reads() | self.of.reads()
-
     def __call__(self, b: upge.View) -> Tensor:
         top = b.top(covariance(b, self.of(b)), b.share(self.share))
         return torch.where(top, -self.coefficient * torch.sign(b.logp - b.old_logp), 0)

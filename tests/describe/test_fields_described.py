@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+import upge
 from upge.cli.main import app
 from upge.describe.recipe import explained
 from upge.recipe.resolve import load_composed
@@ -84,3 +85,60 @@ def test_a_recipe_with_fields_validates_without_opening_one(recipe: Path) -> Non
 def test_a_study_of_fields_is_refused(recipe: Path) -> None:
     result = CliRunner().invoke(app, ["study", str(recipe), "--allow-code", "--draws", "40"])
     assert "short reads the field 'length', and here is none" in str(result.exception)
+
+
+HOLDING = '''
+
+class Halved(upge.Advantage):
+    """Half of another advantage.
+
+        Â_t = ½ A_t
+
+    Shapes: (T,). Source: none.
+    """
+    scope = "group"
+    of: upge.AnAdvantage
+
+    def __call__(self, b):
+        return self.of(b) / 2
+'''
+WRONG = '''
+import upge
+
+class Wrong(upge.Advantage):
+    """One number too few.
+
+        Â_t = 0
+
+    Shapes: (T,). Source: none.
+    """
+    def __call__(self, b):
+        raise KeyError("nothing")
+'''
+HELD = """
+extends: grpo.yaml
+name: halved
+fields:
+  length: {use: parts.py:Length}
+estimator: {terms: {rl: {advantage: {use: parts.py:Halved, of: INNER}}}}
+"""
+
+
+def test_a_part_reads_what_the_parts_among_its_parameters_read(recipe: Path) -> None:
+    (recipe.parent / "parts.py").write_text(PARTS + HOLDING)
+    recipe.write_text(HELD.replace("INNER", "{use: group_norm, of: length}"))
+    held = upge.load(recipe, allow_code=True)
+    assert "length" in held.estimator.needs()
+    assert set(held.fields_read()) == {"length"}
+    result = CliRunner().invoke(app, ["validate", str(recipe), "--allow-code"])
+    assert result.exit_code == 0, result.output
+
+
+def test_a_part_within_a_part_that_raises_is_named_where_it_stands(recipe: Path) -> None:
+    (recipe.parent / "parts.py").write_text(PARTS + HOLDING)
+    (recipe.parent / "wrong.py").write_text(WRONG)
+    recipe.write_text(HELD.replace("INNER", "{use: 'wrong.py:Wrong'}"))
+    result = CliRunner().invoke(app, ["validate", str(recipe), "--allow-code"])
+    said = str(result.exception)
+    assert "Wrong (estimator.terms.rl.advantage.of) raised KeyError" in said
+    assert "short.yaml:6:" in said

@@ -105,7 +105,7 @@ def _can_act(part: Part) -> bool:
     """Whether any numbers in the fields, any step, and any length or group make a part give others than it gave."""
     seen: dict[str, set[float]] = {}
     state = part.initial() if isinstance(part, Stateful) else None
-    kinds = kinds_of([part, *part.within().values()])
+    kinds = kinds_of([part])
     for batch, known in _extremes():
         for step in _STEPS:
             view = View(with_fields(batch, kinds), part.reads(), known=known, step=step, state=state)

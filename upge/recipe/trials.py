@@ -109,7 +109,7 @@ def _batch(*, prompts: int, rollouts: int, demonstrations: int, seed: int = 0) -
 
 def _answer(part: Factor | Switch, batch: Batch, *, ratio: float = 1.0) -> Tensor | None:
     """A part's result for each token, for both signs of the advantage: (2, T); or each prompt and term: (G, terms)."""
-    batch = with_fields(batch, kinds_of([part, *part.within().values()]))
+    batch = with_fields(batch, kinds_of([part]))
     ones = torch.ones_like(_present(batch.logp))
     known = {"ratio": ratio * ones, "mask": ones, "shaping": 0 * ones, "reward": batch.reward}
     try:
@@ -159,7 +159,7 @@ def rehearse(recipe: Recipe, composed: Composed) -> None:
                 estimator.weigh(batch, estimator.count(batch, credit))
                 state = credit.state
     except PartError as error:
-        part = estimator.parts()[error.place.removeprefix("estimator.")]
+        part = recipe.parts()[error.place]
         message = f"can't run: {error}"
         raise RecipeError([Fault(message, place_of(composed.root, error.place), _own_place(part))]) from error
 

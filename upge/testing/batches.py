@@ -172,7 +172,7 @@ _KINDS: dict[str, Per] = {name: per for per, names in SYNTHETIC.items() for name
 def kinds_of(parts: Iterable[Part]) -> dict[str, Per]:
     """The fields that parts read and that a `Batch` has no attribute for, with their kinds."""
     kinds: dict[str, Per] = {}
-    for part in parts:
+    for part in (each for outer in parts for each in (outer, *outer.within().values())):
         kinds |= {name: FILLED[name] for name in part.reads() & FILLED.keys()}
         for named in named_fields(part):
             if named.name not in MACHINES:

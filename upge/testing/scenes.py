@@ -89,7 +89,7 @@ class Scene:
 
 def batch_for(asked: Part | Estimator, case: Case) -> Batch:
     """The batch of a case, with the fields that a part, or those of an estimator, read by name."""
-    parts = asked.parts().values() if isinstance(asked, Estimator) else (asked, *asked.within().values())
+    parts = asked.parts().values() if isinstance(asked, Estimator) else (asked,)
     kinds = kinds_of(parts)
     return with_fields(case.batch, kinds) if kinds else case.batch
 
