@@ -28,7 +28,7 @@ from upge.estimator.batch import Batch
 from upge.estimator.credit import Credit, TermCredit, TermWeights, Weighed, rows_of, seen_with
 from upge.estimator.factors import CreditFactors, Factors, before
 from upge.estimator.guards import Guards
-from upge.estimator.part_calls import PartCaller, first_token, initial_of
+from upge.estimator.part_calls import PartCaller, about_nan, first_token, initial_of
 from upge.estimator.part_errors import returned
 from upge.estimator.term import Term
 from upge.estimator.view import Reduce, alone
@@ -290,7 +290,7 @@ class Estimator(StrictModel):
         """The error about the first factor that is NaN where a weight is."""
         for place, part in self.terms[name].parts().items():
             if place in given and bool((nan := given[place].isnan() & wrong).any()):
-                return returned(part, f"terms.{name}.{place}", f"returned NaN{first_token(nan, batch)}")
+                return returned(part, f"terms.{name}.{place}", about_nan(part, nan, batch))
         return ValueError(f"the term '{name}' has a weight of NaN{first_token(wrong, batch)}: 0 times infinity")
 
     def _share(self, name: str, batch: Batch, credit: Credit, reduce: Reduce, guards: Guards) -> Tensor:
@@ -393,7 +393,7 @@ def raising() -> Iterator[Guards]:
 
 
 def _nan_shaping(part: Factor, place: str, x: Tensor, batch: Batch) -> Exception:
-    return returned(part, place, f"returned NaN{first_token(x.isnan(), batch)}")
+    return returned(part, place, about_nan(part, x.isnan(), batch))
 
 
 def reads_trajectories(switch: Switch) -> bool:

@@ -154,7 +154,7 @@ class PartCaller:
                 check(result, self.batch.trajectory.shape, "a number per token, (T,)")
         if result is not None:
             taught = result.isnan() if self.rows is None else result.isnan() & self.rows[self.batch.trajectory]
-            self._flag(taught.any(), lambda: returned(part, place, f"returned NaN{first_token(taught, self.batch)}"))
+            self._flag(taught.any(), lambda: returned(part, place, about_nan(part, taught, self.batch)))
         return result
 
     def _flag(self, wrong: Tensor, error: Callable[[], PartError]) -> None:
@@ -245,6 +245,27 @@ def check_nan(result: Tensor, batch: Batch) -> None:
 def first_token(wrong: Tensor, batch: Batch) -> str:
     """Where the first token is that `wrong`, (T,), marks."""
     return "" if wrong.ndim == 0 else f" at {batch.token(int(wrong.nonzero()[0]))}"
+
+
+def about_nan(part: Part, wrong: Tensor, batch: Batch) -> str:
+    """Where a part returned the first NaN that `wrong`, (T,), marks, and which of a recipe's fields are NaN there."""
+    if wrong.ndim == 0:
+        return "returned NaN"
+    token = int(wrong.nonzero()[0])
+    trajectory = int(batch.trajectory[token])
+    rows = (
+        (batch.token_fields, token),
+        (batch.trajectory_fields, trajectory),
+        (batch.prompt_fields, int(batch.prompt[trajectory])),
+    )
+    unknown = [
+        name
+        for fields, row in rows
+        for name, field in fields.items()
+        if name in part.reads() and isinstance(field, Tensor) and bool(field[row].isnan().any())
+    ]
+    why = f": no number is known there of the field {', '.join(unknown)}" if unknown else ""
+    return f"returned NaN{first_token(wrong, batch)}{why}"
 
 
 def check_state(state: object, method: str) -> None:
