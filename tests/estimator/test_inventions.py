@@ -5,8 +5,8 @@ from __future__ import annotations
 import ast
 import inspect
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from support import textbook_fields as of_fields
 from support import textbook_inventions as textbook
 from support.methods import BUDGET
 from support.mutants import Mutant
@@ -27,8 +28,9 @@ from upge import Batch, Estimator, Part
 from upge.code import module_in
 from upge.estimator.noise import mixed
 from upge.part import State
+from upge.part_checks import Per
 from upge.testing import Padded, check_estimator, check_part, laws
-from upge.testing.batches import LONG, PINNED, RICH, Case, fresh, seeded
+from upge.testing.batches import LONG, PINNED, RICH, Case, fresh, seeded, with_fields
 from upge.testing.strategies import cases
 
 FOLDER = Path(__file__).parents[2] / "recipes" / "invent"
@@ -36,14 +38,16 @@ FOLDER = Path(__file__).parents[2] / "recipes" / "invent"
 
 @dataclass(frozen=True)
 class Chance:
-    """What chance decides, as upge's keys have it: a textbook can't know it.
+    """What a textbook can't know: what chance decides, as upge's keys have it, and the recipe's fields.
 
     Attributes: noise: (B, L) of the part that draws. tokens (B, L), rows (B,): of equal numbers the least comes first.
+        fields: (B, L) of tokens, (B,) of trajectories, (B, K) of prompts.
     """
 
     noise: Tensor
     tokens: Tensor
     rows: Tensor
+    fields: Mapping[str, Tensor]
 
     @classmethod
     def of(cls, batch: Batch, place: str, mask: Tensor) -> Chance:
@@ -53,10 +57,41 @@ class Chance:
             torch.zeros(mask.shape, dtype=noise.dtype).masked_scatter(mask, noise),
             torch.zeros(mask.shape, dtype=torch.int64).masked_scatter(mask, batch.token_key),
             ranks,
+            {
+                **{
+                    name: torch.zeros(mask.shape).to(x).masked_scatter(mask, x)
+                    for name, x in batch.token_fields.items()
+                },
+                **batch.trajectory_fields,
+                **{name: x[batch.prompt] for name, x in batch.prompt_fields.items()},
+            },
         )
 
     def of_rows(self, chosen: Tensor) -> Chance:
-        return Chance(self.noise[chosen], self.tokens[chosen], self.rows[chosen])
+        fields = {name: x[chosen] for name, x in self.fields.items()}
+        return Chance(self.noise[chosen], self.tokens[chosen], self.rows[chosen], fields)
+
+
+KINDS: dict[str, Per] = {
+    **dict.fromkeys(("slow", "teacher", "hinted", "equals"), "token"),
+    **dict.fromkeys(("format",), "trajectory"),
+    **dict.fromkeys(("history",), "prompt"),
+}
+
+
+NAN = float("nan")
+VISITS = ((1.0, 0.0, 0.25, NAN), (0.25, 0.75, NAN, NAN), (NAN, NAN, NAN, NAN), (0.0, 0.5, 0.5, 0.25))
+"""Mean rewards of a prompt's last visits: the median of the first is at the gate, and its mean above it."""
+
+
+def fielded(batch: Batch) -> Batch:
+    """The batch with the recipes' fields: a third of the prompts have no hint."""
+    batch = with_fields(batch, KINDS, {"history": 4})
+    token, prompt = dict(batch.token_fields), dict(batch.prompt_fields)
+    token["hinted"] = token["hinted"].where(batch.prompt[batch.trajectory] % 3 > 0, torch.nan)
+    token["equals"] = (token["equals"] > -1).to(batch.dtype)
+    prompt["history"] = torch.tensor(VISITS, dtype=batch.dtype)[torch.arange(batch.prompts) % len(VISITS)]
+    return replace(batch, token_fields=token, prompt_fields=prompt)
 
 
 Loss = Callable[[Padded, Chance, Sequence[Padded]], Tensor]
@@ -132,6 +167,36 @@ INVENTIONS: dict[str, Invention] = {
         ("estimator.shaping.start=0.3", "estimator.shaping.target=0.5"),
     ),
     "token_switch": Invention(lambda p, chance, before: textbook.token_switch(p, 0.8)),
+    "slow_kl": Invention(
+        lambda p, chance, before: of_fields.pulled_to_average(p.rollouts, _own(p, chance).fields["slow"], 0.04)
+    ),
+    "distillation": Invention(
+        lambda p, chance, before: of_fields.reinforced_distillation(
+            p.rollouts, _own(p, chance).fields["teacher"], 0.1, 0.05
+        )
+    ),
+    "self_distillation": Invention(
+        lambda p, chance, before: of_fields.self_distilled(p.rollouts, _own(p, chance).fields["hinted"]), clipped=()
+    ),
+    "gdpo": Invention(
+        lambda p, chance, before: of_fields.decoupled(
+            p.rollouts, [p.rollouts.reward, _own(p, chance).fields["format"]], [1.0, 0.5], whiten=True
+        )
+    ),
+    "gdpo, as it was summed": Invention(
+        lambda p, chance, before: of_fields.decoupled(
+            p.rollouts, [p.rollouts.reward, _own(p, chance).fields["format"]], [1.0, 0.5]
+        ),
+        ("estimator.terms.rl.advantage.whiten=false",),
+    ),
+    "median_gate": Invention(
+        lambda p, chance, before: of_fields.remembered(p, chance.fields["history"], 0.25, 96.0),
+    ),
+    "segments": Invention(
+        lambda p, chance, before: of_fields.segmented(
+            p.rollouts, _own(p, chance).fields["equals"], 1, _own(p, chance).fields["format"], p.rollouts.reward
+        )
+    ),
 }
 STATEFUL = ("entropy_controller", "adaptive_kl")
 RECIPES = sorted(FOLDER.glob("*.yaml"))
@@ -208,15 +273,17 @@ def test_every_recipe_has_a_textbook() -> None:
 @pinned
 @given(cases())
 def test_the_gradient_is_the_textbooks(name: str, case: Case) -> None:
-    assume(decided(name, case.batch))
-    check(name, case.batch)
+    batch = fielded(case.batch)
+    assume(decided(name, batch))
+    check(name, batch)
 
 
 @pytest.mark.parametrize("name", INVENTIONS)
 @given(case=cases(), seed=st.integers(0, 2**16))
 def test_it_is_so_on_two_ranks_in_micro_batches(name: str, case: Case, seed: int) -> None:
-    assume(decided(name, case.batch))
-    check_on_ranks(name, case.batch, seed)
+    batch = fielded(case.batch)
+    assume(decided(name, batch))
+    check_on_ranks(name, batch, seed)
 
 
 @pytest.mark.parametrize("name", STATEFUL)
@@ -264,6 +331,20 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         "where=torch.ones_like(b.entropy, dtype=torch.bool)",
         "where=None",
     ),
+    ("every weight is 1", "gdpo", "weight * part(b)", "part(b)"),
+    ("the mean stays", "gdpo", "centred = total - ", "centred = total - 0 * "),
+    ("demonstrations are whitened", "gdpo", "own = b.to_tokens(b.rows)", "own = b.noise >= 0"),
+    ("a biased variance", "gdpo", "(count - 1)", "count"),
+    ("the gate opens at its threshold", "median_gate", "median > self", "median >= self"),
+    (
+        "the gate is the mean",
+        "median_gate",
+        "torch.nanquantile(numbers.reshape(len(numbers), -1), 0.5, dim=1)",
+        "torch.nanmean(numbers.reshape(len(numbers), -1), dim=1)",
+    ),
+    ("the marked token is of the second segment", "segments", " - b.to_go(marks)", " - b.to_go(marks) + marks"),
+    ("the segments are swapped", "segments", "self.then(b), self.first(b)", "self.first(b), self.then(b)"),
+    ("the last mark divides", "segments", "before > 0.5", "b.to_go(marks) - marks < 0.5"),
     ("the sure are imitated", "token_switch", 'self.side == "above"', 'self.side == "below"'),
 ]
 
@@ -271,7 +352,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
 def checks(recipe: str) -> Iterator[Callable[[], None]]:
     """A fixed few of the property tests' examples."""
     for name in (name for name in INVENTIONS if name.partition(",")[0] == recipe):
-        batches = [case.batch for case in (RICH, *PINNED, *seeded(24)) if decided(name, case.batch)]
+        batches = [fielded(case.batch) for case in (RICH, *PINNED, *seeded(24)) if decided(name, case.batch)]
         yield from (partial(check, name, batch) for batch in batches)
         if recipe in STATEFUL:
             yield from (partial(check_history, name, batches[i : i + 5]) for i in range(len(batches) - 5))
@@ -299,7 +380,11 @@ def test_a_wrong_version_of_a_part_is_noticed(name: str, recipe: str, old: str, 
 
 # The parts.
 
-GIVEN: dict[str, dict[str, Any]] = {"KlCov": {"of": "group_norm"}}
+GIVEN: dict[str, dict[str, Any]] = {
+    "KlCov": {"of": "group_norm"},
+    "Sum": {"of": ["group_norm", "reward"], "weights": [1.0, 0.5]},
+    "Segments": {"first": "group_norm", "then": "reward"},
+}
 """What no parameter's bounds tell."""
 
 

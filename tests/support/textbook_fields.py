@@ -29,6 +29,11 @@ def distilled(p: Any, teacher: Tensor, beta: float = 0.0) -> Tensor:
     return token_mean(-gap * p.logp, there) + beta * token_mean((p.logp - p.reference_logp) ** 2 / 2, p.mask)
 
 
+def reinforced_distillation(p: Any, teacher: Tensor, pull: float, leash: float) -> Tensor:
+    """GRPO, and `distilled` with a weight for the teacher and one for the reference."""
+    return grpo(p.logp, p.old_logp, p.mask, p.reward, p.group) + pull * distilled(p, teacher, leash / pull)
+
+
 def distilled_off_policy(p: Any, teacher: Tensor) -> Tensor:
     """On-policy distillation over several updates: the mean over tokens of −ρ·(log π_T − log π_old)."""
     there = p.mask & ~teacher.isnan()
@@ -50,7 +55,8 @@ def pulled_to_average(p: Any, slow: Tensor, beta: float) -> Tensor:
 def decoupled(p: Any, rewards: Sequence[Tensor], weights: Sequence[float], *, whiten: bool = False) -> Tensor:
     """GDPO, arXiv 2601.05242: each reward (B,) is normalised in its group, and the advantages are added.
 
-    Whitened, their sum is normalised over the tokens of the batch too, with n − 1.
+    Whitened, their sum is normalised over the tokens of the batch too, by √(var + 1e-8) with n − 1, as verl does
+    it; the paper has it over rollouts.
     """
     advantages = []
     for i in range(len(p.reward)):
@@ -59,8 +65,8 @@ def decoupled(p: Any, rewards: Sequence[Tensor], weights: Sequence[float], *, wh
     if whiten:
         every = [a for a, own in zip(advantages, p.mask, strict=True) for _ in range(int(own.sum()))]
         mean = sum(every) / max(len(every), 1)
-        deviation = math.sqrt(sum((a - mean) ** 2 for a in every) / max(len(every) - 1, 1))
-        advantages = [(a - mean) / (deviation + 1e-8) for a in advantages]
+        variance = sum((a - mean) ** 2 for a in every) / max(len(every) - 1, 1)
+        advantages = [(a - mean) / math.sqrt(variance + 1e-8) for a in advantages]
     return _surrogate(p, [torch.full_like(p.old_logp[i], a) for i, a in enumerate(advantages)])
 
 
