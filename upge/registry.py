@@ -261,7 +261,7 @@ def _home(slot: str) -> str:
     if slot in _WITHIN_TERMS:
         return f"estimator.terms.<term>.{slot}"
     homes = {"switch": "estimator.switch", "shaping": "estimator.shaping", "engine": "rollout.engine"}
-    return (homes | {"selection": "estimator.terms.<term>.select"}).get(slot, slot)
+    return (homes | {"selection": "estimator.terms.<term>.select", "field": "fields.<name>"}).get(slot, slot)
 
 
 def _with_article(slot: str) -> str:

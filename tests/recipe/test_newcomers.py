@@ -36,6 +36,7 @@ TERM = GRPO + "estimator: {{terms: {{rl: {{{}}}}}}}\n"
             "'group_norm' is an advantage: it belongs in estimator.terms.<term>.",
         ),
         (TERM.format("mask: group_nrom"), "did you mean 'group_norm'? it is an advantage"),
+        (TERM.format("advantage: model_logp"), "'model_logp' is a field: it belongs in fields.<name>"),
         (TERM.format("advantage: kl_in_reward"), "'kl_in_reward' is a shaping: it belongs in estimator.shaping"),
         (TERM.format("denominator: rollouts"), "did you mean 'rollout'?"),
         (TERM.format("denominator: reference"), "reference_logp is a batch field, which the advantage kl"),

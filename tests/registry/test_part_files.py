@@ -89,6 +89,31 @@ def test_a_file_is_beside_the_recipe_that_names_it_whichever_extends_that(tmp_pa
     assert type(upge.load(shipped, allow_code=True).estimator.terms["rl"].mask[1]).__name__ == "ClipCov"
 
 
+@pytest.mark.parametrize(
+    ("block", "kind"), [("fields: {mine: {use: more.py:F}}", "F"), ("eval: {engine: {use: more.py:E}}", "E")]
+)
+def test_so_it_is_in_every_block_that_holds_parts(tmp_path: Path, block: str, kind: str) -> None:
+    code = """
+import upge
+from upge_parts.engines.transformers_engine import Transformers as Base
+
+class E(Base):
+    pass
+
+class F(upge.BatchField):
+    per = "prompt"
+
+    def open(self, context):
+        raise NotImplementedError
+"""
+    recipe(tmp_path / "below", MASK.format("b.logp * 2.0"), more=code)
+    below, top = tmp_path / "below" / "mine.yaml", tmp_path / "top.yaml"
+    below.write_text(below.read_text() + block + "\n")
+    top.write_text("extends: below/mine.yaml\n")
+    parts = upge.load(top, allow_code=True).parts()
+    assert kind in {type(part).__name__ for part in parts.values()}
+
+
 def test_two_files_of_one_name_are_two_parts_to_diff(tmp_path: Path) -> None:
     paths = [recipe(tmp_path / name, MASK.format(f"b.logp * {name}")) for name in ("2", "3")]
     shown = CliRunner().invoke(app, ["diff", *map(str, paths), "--allow-code"], env={"COLUMNS": "400"}).stdout

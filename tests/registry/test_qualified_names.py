@@ -72,6 +72,17 @@ def test_a_part_within_another_is_the_one_that_the_run_had(tmp_path: Path, site:
     assert upge.load(folder / "recipe.yaml") == before
 
 
+@pytest.mark.parametrize("slot", ["field", "reward"])
+def test_a_field_is_the_one_that_the_run_had(tmp_path: Path, site: Site, slot: str) -> None:
+    """Also where another slot of the package has a part of its name, as `reward` has."""
+    fields = "fields={form: {use: reward, reward: {use: exact}}, past: {use: reward_history, last: 2}}"
+    folder = train(upge.load(tiny.recipe(tmp_path), [f"log.folder={tmp_path}/run", fields, "train.steps=1"]))
+    before = upge.load(folder / "recipe.yaml")
+    offers = f"[upge.{slot}]\nreward = theirs:Clip\nreward_history = theirs:Clip\n"
+    site.install("theirs", offers, {"theirs": THEIRS})
+    assert upge.load(folder / "recipe.yaml") == before
+
+
 def test_one_part_by_two_names_is_merged_as_one(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(
         "extends: grpo.yaml\nestimator: {terms: {rl: {mask: {use: upge/clip, high: 0.3}}}}\n"

@@ -20,7 +20,7 @@ from upge.recipe.yaml import Node
 from upge.registry import Entry
 
 UPGE = "upge"
-BLOCKS = ("estimator", "data", "reward", "rollout")
+BLOCKS = ("estimator", "fields", "data", "reward", "rollout", "eval")
 """The blocks of a recipe that hold parts."""
 Place = tuple[str, ...]
 """A path in a recipe."""
@@ -115,8 +115,16 @@ class _Home:
 
 def _offers(use: str, path: Place) -> list[Entry]:
     """The offers of a bare name: in the slot at this place, or in any, for a part that is within another."""
-    slot = next((key for key in reversed(path) if not key.isdigit()), None)
-    return [entry for entry in registry.entries(slot if slot in registry.slots() else None) if entry.name == use]
+    return [entry for entry in registry.entries(_slot(path)) if entry.name == use]
+
+
+def _slot(path: Place) -> str | None:
+    """The slot at a place; None within another part, where the parameter's name says nothing of it."""
+    keys = [key for key in path if not key.isdigit()]
+    if keys[:1] == ["fields"] and len(keys) == 2:
+        return "field"
+    slot = {"select": "selection"}.get(keys[-1], keys[-1]) if keys else None
+    return slot if slot in registry.slots() else None
 
 
 def _renamed(node: Node, path: Place, name: Callable[[str, Place], str]) -> Node:
