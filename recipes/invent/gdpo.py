@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 from torch import Tensor
 
 import upge
-
-Several = Annotated[
-    tuple[upge.AnAdvantage, ...], BeforeValidator(lambda x: tuple(x) if isinstance(x, list) else x), Field(min_length=1)
-]
-Weights = Annotated[tuple[float, ...], BeforeValidator(lambda x: tuple(x) if isinstance(x, list) else x)]
 
 
 class Sum(upge.Advantage):
@@ -26,15 +19,12 @@ class Sum(upge.Advantage):
 
     scope = "step"
 
-    of: Several
+    of: tuple[upge.AnAdvantage, ...] = Field(min_length=1)
     """The advantages."""
-    weights: Weights
+    weights: tuple[float, ...]
     """A weight for each."""
     whiten: bool = False
     """Whiten the sum."""
-
-    def reads(self) -> frozenset[str]:
-        return super().reads().union(*(part.reads() for part in self.of))
 
     def __call__(self, b: upge.View) -> Tensor:
         total = b.to_tokens(b.length * 0)

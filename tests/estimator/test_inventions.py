@@ -73,7 +73,7 @@ class Chance:
 
 
 KINDS: dict[str, Per] = {
-    **dict.fromkeys(("slow", "teacher", "hinted", "equals"), "token"),
+    **dict.fromkeys(("slow", "teacher", "hinted", "judge", "equals"), "token"),
     **dict.fromkeys(("format",), "trajectory"),
     **dict.fromkeys(("history",), "prompt"),
 }
@@ -177,6 +177,12 @@ INVENTIONS: dict[str, Invention] = {
     ),
     "self_distillation": Invention(
         lambda p, chance, before: of_fields.self_distilled(p.rollouts, _own(p, chance).fields["hinted"]), clipped=()
+    ),
+    "success_distillation": Invention(
+        lambda p, chance, before: of_fields.self_distilled(p.rollouts, _own(p, chance).fields["hinted"]), clipped=()
+    ),
+    "judge": Invention(
+        lambda p, chance, before: of_fields.judged(p.rollouts, _own(p, chance).fields["judge"], 0.1),
     ),
     "gdpo": Invention(
         lambda p, chance, before: of_fields.decoupled(
@@ -342,6 +348,8 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         "torch.nanquantile(numbers.reshape(len(numbers), -1), 0.5, dim=1)",
         "torch.nanmean(numbers.reshape(len(numbers), -1), dim=1)",
     ),
+    ("the opinion is a sum", "judge", " / b.length.clamp(min=1)", ""),
+    ("every token has the opinion", "judge", "b.at_last(mean)", "b.to_tokens(mean)"),
     ("the marked token is of the second segment", "segments", " - b.to_go(marks)", " - b.to_go(marks) + marks"),
     ("the segments are swapped", "segments", "self.then(b), self.first(b)", "self.first(b), self.then(b)"),
     ("the last mark divides", "segments", "before > 0.5", "b.to_go(marks) - marks < 0.5"),
@@ -382,7 +390,7 @@ def test_a_wrong_version_of_a_part_is_noticed(name: str, recipe: str, old: str, 
 
 GIVEN: dict[str, dict[str, Any]] = {
     "KlCov": {"of": "group_norm"},
-    "Sum": {"of": ["group_norm", "reward"], "weights": [1.0, 0.5]},
+    "Sum": {"of": ("group_norm", "reward"), "weights": (1.0, 0.5)},
     "Segments": {"first": "group_norm", "then": "reward"},
 }
 """What no parameter's bounds tell."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -183,3 +184,9 @@ def test_the_machine_names_no_algorithm(path: Path) -> None:
 def test_the_door_names_what_exists() -> None:
     for name in upge.__all__:
         assert getattr(upge, name) is not None
+
+
+def test_no_two_test_files_have_one_name() -> None:
+    """Of two that have, pytest imports the first and refuses the second: `import file mismatch`."""
+    names = Counter(path.name for path in (ROOT / "tests").rglob("test_*.py"))
+    assert [name for name, count in names.items() if count > 1] == []

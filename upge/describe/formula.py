@@ -187,4 +187,4 @@ def written(value: object) -> str:
             return str(value).lower()
         case float():
             return f"{value:g}"
-    return "null" if value is None else str(value)
+    return "null" if value is None else str(value).replace("\n", "\\n")  # a cell of a table is one line
