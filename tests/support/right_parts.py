@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 
-from upge import Advantage, Completion, Context, Data, Denominator, Engine, Mask, Problem, Reduction, Reward, View
+from upge import (
+    Advantage,
+    BatchField,
+    Completion,
+    Context,
+    Data,
+    Denominator,
+    Engine,
+    Mask,
+    Problem,
+    Reduction,
+    Reward,
+    Trajectory,
+    View,
+)
 from upge.part import Shaping, Switch
 
 
@@ -111,6 +126,37 @@ class Memo(Reward):
         return [self._memo.setdefault((p.id, t), 1 / (1 + len(t)) + (p.answer in t)) for p, t in pairs]
 
 
+class Visits(BatchField):
+    """Two numbers of each prompt's last visit: its rollouts, and their best reward; NaN before the first."""
+
+    per: ClassVar[Literal["prompt"]] = "prompt"
+
+    def width(self) -> int | None:
+        return 2
+
+    @contextmanager
+    def open(self, context: Context) -> Iterator[Any]:
+        made = Visits()
+        made.__dict__["_last"] = {}
+        yield made
+
+    def read(self, step: int, trajectories: Sequence[Trajectory]) -> torch.Tensor:
+        nothing = [math.nan, math.nan]
+        rows = [self._last.get(each.problem.id, nothing) for each in trajectories]
+        return torch.tensor(rows, dtype=torch.float64).reshape(len(rows), 2)
+
+    def observe(self, step: int, trajectories: Sequence[Trajectory]) -> None:
+        for each in trajectories:
+            count, best = self._last.get(each.problem.id, [0.0, -1.0])
+            self._last[each.problem.id] = [count + 1, max(best, each.reward)]
+
+    def state(self) -> dict[str, Any]:
+        return {"last": self._last}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.__dict__["_last"] = state["last"]
+
+
 class Cycling(Data):
     """The same few problems, over and over, without a split."""
 
@@ -179,4 +225,18 @@ class GroupCovariance(Mask):
         return kept
 
 
-RIGHT = [GroupCovariance, HugeRange, Stepped, Moment, Plain, RootOfTokens, Blend, Soft, Root, Memo, Cycling, Hashed]
+RIGHT = [
+    GroupCovariance,
+    HugeRange,
+    Stepped,
+    Moment,
+    Plain,
+    RootOfTokens,
+    Blend,
+    Soft,
+    Root,
+    Memo,
+    Cycling,
+    Visits,
+    Hashed,
+]

@@ -14,6 +14,7 @@ from support.wrong_parts import (
     data,
     denominators,
     engines,
+    fields,
     masks,
     reductions,
     rewards,
@@ -28,7 +29,7 @@ from upge.testing import examined
 
 MODULES = (
     *(masks, denominators, advantages, switches, reductions, shapings, selections, weights),
-    *(rewards, data, engines),
+    *(rewards, data, engines, fields),
 )
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from upge.part import BatchField
-from upge.testing.fixtures import context, shown, shuffled, world
+from upge.testing.fixtures import context, shown, shuffled, told_apart, world
 from upge.testing.reward_laws import TEXTS, problems
 from upge.types import Problem, Trajectory
 
@@ -109,7 +109,8 @@ def check_leaves(part: BatchField, examples: int) -> None:
             session.observe(0, asked)
         _read(part, session, 0, asked)
     for each, was in zip(asked, before, strict=True):
-        assert repr(each) + repr(each.problem.columns) == was, f"it changes {_named(each)}"
+        now = repr(each) + repr(each.problem.columns)
+        assert now == was, f"it changes {_named(each)}: {told_apart(was, now)}"
 
 
 def _observe(session: Any, step: int) -> None:

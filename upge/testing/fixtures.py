@@ -97,6 +97,12 @@ def shown(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:77]}…"
 
 
+def told_apart(was: str, now: str) -> str:
+    """What was expected and what came, from the first character on in which two texts differ."""
+    at = next((i for i, (a, b) in enumerate(zip(was, now, strict=False)) if a != b), min(len(was), len(now)))
+    return f"expected …{shown(was[at:])}, got …{shown(now[at:])}"
+
+
 def context(**different: Any) -> Context:
     """What sessions are opened with."""
     return Context(**{"seed": 3, **different})

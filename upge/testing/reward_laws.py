@@ -13,7 +13,7 @@ import torch
 
 from upge.errors import InputError
 from upge.part import Reward
-from upge.testing.fixtures import context, shown, shuffled, world
+from upge.testing.fixtures import context, shown, shuffled, told_apart, world
 from upge.types import Problem
 
 Pair = tuple[Problem, str]
@@ -140,9 +140,7 @@ def check_leaves(part: Reward, examples: int) -> None:
     for problem, was in zip(given, before, strict=True):
         now = repr(astuple(problem))
         if now != was:
-            at = next((i for i, (a, b) in enumerate(zip(was, now, strict=False)) if a != b), 0)
-            said = f"expected …{shown(was[at:])}, got …{shown(now[at:])}"
-            raise AssertionError(f"it changes the problem '{problem.id}': {said}")
+            raise AssertionError(f"it changes the problem '{problem.id}': {told_apart(was, now)}")
 
 
 def check_answers(part: Reward, examples: int) -> None:
