@@ -69,7 +69,7 @@ def test_scores_of_usual_sizes_keep_every_bit_of_the_plain_formulas(dtype: torch
         reward = (0.37 * batch.reward).to(dtype)
         b = View(Batch(None, batch.trajectory, batch.group, batch.demonstration, reward), frozenset({"reward"}))
         for over in ("rollouts", "all"):
-            group = members(b, over)
+            group = members(b, over, batch.reward)
             centred = deviation(b, b.reward, group)
             freedom = (b.per_prompt(group) - 1).clamp(min=1)
             std = b.to_trajectories((b.per_prompt(centred**2 * group) / freedom).sqrt())

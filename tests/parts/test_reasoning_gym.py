@@ -54,7 +54,6 @@ def test_a_generator_s_problems_are_those_of_its_configuration_and_seed() -> Non
 
 
 @pytest.mark.needs("reasoning_gym")
-@pytest.mark.needs("reasoning_gym")
 def test_a_problem_has_the_numbers_and_texts_of_its_entry() -> None:
     for problem in training(data("reasoning_gym", **SUMS), 4):
         columns = problem.columns
@@ -63,6 +62,7 @@ def test_a_problem_has_the_numbers_and_texts_of_its_entry() -> None:
         assert all(isinstance(x, str | int | float) for x in columns.values())
 
 
+@pytest.mark.needs("reasoning_gym")
 def test_worked_solutions_are_demonstrations() -> None:
     part = data("reasoning_gym", **STORIES, demonstration_template="{demonstration}\nThe answer is {answer}")
     for problem in training(part, 6):
