@@ -169,7 +169,6 @@ class Context:
         place: where the part that opens stands in the recipe (`fields.teacher`).
         models: the run's models beside the policy (`upge.model.models.Models`), or None.
         tokens: a function that makes a problem's prompt ids by the run's template and system prompt, or None.
-        context_length: the most tokens, prompt and response together, that the policy has positions for, or None.
     """
 
     seed: int = 0
@@ -181,7 +180,6 @@ class Context:
     place: str = ""
     models: Any = None
     tokens: Callable[[Problem], tuple[int, ...]] | None = None
-    context_length: int | None = None
 
 
 class EngineSession(Protocol):

@@ -13,7 +13,7 @@ Over = Literal["rollouts", "all"]
 """Who belongs to a prompt's group: its rollouts, or its rollouts and demonstrations."""
 
 
-RewardField = Annotated[TrajectoryField, LaterParameter()]
+RewardName = Annotated[TrajectoryField, LaterParameter()]
 """The field that holds the trajectories' rewards; `reward` is the verifier's score, shaped for advantages."""
 
 

@@ -12,7 +12,7 @@ class Opinion(upge.Shaping):
 
         r_t = coefficient · (1/|o|) Σ_s field_s at the last token, else 0
 
-    Shapes: the field (T,) → (T,), in units of the reward. Source: likelihood as a reward, as in arXiv 2506.18254.
+    Shapes: the field (T,) → (T,), in units of the reward. Source: an invention.
     """
 
     of: upge.TokenField

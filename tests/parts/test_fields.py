@@ -66,7 +66,7 @@ def asking(policy: Policy) -> Context:
     """A context in which models can be asked."""
     tokens = policy.templater().prompt
     beside = tiny_models.beside(policy)
-    return Context(policy=policy, models=beside, tokens=tokens, context_length=policy.context_length)
+    return Context(policy=policy, models=beside, tokens=tokens)
 
 
 @pytest.fixture

@@ -213,7 +213,7 @@ def open_collector(
             examined = stack.enter_context(sessions.opened(own_engine, "eval.engine", own_engine.open, context))
             evaluator = replace(sampler, engine=examined)
         tokens = partial(_prompt_tokens, sampler)
-        asking = replace(context, models=models, tokens=tokens, context_length=policy.context_length)
+        asking = replace(context, models=models, tokens=tokens)
         fields = stack.enter_context(open_fields(recipe, asking))
         yield Collector(recipe, data, sampler, evaluator, ranks, policy.model.dtype, fields)
 

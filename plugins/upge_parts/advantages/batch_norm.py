@@ -10,7 +10,7 @@ from torch import Tensor
 
 from upge import Advantage, View
 from upge_parts.advantages.whitening import whitened
-from upge_parts.groups import RewardField, deviation, members
+from upge_parts.groups import RewardName, deviation, members
 
 
 class BatchNorm(Advantage):
@@ -34,7 +34,7 @@ class BatchNorm(Advantage):
     """Divide the squared deviations by n − 1, not by n."""
     epsilon: float = Field(default=1e-8, ge=0)
     """Added to the variance, in squared units of the reward."""
-    of: RewardField = "reward"
+    of: RewardName = "reward"
     """The field that holds the rewards."""
 
     def __call__(self, b: View) -> Tensor:

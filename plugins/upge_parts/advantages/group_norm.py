@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from upge import Advantage, View
-from upge_parts.groups import Over, RewardField, deviation, members, standard_deviation
+from upge_parts.groups import Over, RewardName, deviation, members, standard_deviation
 
 
 class GroupNorm(Advantage):
@@ -30,7 +30,7 @@ class GroupNorm(Advantage):
     """Added to the standard deviation, in units of the reward."""
     over: Over = "rollouts"
     """The group: the prompt's rollouts, or its rollouts and demonstrations."""
-    of: RewardField = "reward"
+    of: RewardName = "reward"
     """The field that holds the rewards."""
 
     def __call__(self, b: View) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from upge import Advantage, View
-from upge_parts.groups import Over, RewardField, deviation, members
+from upge_parts.groups import Over, RewardName, deviation, members
 
 
 class LeaveOneOut(Advantage):
@@ -22,7 +22,7 @@ class LeaveOneOut(Advantage):
 
     over: Over = "rollouts"
     """The group: the prompt's rollouts, or its rollouts and demonstrations."""
-    of: RewardField = "reward"
+    of: RewardName = "reward"
     """The field that holds the rewards."""
 
     def __call__(self, b: View) -> Tensor:

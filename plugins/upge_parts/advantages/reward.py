@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from upge import Advantage, View
-from upge_parts.groups import RewardField
+from upge_parts.groups import RewardName
 
 
 class Reward(Advantage):
@@ -16,7 +16,7 @@ class Reward(Advantage):
     Shapes: R (N,) → (T,), in units of the reward. Source: REINFORCE, Williams 1992.
     """
 
-    of: RewardField = "reward"
+    of: RewardName = "reward"
     """The field that holds the rewards."""
 
     def __call__(self, b: View) -> Tensor:

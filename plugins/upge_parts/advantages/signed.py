@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from upge import Advantage, View
-from upge_parts.groups import RewardField
+from upge_parts.groups import RewardName
 
 
 class Signed(Advantage):
@@ -20,7 +20,7 @@ class Signed(Advantage):
 
     threshold: float = Field(default=0.0)
     """A reward above this counts as right, in units of the reward."""
-    of: RewardField = "reward"
+    of: RewardName = "reward"
     """The field that holds the rewards."""
 
     def __call__(self, b: View) -> Tensor:

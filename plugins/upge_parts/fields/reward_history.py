@@ -27,8 +27,8 @@ class RewardHistory(BatchField):
     It is NaN before the first visit. A visit is a rollout batch with rollouts of the problem. The mean is over all of
     them: of all ranks, of every place that the problem has in the batch, and those that `rollout.refill` replaced. The
     reward is the recipe's, unshaped. A problem is known by its id. Checkpoints keep the history.
-    Shapes: (G, last), per prompt. Units: those of the reward. Source: none; it is a means for
-    other methods, such as curricula.
+    Shapes: (G, last), per prompt. Units: those of the reward. Source: none; it is a means for other methods, such
+    as curricula.
     """
 
     per: ClassVar[Literal["prompt"]] = "prompt"

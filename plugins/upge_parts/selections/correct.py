@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from upge import Selection, View
-from upge_parts.groups import RewardField
+from upge_parts.groups import RewardName
 
 
 class Correct(Selection):
@@ -21,7 +21,7 @@ class Correct(Selection):
 
     above: float = 0.0
     """The score that a selected trajectory exceeds."""
-    of: RewardField = "reward"
+    of: RewardName = "reward"
     """The field that holds the scores."""
 
     def __call__(self, b: View) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from upge import Switch, View
-from upge_parts.groups import RewardField, members, spread
+from upge_parts.groups import RewardName, members, spread
 from upge_parts.switches.naming import Terms
 
 
@@ -23,7 +23,7 @@ class Informative(Switch):
 
     keep: Terms
     """The term, or terms, that weigh only informative prompts."""
-    of: RewardField = "reward"
+    of: RewardName = "reward"
     """The field that holds the rewards."""
 
     def terms(self) -> tuple[str, ...]:

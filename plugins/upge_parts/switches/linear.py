@@ -6,7 +6,7 @@ from pydantic import model_validator
 from torch import Tensor
 
 from upge import Switch, View
-from upge_parts.groups import RewardField, success
+from upge_parts.groups import RewardName, success
 from upge_parts.switches.naming import two_terms
 
 
@@ -25,7 +25,7 @@ class Linear(Switch):
     """The term that gets P (reinforcement)."""
     failure: str
     """The term that gets 1 − P (imitation)."""
-    of: RewardField = "reward"
+    of: RewardName = "reward"
     """The field that holds the rewards."""
 
     @model_validator(mode="after")

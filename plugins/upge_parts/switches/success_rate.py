@@ -9,7 +9,7 @@ from pydantic import model_validator
 from torch import Tensor
 
 from upge import Number, Switch, View, Within, at
-from upge_parts.groups import RewardField, success
+from upge_parts.groups import RewardName, success
 from upge_parts.switches.naming import two_terms
 
 
@@ -31,7 +31,7 @@ class SuccessRate(Switch):
     """The term for prompts above the threshold (reinforcement)."""
     otherwise: str
     """The term for the others (imitation)."""
-    of: RewardField = "reward"
+    of: RewardName = "reward"
     """The field that holds the rewards."""
 
     @model_validator(mode="after")
